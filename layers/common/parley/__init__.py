@@ -1,0 +1,1 @@
+"""Parley: streaming chat whose every reply is one log that all readers share."""

@@ -1,0 +1,193 @@
+"""What a chat is made of, as values: models, turns, messages, sessions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from parley.events import Completed, End, FinishReason, Status, Usage, status_of
+
+
+class Role(StrEnum):
+    """Who speaks."""
+
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message as a model sees it."""
+
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that users can choose: `name` is what `provider` calls it.
+
+    `context_characters` bounds what is sent, in code points. `parameters` go to the provider as
+    they are (temperature and its like).
+    """
+
+    id: str
+    provider: str
+    name: str
+    title: str
+    max_output_tokens: int
+    context_characters: int
+    system_prompt: str = ""
+    parameters: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedModel:
+    """A model as one user sees it; `available` says whether the user's plan includes it."""
+
+    id: str
+    title: str
+    provider: str
+    available: bool
+    plans: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply with its end: what one epoch of a generation produced for one session."""
+
+    epoch: int
+    text: str
+    end: End
+
+    @property
+    def status(self) -> Status:
+        """The status of the message that holds this reply."""
+        return status_of(self.end)
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether another asker may be given this reply: only a natural end with text."""
+        return (
+            bool(self.text)
+            and isinstance(self.end, Completed)
+            and self.end.finish_reason is FinishReason.STOP
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message of a chat. `text` of a pending reply is empty: its log has it."""
+
+    id: str
+    chat_id: str
+    position: int
+    role: Role
+    status: Status
+    text: str
+    created_at: datetime
+    completed_at: datetime | None = None
+    model_id: str | None = None
+    reply_to: str | None = None
+    superseded_by: str | None = None
+    source: str | None = None
+    finish_reason: str | None = None
+    error_code: str | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a chat's messages, oldest first; `next_before` leads to the older ones."""
+
+    chat_id: str
+    title: str
+    messages: tuple[Message, ...]
+    next_before: str | None
+    active_session_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatSummary:
+    """A chat as a list shows it."""
+
+    chat_id: str
+    title: str
+    model_id: str | None
+    created_at: datetime
+    updated_at: datetime
+    active_session_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPage:
+    """One page of a user's chats, the latest first."""
+
+    chats: tuple[ChatSummary, ...]
+    next_before: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A request to have a prompt answered.
+
+    `session_id` and the other ids are made by the caller, so that carrying out the same order twice
+    (a retry after a lost connection) finds the first one's work.
+    """
+
+    user_id: str
+    prompt: str | None
+    model_id: str
+    chat_id: str | None
+    regenerate: bool
+    idempotency_key: str | None
+    request_hash: str
+    title: str
+    new_session_id: str
+    new_chat_id: str
+    new_message_id: str
+    new_reply_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """An opened session."""
+
+    session_id: str
+    chat_id: str
+    message_id: str
+    reply_id: str
+    expires_at: datetime
+
+
+class SessionState(StrEnum):
+    """Where a session stands: opened, being answered by some process, or ended."""
+
+    OPEN = "open"
+    STREAMING = "streaming"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session with what is needed to answer it.
+
+    `epoch` is 0 until a generation was attached. `leased` says that some process vouched for it
+    recently, by the database's clock. `reply` is there once the session ended.
+    """
+
+    id: str
+    user_id: str
+    chat_id: str
+    message_id: str
+    reply_id: str
+    state: SessionState
+    regenerate: bool
+    epoch: int
+    leased: bool
+    model: Model
+    turns: tuple[Turn, ...] = ()
+    generation_key: str | None = None
+    reply: Reply | None = None
+
+

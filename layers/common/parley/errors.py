@@ -1,0 +1,163 @@
+"""Every error Parley raises on purpose, as a tree, with its code and HTTP status.
+
+ParleyError
+├── InvalidRequest      400  a field is missing or wrong; names it
+│   ├── UnknownModel    400
+│   ├── TooLarge        413
+│   └── UnsupportedMedia 415
+├── Unauthorized        401
+├── Forbidden           403
+│   ├── UserDisabled    403
+│   └── ModelNotInPlan  403
+├── NotFound            404  also for what belongs to somebody else
+├── SessionExpired      410
+├── Conflict            409
+│   ├── ChatBusy        409  names the active session
+│   └── IdempotencyConflict 409
+├── LimitExceeded       429
+├── Unavailable         503  a dependency is away
+│   ├── StoreUnavailable
+│   └── LogUnavailable       never reaches a client: streams go on without the log
+└── ProviderFault       the model's side; ends a generation, never a request
+"""
+
+from typing import ClassVar
+
+
+class ParleyError(Exception):
+    """An expected failure: `message` is for the client and quotes no prompt, reply or secret."""
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, field: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.retry_after = retry_after
+
+    def details(self) -> dict[str, object]:
+        """Return what the error body carries beside code, message and retryable."""
+        return {"field": self.field} if self.field else {}
+
+
+class InvalidRequest(ParleyError):
+    code = "invalid_request"
+    status = 400
+
+
+class UnknownModel(InvalidRequest):
+    code = "unknown_model"
+
+    def __init__(self) -> None:
+        super().__init__("modelId names no model of this service.", field="modelId")
+
+
+class TooLarge(InvalidRequest):
+    code = "too_large"
+    status = 413
+
+
+class UnsupportedMedia(InvalidRequest):
+    code = "unsupported_media_type"
+    status = 415
+
+
+class Unauthorized(ParleyError):
+    code = "unauthorized"
+    status = 401
+
+
+class Forbidden(ParleyError):
+    code = "forbidden"
+    status = 403
+
+
+class UserDisabled(Forbidden):
+    code = "user_disabled"
+
+    def __init__(self) -> None:
+        super().__init__("This user is disabled.")
+
+
+class ModelNotInPlan(Forbidden):
+    code = "model_not_in_plan"
+
+    def __init__(self) -> None:
+        super().__init__("The user's plan does not include this model.", field="modelId")
+
+
+class NotFound(ParleyError):
+    code = "not_found"
+    status = 404
+
+    def __init__(self) -> None:
+        super().__init__("There is no such thing here.")
+
+
+class SessionExpired(ParleyError):
+    code = "session_expired"
+    status = 410
+
+    def __init__(self) -> None:
+        super().__init__("This session has expired; send the prompt again.")
+
+
+class Conflict(ParleyError):
+    code = "conflict"
+    status = 409
+
+
+class ChatBusy(Conflict):
+    code = "chat_busy"
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__("This chat is still being answered; attach to its session or stop it.")
+        self.session_id = session_id
+
+    def details(self) -> dict[str, object]:
+        return {"activeSessionId": self.session_id}
+
+
+class IdempotencyConflict(Conflict):
+    code = "idempotency_conflict"
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key was used for another request.", field="Idempotency-Key")
+
+
+class LimitExceeded(ParleyError):
+    code = "rate_limited"
+    status = 429
+    retryable = True
+
+
+class Unavailable(ParleyError):
+    code = "unavailable"
+    status = 503
+    retryable = True
+
+
+class StoreUnavailable(Unavailable):
+    def __init__(self) -> None:
+        super().__init__("The database cannot be reached right now.", retry_after=2)
+
+
+class LogUnavailable(Unavailable):
+    def __init__(self) -> None:
+        super().__init__("The log cannot be reached right now.")
+
+
+class ProviderFault(ParleyError):
+    """A provider failed. `code` is chosen at the seam, in one table per adapter."""
+
+    status = 502
+
+    def __init__(
+        self, code: str, message: str, *, retryable: bool = False, retry_after_ms: int | None = None
+    ) -> None:
+        super().__init__(message, retry_after=None if retry_after_ms is None else retry_after_ms / 1000)
+        self.fault = code
+        self.may_retry = retryable
+        self.retry_after_ms = retry_after_ms

@@ -1,0 +1,135 @@
+"""What can happen in a generation: the vocabulary of models, logs and readers."""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+_CURSOR = re.compile(r"(0|[1-9][0-9]{0,17})-(0|[1-9][0-9]{0,11})", re.ASCII)
+
+
+class Cursor(NamedTuple):
+    """What a reader has: `position` code points of the reply that epoch `epoch` produced."""
+
+    epoch: int
+    position: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.position}"
+
+    @classmethod
+    def parse(cls, value: str) -> "Cursor | None":
+        """Read `epoch-position`; None for anything else, since a cursor is a hint, never an error."""
+        match = _CURSOR.fullmatch(value)
+        return cls(int(match[1]), int(match[2])) if match else None
+
+
+class FinishReason(StrEnum):
+    """Why a reply ended without an error."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CONTENT_FILTER = "content_filter"
+    STOPPED = "stopped"
+    TRUNCATED = "truncated"
+
+
+class Status(StrEnum):
+    """The state of a message."""
+
+    PENDING = "pending"
+    COMPLETE = "complete"
+    STOPPED = "stopped"
+    TRUNCATED = "truncated"
+    FILTERED = "filtered"
+    FAILED = "failed"
+
+
+class Source(StrEnum):
+    """Where the text of a stream comes from."""
+
+    PROVIDER = "provider"
+    CACHE = "cache"
+    JOINED = "joined"
+    HISTORY = "history"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the provider counted them; never an estimate."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A generation's end without an error; `provider_reason` keeps the provider's own word."""
+
+    finish_reason: FinishReason
+    provider_reason: str | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A generation's end by an error. `message` is ours, safe to show, and quotes nobody."""
+
+    code: str
+    message: str
+    retryable: bool
+    retry_after_ms: int | None = None
+
+
+End = Completed | Failed
+
+_STATUS = {
+    FinishReason.STOP: Status.COMPLETE,
+    FinishReason.LENGTH: Status.TRUNCATED,
+    FinishReason.CONTENT_FILTER: Status.FILTERED,
+    FinishReason.STOPPED: Status.STOPPED,
+    FinishReason.TRUNCATED: Status.TRUNCATED,
+}
+
+
+def status_of(end: End) -> Status:
+    """Return the status that a message has once its generation ended so."""
+    return _STATUS[end.finish_reason] if isinstance(end, Completed) else Status.FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Text that the model appended; a model yields what arrived together as one."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """Reasoning that the model shows; carried as a sign of life, not part of the reply."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """A sign of life without text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The provider's own terminal marker. A model that ends without one was cut off."""
+
+    reason: FinishReason
+    provider_reason: str
+    usage: Usage | None = None
+
+
+ModelEvent = Delta | Reasoning | Ping | Finish
+
+
+class StreamState(StrEnum):
+    """What a `status` event tells while there is no text to show."""
+
+    RETRYING = "retrying"
+    FALLBACK = "fallback"

@@ -1,0 +1,339 @@
+"""The seams to the outside: what Parley asks of a model, a store, a log and a clock."""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from parley.bell import Bell
+from parley.conversation import ChatPage, Model, OfferedModel, Order, Page, Reply, Session, Started, Turn
+from parley.events import End, ModelEvent
+
+
+class Clock(Protocol):
+    """Time as this process sees it; the stores use their own."""
+
+    def now(self) -> float:
+        """Return seconds since the Unix epoch."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that never go backwards."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a model is asked."""
+
+    model: Model
+    turns: tuple[Turn, ...]
+
+
+class ChatModel(Protocol):
+    """A provider's way to answer."""
+
+    @property
+    def version(self) -> str:
+        """Name and version of the adapter; part of the generation key."""
+        ...
+
+    def stream(self, question: Question) -> AsyncGenerator[ModelEvent, None]:
+        """Ask once, and yield what comes, as it comes; what arrived together is one `Delta`.
+
+        The last event is `Finish`; a stream that ends without one was cut off. Closing the generator
+        closes the provider's connection. Never retries, never waits longer than its caller: deadlines
+        are the caller's. Raises `ProviderFault` and nothing else.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close idle connections."""
+        ...
+
+
+class ChatModels(Protocol):
+    """All providers this installation has a key for."""
+
+    def of(self, provider: str) -> ChatModel:
+        """Return the adapter of `provider`; raises `ProviderFault` where there is no key for it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """The session now follows the epoch that the caller named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overtaken:
+    """Another epoch has the session: the caller's may write nothing."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The session ended before, with this reply; whoever shows it shows this."""
+
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """Somebody asked to stop the session, or its user was disabled, and no reply was saved yet."""
+
+    disabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """What a request to stop found. `generation_key` is there while some process may be writing."""
+
+    ended: bool
+    leased: bool
+    generation_key: str | None
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What a process learns of one of its sessions when it vouches for it."""
+
+    session_id: str
+    overtaken: bool
+    ended: bool
+    stopping: bool
+    disabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The reply is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A session whose writers and readers are all gone; its reply is wherever the log has it."""
+
+    session_id: str
+    generation_key: str | None
+    epoch: int
+    stopping: bool
+
+
+class Store(Protocol):
+    """The truth: users, plans, models, chats, messages, sessions. Its clock decides.
+
+    Every method may raise `StoreUnavailable`. Repeating any call with the same arguments changes
+    nothing more.
+    """
+
+    async def start(self, order: Order) -> Started:
+        """Open a session, in one transaction.
+
+        Raises `NotFound` (user or chat), `UserDisabled`, `UnknownModel`, `ModelNotInPlan`, `ChatBusy`,
+        `IdempotencyConflict`, `InvalidRequest`.
+        """
+        ...
+
+    async def session(self, session_id: str) -> Session:
+        """Return a session with its model, turns and reply; raises `NotFound`, `SessionExpired`,
+        `UserDisabled`."""
+        ...
+
+    async def attach(
+        self, session_id: str, key: str, epoch: int, lease_seconds: float
+    ) -> Attached | Overtaken | Ended | Stopping:
+        """Bind the session to an epoch of a generation and vouch for it."""
+        ...
+
+    async def claim(
+        self, session_id: str, key: str, lease_seconds: float
+    ) -> int | Overtaken | Ended | Stopping:
+        """Win the right to write the session's reply without a log: the new epoch, or who has it."""
+        ...
+
+    async def pulse(self, epochs: dict[str, int], lease_seconds: float) -> list[Pulse]:
+        """Vouch for this process's sessions, each with its epoch, and learn what changed."""
+        ...
+
+    async def finish(self, session_id: str, reply: Reply, source: str) -> Saved | Overtaken | Ended:
+        """Save a session's reply and end the session, unless a later epoch has it."""
+        ...
+
+    async def reply(self, session_id: str) -> tuple[bool, Reply | None]:
+        """Return whether somebody vouches for the session, and its reply once it ended."""
+        ...
+
+    async def request_stop(self, session_id: str, user_id: str | None) -> Stop:
+        """Note that the session shall stop; one that nobody answers yet is ended at once.
+
+        Raises `NotFound`. `user_id` None means that the session id alone is the right.
+        """
+        ...
+
+    async def history(self, user_id: str, chat_id: str, before: int | None, limit: int) -> Page:
+        """Return a page of messages, oldest first; raises `NotFound`."""
+        ...
+
+    async def chats(self, user_id: str, before: str | None, limit: int) -> ChatPage:
+        """Return a page of the user's chats, latest first; raises `NotFound`."""
+        ...
+
+    async def models(self, user_id: str) -> tuple[OfferedModel, ...]:
+        """Return the catalogue as the user sees it; raises `NotFound`."""
+        ...
+
+    async def orphans(self, limit: int) -> list[Orphan]:
+        """Return sessions that nobody vouches for and that have no end, claimed for a minute."""
+        ...
+
+    async def purge_sessions(self, limit: int) -> int:
+        """Delete up to `limit` expired, ended sessions; return how many."""
+        ...
+
+    async def purge_chats(self, older_than_days: int, limit: int) -> int:
+        """Delete up to `limit` chats without activity for so long; return how many."""
+        ...
+
+    async def check(self) -> None:
+        """Prove that the store answers."""
+        ...
+
+    async def close(self) -> None:
+        """Close every connection."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """The generation ended well: here is all of it."""
+
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Somebody is writing; read epoch `epoch`."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """The caller is the writer of epoch `epoch`; `takeover` says that an earlier writer died."""
+
+    epoch: int
+    takeover: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """There is no log, though the store says that somebody is writing: it will be back, or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    """The log took the text. `stops` are the sessions that asked to stop."""
+
+    stops: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """The log has a later epoch, or another writer: nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What the log has after a position. `alive` says that its writer holds the lease.
+
+    `superseded` says that the epoch asked for is gone: a later one began, or the log was lost.
+    """
+
+    text: str
+    end: End | None
+    alive: bool
+    superseded: bool
+    stops: frozenset[str]
+
+
+class Watch(Protocol):
+    """A subscription to a generation's news."""
+
+    async def close(self) -> None:
+        """Stop listening."""
+        ...
+
+
+class Log(Protocol):
+    """What generations produced, readable from any position by any process. May vanish at any time.
+
+    Every method may raise `LogUnavailable`, and then has taken at most the 250 ms that a silent
+    server is given; while the log is known to be away it raises at once.
+    """
+
+    async def join(
+        self,
+        key: str,
+        session_id: str,
+        owner: str,
+        *,
+        epoch: int,
+        may_create: bool,
+    ) -> Hit | Follow | Write | Wait:
+        """Attach a session to a generation: one round trip that finds, follows, or elects.
+
+        `epoch` is the one the session followed before, or 0; a new epoch is above it. `may_create`
+        False forbids to begin anew where the log is lost.
+        """
+        ...
+
+    async def flush(
+        self, key: str, epoch: int, owner: str, position: int, text: str, whole: Sequence[str]
+    ) -> Flushed | Fenced:
+        """Append `text`, which brings the reply to `position`, renew the lease, read the stops.
+
+        `whole` is all the text so far, for a log that was lost meanwhile.
+        """
+        ...
+
+    async def end(self, key: str, owner: str, reply: Reply, flushed: int) -> Flushed | Fenced:
+        """Append the text after `flushed` and the terminal entry, and give up the lease."""
+        ...
+
+    async def read(self, key: str, epoch: int, position: int) -> Slice:
+        """Return what follows `position` in `epoch`."""
+        ...
+
+    async def watch(self, key: str, bell: Bell) -> Watch:
+        """Ring `bell` whenever the generation's log grows or a stop is asked."""
+        ...
+
+    async def stop(self, key: str, session_id: str) -> None:
+        """Detach a session and tell every process that serves the generation."""
+        ...
+
+    async def attached(self, key: str) -> int:
+        """Return how many sessions are attached."""
+        ...
+
+    async def park(self, session_id: str, reply: Reply, source: str) -> None:
+        """Keep a reply that the store could not take."""
+        ...
+
+    async def parked(self, limit: int) -> list[tuple[str, Reply, str]]:
+        """Return parked replies: session, reply, source."""
+        ...
+
+    async def unpark(self, session_id: str) -> None:
+        """Forget a parked reply."""
+        ...
+
+    async def check(self) -> None:
+        """Prove that the log answers."""
+        ...
+
+    async def close(self) -> None:
+        """Close every connection."""
+        ...

@@ -1,0 +1,117 @@
+"""The settings, read once from the environment; the table in README.md is made from this file."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, get_args, get_origin
+
+
+class SettingsError(ValueError):
+    """A setting is missing or makes no sense; names it and says what would."""
+
+
+def setting(name: str, default: Any, about: str, *, secret: bool = False) -> Any:
+    """Declare a setting: its environment variable, its default and what it is for."""
+    return field(default=default, repr=not secret, metadata={"name": name, "about": about, "secret": secret})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting; seconds unless the name says otherwise."""
+
+    database_url: str = setting("DATABASE_URL", "", "Postgres, as a libpq URL", secret=True)
+    database_pool_size: int = setting("DATABASE_POOL_SIZE", 4, "connections one process may hold")
+    database_timeout: float = setting("DATABASE_TIMEOUT", 5.0, "longest wait for one statement")
+    valkey_url: str = setting("VALKEY_URL", "", "Valkey or Redis; empty runs without a log", secret=True)
+    valkey_timeout_ms: int = setting("VALKEY_TIMEOUT_MS", 250, "longest wait for Valkey, milliseconds")
+    valkey_prefix: str = setting("VALKEY_PREFIX", "parley", "first part of every key in Valkey")
+    key_secret: str = setting("KEY_SECRET", "", "secret of the generation keys, 32 characters up", secret=True)
+
+    auth_mode: str = setting("AUTH_MODE", "jwt", "`jwt`, or `trusted` to believe userId")
+    allow_trusted_in_lambda: bool = setting(
+        "ALLOW_TRUSTED_IN_LAMBDA", False, "lets AUTH_MODE=trusted start inside Lambda"
+    )
+    allowed_origins: tuple[str, ...] = setting("ALLOWED_ORIGINS", (), "origins that get CORS headers, by commas")
+
+    openai_api_key: str = setting("OPENAI_API_KEY", "", "key of OpenAI", secret=True)
+    openai_base_url: str = setting("OPENAI_BASE_URL", "https://api.openai.com/v1", "OpenAI, or a compatible server")
+    anthropic_api_key: str = setting("ANTHROPIC_API_KEY", "", "key of Anthropic", secret=True)
+    anthropic_base_url: str = setting("ANTHROPIC_BASE_URL", "https://api.anthropic.com", "Anthropic")
+    xai_api_key: str = setting("XAI_API_KEY", "", "key of xAI", secret=True)
+    xai_base_url: str = setting("XAI_BASE_URL", "https://api.x.ai/v1", "xAI")
+    demo_model: bool = setting("DEMO_MODEL", False, "offers the built-in demo model, which needs no key")
+    demo_tokens_per_second: float = setting("DEMO_TOKENS_PER_SECOND", 20.0, "speed of the demo model; 0 is full speed")
+
+    share_context_free: bool = setting(
+        "SHARE_CONTEXT_FREE", True, "lets users share replies to prompts without context"
+    )
+    cache_seconds: int = setting("CACHE_SECONDS", 3600, "how long a finished reply answers equal questions")
+    cache_replay_tokens_per_second: float = setting(
+        "CACHE_REPLAY_TOKENS_PER_SECOND", 0.0, "paces cache hits; 0 sends them at once"
+    )
+    session_seconds: int = setting("SESSION_SECONDS", 600, "how long an opened session waits for its reader")
+    prompt_characters: int = setting("PROMPT_CHARACTERS", 32_000, "longest prompt, code points")
+    body_bytes: int = setting("BODY_BYTES", 262_144, "largest request body, bytes")
+
+    heartbeat_seconds: float = setting("HEARTBEAT_SECONDS", 10.0, "silence after which a stream gets a comment")
+    flush_ms: int = setting("FLUSH_MS", 25, "how long the writer gathers text for the log, milliseconds")
+    lease_seconds: float = setting("LEASE_SECONDS", 5.0, "a writer silent for so long is taken for dead")
+    session_lease_seconds: float = setting(
+        "SESSION_LEASE_SECONDS", 20.0, "the same, in the database, for streams without a log"
+    )
+    pulse_seconds: float = setting("PULSE_SECONDS", 5.0, "how often a process vouches for its sessions")
+    provider_gap_seconds: float = setting("PROVIDER_GAP_SECONDS", 60.0, "longest silence of a provider")
+    provider_total_seconds: float = setting("PROVIDER_TOTAL_SECONDS", 600.0, "longest time for one reply")
+    provider_attempts: int = setting("PROVIDER_ATTEMPTS", 3, "tries before the first token")
+    provider_backoff_seconds: float = setting("PROVIDER_BACKOFF_SECONDS", 0.5, "wait before the second try; doubles")
+    deadline_margin_seconds: float = setting(
+        "DEADLINE_MARGIN_SECONDS", 8.0, "a reply ends as truncated so long before Lambda's deadline"
+    )
+    deadline_seconds: float = setting("DEADLINE_SECONDS", 0.0, "deadline of a stream where Lambda sets none; 0 is none")
+
+    retention_days: int = setting("RETENTION_DAYS", 0, "purge deletes chats idle for so many days; 0 keeps them")
+    purge_batch: int = setting("PURGE_BATCH", 1000, "rows the purge deletes in one statement")
+    log_level: str = setting("LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR")
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":
+        """Read the environment; raises `SettingsError` naming the first variable that makes no sense."""
+        env = os.environ if env is None else env
+        values: dict[str, Any] = {}
+        for item in fields(cls):
+            name = item.metadata["name"]
+            raw = env.get(name)
+            if raw is not None and raw != "":
+                values[item.name] = _read(name, raw, item.type)
+        settings = cls(**values)
+        settings._check(in_lambda="AWS_LAMBDA_FUNCTION_NAME" in env)
+        return settings
+
+    def _check(self, *, in_lambda: bool) -> None:
+        if self.auth_mode not in ("jwt", "trusted"):
+            raise SettingsError("AUTH_MODE must be jwt or trusted.")
+        if self.auth_mode == "trusted" and in_lambda and not self.allow_trusted_in_lambda:
+            raise SettingsError(
+                "AUTH_MODE=trusted believes any userId, so inside Lambda it also needs"
+                " ALLOW_TRUSTED_IN_LAMBDA=true."
+            )
+        if self.key_secret and len(self.key_secret) < 32:
+            raise SettingsError("KEY_SECRET must have at least 32 characters.")
+        if self.pulse_seconds * 2 > self.session_lease_seconds:
+            raise SettingsError("SESSION_LEASE_SECONDS must be at least twice PULSE_SECONDS.")
+
+
+def _read(name: str, raw: str, kind: object) -> Any:
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[raw.lower()]
+        if kind is int:
+            return int(raw)
+        if kind is float:
+            return float(raw)
+        if get_origin(kind) is tuple and get_args(kind):
+            return tuple(part.strip() for part in raw.split(",") if part.strip())
+    except (KeyError, ValueError):
+        expected = "true or false" if kind is bool else "a number"
+        raise SettingsError(f"{name} must be {expected}.") from None
+    return raw

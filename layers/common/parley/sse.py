@@ -1,0 +1,204 @@
+"""Server-Sent Events, without I/O: the frames Parley writes, and a decoder for anybody's.
+
+The format is the HTML standard's, section 9.2 "Server-sent events": lines end in LF, CR or CRLF
+and in nothing else, so U+2028 and its kin are ordinary text.
+"""
+
+from dataclasses import dataclass
+
+from parley.encoding import to_json
+from parley.events import Completed, Cursor, Failed, Source, StreamState, Usage
+
+HEARTBEAT = b": heartbeat\n\n"
+CONTENT_TYPE = "text/event-stream; charset=utf-8"
+
+
+def start_frame(
+    cursor: Cursor, *, session_id: str, chat_id: str, message_id: str, model_id: str, source: Source
+) -> bytes:
+    """Return the first frame of a stream; its id tells EventSource the epoch it stands in."""
+    return _frame(
+        {
+            "type": "start",
+            "sessionId": session_id,
+            "chatId": chat_id,
+            "messageId": message_id,
+            "modelId": model_id,
+            "source": source.value,
+        },
+        cursor,
+    )
+
+
+TYPING = b'data: {"type":"typing"}\n\n'
+
+
+def token_frame(epoch: int, position: int, content: str) -> bytes:
+    """Return the frame that brings a reader to `position`; the hot path, so built by hand."""
+    return b'id: %d-%d\ndata: {"type":"token","content":%b}\n\n' % (epoch, position, to_json(content))
+
+
+def status_frame(state: StreamState) -> bytes:
+    """Return a frame telling what goes on while there is no text."""
+    return _frame({"type": "status", "state": state.value})
+
+
+def reset_frame(cursor: Cursor, reason: str) -> bytes:
+    """Return the frame that makes a client drop the text shown so far."""
+    return _frame({"type": "reset", "reason": reason}, cursor)
+
+
+def done_frame(end: Completed, *, message_id: str, saved: bool) -> bytes:
+    """Return the only successful end of a stream."""
+    return _frame(
+        {
+            "type": "done",
+            "finishReason": end.finish_reason.value,
+            "usage": usage_json(end.usage),
+            "messageId": message_id,
+            "saved": saved,
+        }
+    )
+
+
+def error_frame(end: Failed, *, saved: bool) -> bytes:
+    """Return the only other end of a stream."""
+    body: dict[str, object] = {
+        "type": "error",
+        "code": end.code,
+        "message": end.message,
+        "retryable": end.retryable,
+    }
+    if end.retry_after_ms is not None:
+        body["retryAfterMs"] = end.retry_after_ms
+    body["saved"] = saved
+    return _frame(body)
+
+
+def usage_json(usage: Usage | None) -> dict[str, int] | None:
+    """Return usage as the wire names it."""
+    if usage is None:
+        return None
+    return {
+        "inputTokens": usage.input_tokens,
+        "outputTokens": usage.output_tokens,
+        "totalTokens": usage.input_tokens + usage.output_tokens,
+    }
+
+
+def _frame(body: dict[str, object], cursor: Cursor | None = None) -> bytes:
+    prefix = b"" if cursor is None else b"id: %d-%d\n" % cursor
+    return b"%bdata: %b\n\n" % (prefix, to_json(body))
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """One dispatched event. `data` stays UTF-8 bytes, so that a JSON decoder reads it directly."""
+
+    event: str
+    data: bytes
+    last_event_id: str
+
+
+class EventTooLong(ValueError):
+    """The peer sent an event longer than the decoder's bound."""
+
+
+class Decoder:
+    """Incremental decoder of an event stream; feed it bytes as they arrive.
+
+    Follows "Interpreting an event stream" of the HTML standard: an unfinished event at the end of
+    the stream is dropped, a leading byte order mark is skipped, comments and unknown fields are
+    ignored. `limit` bounds one event, in bytes.
+    """
+
+    def __init__(self, limit: int = 4 * 1024 * 1024) -> None:
+        self.retry_ms: int | None = None
+        self._limit = limit
+        self._rest = b""
+        self._rest_parts: list[bytes] = []
+        self._rest_size = 0
+        self._started = False
+        self._after_cr = False
+        self._data: list[bytes] = []
+        self._data_size = 0
+        self._event = ""
+        self._id = ""
+
+    def feed(self, chunk: bytes) -> list[ServerEvent]:
+        """Return the events that `chunk` completes; raises `EventTooLong`."""
+        if not chunk:
+            return []
+        if not self._started:
+            chunk = self._skip_mark(chunk)
+            if not chunk:
+                return []
+        if self._after_cr or b"\r" in chunk:
+            chunk = self._unify(chunk)
+        if b"\n" not in chunk:
+            self._keep(chunk)
+            return []
+        self._rest_parts.append(chunk)
+        lines = b"".join(self._rest_parts).split(b"\n")
+        self._rest_parts = []
+        self._rest_size = 0
+        last = lines.pop()
+        events: list[ServerEvent] = []
+        for line in lines:
+            if line:
+                self._take(line)
+            else:
+                self._dispatch(events)
+        self._keep(last)
+        return events
+
+    def _keep(self, part: bytes) -> None:
+        if part:
+            self._rest_size += len(part)
+            if self._rest_size > self._limit:
+                raise EventTooLong(f"an event is longer than {self._limit} bytes")
+            self._rest_parts.append(part)
+
+    def _skip_mark(self, chunk: bytes) -> bytes:
+        chunk = self._rest + chunk
+        mark = b"\xef\xbb\xbf"
+        if len(chunk) < len(mark) and mark.startswith(chunk):
+            self._rest = chunk
+            return b""
+        self._rest = b""
+        self._started = True
+        return chunk.removeprefix(mark)
+
+    def _unify(self, chunk: bytes) -> bytes:
+        if self._after_cr and chunk.startswith(b"\n"):
+            chunk = chunk[1:]
+            self._after_cr = False
+            if not chunk:
+                return chunk
+        self._after_cr = chunk.endswith(b"\r")
+        return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _take(self, line: bytes) -> None:
+        name, colon, value = line.partition(b":")
+        if colon and value.startswith(b" "):
+            value = value[1:]
+        if name == b"data":
+            self._data_size += len(value) + 1
+            if self._data_size > self._limit:
+                raise EventTooLong(f"an event is longer than {self._limit} bytes")
+            self._data.append(value)
+        elif name == b"event":
+            self._event = value.decode("utf-8", "replace")
+        elif name == b"id":
+            if b"\0" not in value:
+                self._id = value.decode("utf-8", "replace")
+        elif name == b"retry" and value.isdigit():
+            self.retry_ms = int(value)
+
+    def _dispatch(self, events: list[ServerEvent]) -> None:
+        if self._data:
+            data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+            events.append(ServerEvent(self._event or "message", data, self._id))
+            self._data = []
+            self._data_size = 0
+        self._event = ""
