@@ -1,0 +1,63 @@
+# Everything a developer runs. `make help` lists it; only python3 (3.11 to 3.13) and make are needed.
+
+PORT ?= 8000
+DATA ?= .data
+PYTHON ?= python3
+export PROMPT ?=
+
+python := .venv/bin/python
+installed := .venv/.installed
+# Addresses of a developer's own package index stay out of the locks.
+compile := $(python) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(LOCK)
+sources := functions layers/common/parley local tests bench
+
+.DEFAULT_GOAL := help
+.PHONY: help dev chat test check format purge lock clean
+
+help:  ## List the commands
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | \
+		while IFS='|' read -r name about; do printf '%-14s %s\n' "$$name" "$$about"; done
+
+dev: $(installed)  ## Serve Parley on this laptop; PORT=8000 DATA=.data
+	@exec $(python) -m local.dev --port "$(PORT)" --data "$(DATA)" --follow-parent
+
+chat: $(installed)  ## Ask a running Parley from the terminal; PROMPT="What is AI?" PORT=8000
+	@exec $(python) -m local.chat --url "http://127.0.0.1:$(PORT)" $${PROMPT:+"$$PROMPT"}
+
+purge: $(installed)  ## Run the purge once, on the data of `make dev`; DATA=.data
+	@exec $(python) -m local.purge --data "$(DATA)"
+
+test: $(installed)  ## Run every test; ARGS="tests/test_sse.py -k cursor" narrows it
+	@$(python) -m pytest -n auto $(ARGS)
+
+check: $(installed)  ## Check format, lint, types and import rules
+	@$(python) -m ruff format --check .
+	@$(python) -m ruff check .
+	@$(python) -m mypy
+	@PYTHONPATH=layers/common:. .venv/bin/lint-imports
+
+format: $(installed)  ## Format the code and apply safe fixes
+	@$(python) -m ruff check --fix .
+	@$(python) -m ruff format .
+
+lock: $(installed)  ## Resolve the dependencies anew; LOCK="--upgrade" takes newer versions
+	@$(compile) layers/common/requirements.in --output-file layers/common/requirements.txt
+	@$(compile) requirements-dev.in --output-file requirements-dev.txt
+
+clean:  ## Remove the environment and every cache; the data stays
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage build
+	@find $(sources) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# uv installs the locked wheels about eight times as fast as pip, and comes from the same lock; where it
+# has no wheel or cannot reach an index that pip can, pip does the same, slowly.
+$(installed): requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "Parley needs Python 3.11, 3.12 or 3.13; name one with make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "Installing the packages of requirements-dev.txt into .venv ..."
+	@$(python) -c '' 2>/dev/null || $(PYTHON) -m venv --clear .venv
+	@awk '/^uv==/ {on=1; print; next} on && /^ / {print; next} {on=0}' requirements-dev.txt > .venv/uv.txt
+	@{ $(python) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.txt && \
+		$(python) -m uv pip sync --quiet --python $(python) --require-hashes requirements-dev.txt; } || \
+		$(python) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
