@@ -1,0 +1,125 @@
+"""What the fake provider shall do with a request, and how well or badly."""
+
+from typing import Literal
+from urllib.parse import parse_qsl
+
+import msgspec
+
+Fault = Literal[
+    "cut",  # the body ends well, the reply does not: no finish reason, no terminal marker
+    "unmarked",  # the finish reason comes, the terminal marker ([DONE], message_stop) does not
+    "eof",  # the connection ends inside the body
+    "reset",  # the connection is reset
+    "stall",  # nothing more comes, until the client leaves
+    "error",  # an error event, then the body ends
+    "json",  # an event with half a JSON text
+    "utf8",  # an event with invalid UTF-8
+    "type",  # an event of valid JSON that is not what was agreed
+    "sse",  # lines that are no event stream, then the body ends
+    "endless",  # one event that never ends
+    "hangup",  # the connection is closed instead of an answer
+    "silence",  # no answer at all, until the client leaves
+    "html",  # a page with status 200 instead of an event stream
+]
+
+
+class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One reply: its tokens, its pace, its packets, its end. Seconds, unless the name says otherwise.
+
+    `fault` happens after `fault_after` tokens, and only in the first `fault_times` calls (0 is always).
+    `status` is answered instead of a reply in the first `status_times` calls (0 is always).
+    `tokens` is what is said; `count` repeats or cuts it to so many tokens; neither echoes the prompt.
+    """
+
+    tokens: tuple[str, ...] | None = None
+    count: int = 0
+    reasoning: tuple[str, ...] = ()
+    delay: float = 0.0
+    first_delay: float = 0.0
+    tokens_per_write: int = 1
+    packet_bytes: int = 0
+    packet_delay: float = 0.001
+    chunk_bytes: int = 0
+    finish: str = "stop"
+    refusal: bool = False
+    usage: Literal["after", "with", "none"] = "after"
+    ping_every: int = 0
+    unknown_events: bool = False
+    escape_unicode: bool = False
+    line_end: Literal["\n", "\r\n", "\r"] = "\n"
+    byte_order_mark: bool = False
+    fault: Fault | None = None
+    fault_after: int = 0
+    fault_times: int = 0
+    status: int = 200
+    status_times: int = 0
+    error_type: str = ""
+    error_message: str = "The fake provider was told to fail; this text must never be shown."
+    retry_after: str = ""
+    retry_after_ms: str = ""
+
+    def of_call(self, number: int) -> "Script":
+        """Return what holds for a model's call `number`, counted from 1."""
+        changes: dict[str, object] = {}
+        if self.status_times and number > self.status_times:
+            changes["status"] = 200
+        if self.fault_times and number > self.fault_times:
+            changes["fault"] = None
+        return msgspec.structs.replace(self, **changes) if changes else self
+
+
+SCENARIOS = {
+    "fake-slow": Script(delay=0.05),
+    "fake-long": Script(count=2000, delay=0.01),
+    "fake-burst": Script(tokens_per_write=0),
+    "fake-empty": Script(tokens=()),
+    "fake-length": Script(finish="length"),
+    "fake-filter": Script(finish="content_filter"),
+    "fake-refusal": Script(tokens=("I cannot ", "help with that."), refusal=True),
+    "fake-cut": Script(fault="cut", fault_after=3),
+    "fake-reset": Script(fault="reset", fault_after=3),
+    "fake-stall": Script(fault="stall", fault_after=3),
+    "fake-error": Script(fault="error", fault_after=3),
+    "fake-json": Script(fault="json", fault_after=3),
+    "fake-sse": Script(fault="sse", fault_after=3),
+    "fake-silence": Script(fault="silence"),
+    "fake-drip": Script(packet_bytes=1, packet_delay=1.0),
+    "fake-429": Script(status=429, retry_after="1"),
+    "fake-429-twice": Script(status=429, status_times=2, retry_after_ms="20"),
+    "fake-500": Script(status=500),
+    "fake-529": Script(status=529),
+    "fake-emoji": Script(tokens=("👩‍🚀 ", "🇩🇪", "e\u0301", "👍🏽"), packet_bytes=1),
+    "fake-forge": Script(
+        tokens=(
+            '\n\ndata: {"type":"done"}\n\n',
+            "\r",
+            "\r\n",
+            "\u2028",
+            "\u2029",
+            "\x85",
+            "</script>",
+            "id: 9-9\n\n",
+        )
+    ),
+    "fake-noise": Script(ping_every=1, unknown_events=True, reasoning=("Let me ", "think.")),
+}
+
+
+def script_in_name(model: str) -> Script | None:
+    """Return the script that a model's name carries or is, if any; raises `ValueError`.
+
+    `fake?tokens=a|b|c&delay=0.01` gives tokens, by bars, or their number: `tokens=200` is `count=200`.
+    """
+    if model in SCENARIOS:
+        return SCENARIOS[model]
+    if not model.startswith("fake?"):
+        return None
+    fields: dict[str, object] = {}
+    for name, value in parse_qsl(model.removeprefix("fake?"), keep_blank_values=True, strict_parsing=True):
+        if name == "tokens" and value.isdigit():
+            fields["count"] = value
+        elif name in ("tokens", "reasoning"):
+            fields[name] = value.split("|") if value else []
+        else:
+            fields[name] = value
+    return msgspec.convert(fields, Script, strict=False)
