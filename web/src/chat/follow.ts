@@ -1,0 +1,111 @@
+/**
+ * Follows a session's reply to its end, over as many connections as that takes.
+ *
+ * Anything but `done`, `error` or a refusal is a dropped connection: it is resumed from the cursor
+ * of the last frame that was handed over, so a reader's text is always a prefix of the reply.
+ */
+
+import { type Backoff, delay, sleep } from "./backoff";
+import { connect, type Received } from "./connection";
+import { ApiError } from "./errors";
+import { browserSignals, type Signals } from "./signals";
+
+export type Connection =
+  | { state: "connecting" }
+  | { state: "open" }
+  /** Trying again soon. While the browser says it is offline, it is not given up. */
+  | { state: "waiting"; attempt: number; offline: boolean }
+  /** Given up until the network or the person comes back; a reload is offered. */
+  | { state: "lost"; error: ApiError };
+
+/** `delivered`: everything had been read before; `gone`: refused for good; `aborted`: by the caller. */
+export type FollowEnd = { how: "ended" | "delivered" | "aborted" } | { how: "gone"; error: ApiError };
+
+export interface Follow {
+  urlFor: (cursor: string | null) => string;
+  fetch: typeof fetch;
+  signal: AbortSignal;
+  onFrames: (received: Received[]) => void;
+  onConnection: (connection: Connection) => void;
+  signals?: Signals;
+  backoff?: Backoff;
+  /** Failures in a row after which the connection counts as lost. */
+  attempts?: number;
+  silenceMs?: number;
+}
+
+/** Longer than the heartbeat: an open connection this quiet is replaced when the page is shown. */
+const STALE_MS = 12_000;
+
+export async function follow(options: Follow): Promise<FollowEnd> {
+  const { urlFor, fetch, signal, onFrames, onConnection } = options;
+  const { signals = browserSignals, backoff = { baseMs: 500, maxMs: 8000 } } = options;
+  const { attempts = 6, silenceMs = 25_000 } = options;
+  let cursor: string | null = null;
+  let failures = 0;
+  let reading = false;
+  let left = false;
+  let heardAt = 0;
+  let interrupt = new AbortController();
+  const unsubscribe = signals.on((what) => {
+    left = what === "leave";
+    const stale = Date.now() - heardAt > STALE_MS;
+    if (reading ? left || what === "online" || stale : !left) interrupt.abort();
+  });
+  const phase = () => {
+    interrupt = new AbortController();
+    return AbortSignal.any([signal, interrupt.signal]);
+  };
+  try {
+    while (!signal.aborted) {
+      let failure = new ApiError("network", "The connection was lost.", { retryable: true });
+      onConnection({ state: "connecting" });
+      reading = true;
+      heardAt = Date.now();
+      try {
+        const outcome = await connect({
+          fetch,
+          url: urlFor(cursor),
+          signal: phase(),
+          silenceMs,
+          onOpen: () => onConnection({ state: "open" }),
+          onHeard: () => (heardAt = Date.now()),
+          onFrames: (received) => {
+            // A server that greets and hangs up is failing too.
+            if (received.some(({ frame }) => frame.type !== "start" && frame.type !== "typing")) failures = 0;
+            cursor = received.at(-1)?.cursor || cursor;
+            onFrames(received);
+          },
+        });
+        if (outcome !== "dropped") return { how: outcome };
+      } catch (thrown) {
+        if (thrown instanceof ApiError) {
+          if (refused(thrown)) return { how: "gone", error: thrown };
+          failure = thrown;
+        } else if (!signal.aborted && !left) {
+          continue; // Interrupted in order to begin anew.
+        }
+      }
+      reading = false;
+      if (signal.aborted) break;
+      if (!left) failures += 1;
+      const offline = !signals.online();
+      if (failures >= attempts && !offline) {
+        onConnection({ state: "lost", error: failure });
+        await sleep(Infinity, phase());
+        failures = 0;
+      } else {
+        onConnection({ state: "waiting", attempt: failures, offline });
+        await sleep(left ? Infinity : delay(failures, backoff, failure.retryAfterMs), phase());
+      }
+    }
+    return { how: "aborted" };
+  } finally {
+    unsubscribe();
+  }
+}
+
+/** A status that another try cannot change: unknown, expired, or not allowed. */
+function refused(error: ApiError): boolean {
+  return !error.retryable && error.status >= 400 && error.status < 500 && ![408, 425, 429].includes(error.status);
+}

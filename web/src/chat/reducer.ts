@@ -1,0 +1,107 @@
+/** How a chat changes: a pure function of the state and what happened. */
+
+import type { Connection } from "./follow";
+import type { Received } from "./connection";
+import { type Asked, type AskedAgain, asked, askedAgain, attached, notStarted, started } from "./asking";
+import { connected, received } from "./replying";
+import { type ChatState, emptyChat, type Failure, fromWire, without, withReply } from "./state";
+import type { HistoryPage, Started } from "./wire";
+
+export type Happening =
+  | { type: "loading" }
+  | { type: "loaded"; page: HistoryPage }
+  | { type: "load failed"; failure: Failure; missing: boolean }
+  | { type: "loading older" }
+  | { type: "older loaded"; page: HistoryPage }
+  | ({ type: "asked" } & Asked)
+  | ({ type: "asked again" } & AskedAgain)
+  | { type: "started"; started: Started }
+  /** The server did not take the question. `handBack` removes it from the chat. */
+  | { type: "not started"; failure: Failure; handBack: string | null }
+  | { type: "attached"; sessionId: string; replyKey: string; at: string }
+  | { type: "received"; received: readonly Received[] }
+  | { type: "connection"; connection: Connection }
+  | { type: "stopping" }
+  | { type: "stop failed"; failure: Failure }
+  | { type: "reply gone"; failure: Failure | null }
+  | { type: "problem dismissed" }
+  | { type: "hand back taken" };
+
+export function reduce(state: ChatState, happening: Happening): ChatState {
+  switch (happening.type) {
+    case "loading":
+      return { ...state, history: state.messages.length > 0 ? state.history : "loading", problem: without(state, "load") };
+    case "loaded":
+      return loaded(state, happening.page);
+    case "load failed":
+      return happening.missing
+        ? { ...emptyChat(state.chatId), history: "missing" }
+        : {
+            ...state,
+            history: state.messages.length > 0 ? state.history : "failed",
+            loadingOlder: false,
+            problem: { about: "load", failure: happening.failure },
+          };
+    case "loading older":
+      return { ...state, loadingOlder: true };
+    case "older loaded":
+      return older(state, happening.page);
+    case "asked":
+      return asked(state, happening);
+    case "asked again":
+      return askedAgain(state, happening);
+    case "started":
+      return started(state, happening.started);
+    case "not started":
+      return notStarted(state, happening.failure, happening.handBack);
+    case "attached":
+      return attached(state, happening);
+    case "received":
+      return received(state, happening.received);
+    case "connection":
+      return connected(state, happening.connection);
+    case "stopping":
+      return withReply(state, { stopping: true });
+    case "stop failed":
+      return { ...withReply(state, { stopping: false }), problem: { about: "stop", failure: happening.failure } };
+    case "reply gone":
+      return {
+        ...state,
+        reply: null,
+        problem: happening.failure ? { about: "reply", failure: happening.failure } : state.problem,
+      };
+    case "problem dismissed":
+      return { ...state, problem: null };
+    case "hand back taken":
+      return { ...state, handedBack: null };
+  }
+}
+
+function loaded(state: ChatState, page: HistoryPage): ChatState {
+  const known = new Map(state.messages.map((message) => [message.id, message]));
+  const newest = page.messages.map((wire) => {
+    const message = fromWire(wire);
+    const before = known.get(message.id);
+    if (!before) return message;
+    // What a live stream has shown is newer than the row, which has no text until the end.
+    const live = message.status === "pending" && before.key === state.reply?.key;
+    return live ? before : { ...message, key: before.key };
+  });
+  const first = newest[0]?.position ?? null;
+  const earlier = state.messages.filter((m) => first !== null && m.position !== null && m.position < first);
+  return {
+    ...state,
+    chatId: page.chatId,
+    title: page.title,
+    history: "loaded",
+    messages: [...earlier, ...newest],
+    nextBefore: earlier.length > 0 ? state.nextBefore : page.nextBefore,
+    problem: without(state, "load"),
+  };
+}
+
+function older(state: ChatState, page: HistoryPage): ChatState {
+  const known = new Set(state.messages.map((message) => message.id));
+  const fresh = page.messages.filter((wire) => !known.has(wire.id)).map(fromWire);
+  return { ...state, loadingOlder: false, nextBefore: page.nextBefore, messages: [...fresh, ...state.messages] };
+}

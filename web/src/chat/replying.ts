@@ -1,0 +1,79 @@
+/** What a stream does to a chat: its frames, and the connection they come over. */
+
+import type { Received } from "./connection";
+import type { Connection } from "./follow";
+import { type ChatState, withMessage, without, withReply } from "./state";
+import type { DoneFrame, FinishReason, Frame, MessageStatus, TokenFrame } from "./wire";
+
+const STATUS: Record<FinishReason, MessageStatus> = {
+  stop: "complete",
+  length: "truncated",
+  content_filter: "filtered",
+  stopped: "stopped",
+  truncated: "truncated",
+};
+
+/** Applies frames that arrived together; neighbouring tokens are one change, however many they are. */
+export function received(state: ChatState, batch: readonly Received[]): ChatState {
+  let text = "";
+  for (const { frame } of batch) {
+    if (frame.type === "token") {
+      text += frame.content;
+      continue;
+    }
+    if (text !== "") state = appended(state, text);
+    text = "";
+    state = applied(state, frame);
+  }
+  return text === "" ? state : appended(state, text);
+}
+
+function appended(state: ChatState, text: string): ChatState {
+  const showing = state.reply?.phase === "streaming" && state.reply.note === null;
+  const streaming = showing ? state : withReply(state, { phase: "streaming", note: null });
+  return withMessage(streaming, (message) => ({ text: message.text + text }));
+}
+
+function applied(state: ChatState, frame: Exclude<Frame, TokenFrame>): ChatState {
+  switch (frame.type) {
+    case "start":
+      return withMessage(withReply(state, { connection: "open", offline: false }), (message) => ({
+        modelId: frame.modelId,
+        // A resumed connection joins its own reply; the first one knows where the reply came from.
+        source: message.source ?? frame.source,
+      }));
+    case "typing":
+      return withReply(state, { phase: "waiting" });
+    case "status":
+      return withReply(state, { note: frame.state });
+    case "reset":
+      return withMessage(withReply(state, { phase: "waiting" }), { text: "" });
+    case "done":
+      return done(state, frame);
+    case "error": {
+      const { code, message, retryable, retryAfterMs, saved } = frame;
+      const failure = { code, message, retryable, retryAfterMs };
+      return { ...withMessage(state, { status: "failed", failure, saved }), reply: null, problem: { about: "reply", failure } };
+    }
+  }
+}
+
+function done(state: ChatState, { finishReason, usage, messageId, saved }: DoneFrame): ChatState {
+  const status = STATUS[finishReason] ?? "complete";
+  return {
+    ...withMessage(state, ({ id }) => ({ id: id ?? messageId, status, finishReason, usage, saved })),
+    reply: null,
+    problem: state.problem?.about === "connection" || state.problem?.about === "stop" ? null : state.problem,
+  };
+}
+
+/** Says what the connection is doing, where a reply is waited for. */
+export function connected(state: ChatState, now: Connection): ChatState {
+  const next = withReply(state, { connection: now.state, offline: now.state === "waiting" && now.offline });
+  if (now.state === "lost") {
+    const { code, message, retryable } = now.error;
+    return { ...next, problem: { about: "connection", failure: { code, message, retryable } } };
+  }
+  return now.state === "open" ? { ...next, problem: without(state, "connection") } : next;
+}
+

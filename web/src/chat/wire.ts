@@ -1,0 +1,135 @@
+/** What goes over the wire, as types: the HTTP bodies and the frames of a stream. */
+
+export type FinishReason = "stop" | "length" | "content_filter" | "stopped" | "truncated";
+export type MessageStatus = "pending" | "complete" | "stopped" | "truncated" | "filtered" | "failed";
+export type Source = "provider" | "cache" | "joined" | "history";
+
+/** Tokens as the provider counted them. */
+export interface Usage {
+  inputTokens: number;
+  outputTokens: number;
+  totalTokens: number;
+}
+
+export interface StartFrame {
+  type: "start";
+  sessionId: string;
+  chatId: string;
+  messageId: string;
+  modelId: string;
+  source: Source;
+}
+
+export interface TokenFrame {
+  type: "token";
+  content: string;
+}
+
+export interface DoneFrame {
+  type: "done";
+  finishReason: FinishReason;
+  usage: Usage | null;
+  messageId: string;
+  saved: boolean;
+}
+
+export interface ErrorFrame {
+  type: "error";
+  code: string;
+  message: string;
+  retryable: boolean;
+  retryAfterMs?: number;
+  saved: boolean;
+}
+
+/** A frame of a stream. Frames of other types are from a newer server and are passed over. */
+export type Frame =
+  | StartFrame
+  | { type: "typing" }
+  | TokenFrame
+  | { type: "status"; state: "retrying" | "fallback" }
+  | { type: "reset"; reason: string }
+  | DoneFrame
+  | ErrorFrame;
+
+const FRAME_TYPES = new Set(["start", "typing", "token", "status", "reset", "done", "error"]);
+
+/** Reads one event's data; null for what this client does not know. */
+export function parseFrame(data: string): Frame | null {
+  let value: unknown;
+  try {
+    value = JSON.parse(data);
+  } catch {
+    return null;
+  }
+  if (typeof value !== "object" || value === null || !("type" in value)) return null;
+  if (!FRAME_TYPES.has(value.type as string)) return null;
+  if (value.type === "token" && typeof (value as TokenFrame).content !== "string") return null;
+  return value as Frame;
+}
+
+/** POST /chat/start. With `regenerate`, the chat's last question is asked again. */
+export interface StartRequest {
+  prompt?: string;
+  modelId: string;
+  chatId?: string;
+  regenerate?: boolean;
+}
+
+export interface Started {
+  sessionId: string;
+  chatId: string;
+  messageId: string;
+  replyId: string;
+  expiresAt: string;
+}
+
+export interface WireMessage {
+  id: string;
+  position: number;
+  role: "user" | "assistant";
+  status: MessageStatus;
+  parts: { type: string; text?: string }[];
+  modelId: string | null;
+  replyTo: string | null;
+  supersededBy: string | null;
+  source: Source | null;
+  finishReason: FinishReason | null;
+  errorCode: string | null;
+  usage: Usage | null;
+  createdAt: string;
+  completedAt: string | null;
+}
+
+/** GET /chat/history: messages oldest first; `nextBefore` leads to the older ones. */
+export interface HistoryPage {
+  chatId: string;
+  title: string;
+  messages: WireMessage[];
+  nextBefore: string | null;
+  activeSessionId: string | null;
+}
+
+export interface ChatSummary {
+  chatId: string;
+  title: string;
+  modelId: string | null;
+  createdAt: string;
+  updatedAt: string;
+  activeSessionId: string | null;
+}
+
+/** GET /chat/list: the latest first. */
+export interface ChatPage {
+  chats: ChatSummary[];
+  nextBefore: string | null;
+}
+
+/** GET /chat/models; `available` says whether the user's plan includes it. */
+export interface OfferedModel {
+  id: string;
+  title: string;
+  provider: string;
+  available: boolean;
+  plans: string[];
+}

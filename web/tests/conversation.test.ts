@@ -1,0 +1,250 @@
+import { describe, expect, it, vi } from "vitest";
+import { Conversation } from "../src/chat/conversation";
+import { type ChatState, shown } from "../src/chat/state";
+import type { HistoryPage, WireMessage } from "../src/chat/wire";
+import { bytesOf } from "./golden";
+import { FakeServer, FakeSignals, failure, json, sse } from "./server";
+
+const started = { sessionId: "s1", chatId: "c1", messageId: "m1", replyId: "m2", expiresAt: "2026-01-01T00:10:00Z" };
+
+function wire(fields: Partial<WireMessage> & Pick<WireMessage, "id" | "role">, text = ""): WireMessage {
+  return {
+    position: Number(fields.id.slice(1)),
+    status: "complete",
+    parts: text === "" ? [] : [{ type: "text", text }],
+    modelId: null,
+    replyTo: null,
+    supersededBy: null,
+    source: null,
+    finishReason: null,
+    errorCode: null,
+    usage: null,
+    createdAt: "2026-01-01T00:00:00Z",
+    completedAt: null,
+    ...fields,
+  };
+}
+
+function page(messages: WireMessage[], more: Partial<HistoryPage> = {}): Response {
+  return json({ chatId: "c1", title: "A chat", messages, nextBefore: null, activeSessionId: null, ...more });
+}
+
+function open(server: FakeServer, chatId: string | null, more = {}): Conversation {
+  const following = { signals: new FakeSignals(), backoff: { baseMs: 1, maxMs: 5 }, attempts: 2 };
+  return new Conversation({ client: server.client(), chatId, following, ...more });
+}
+
+const settled = (conversation: Conversation, holds: (state: ChatState) => boolean): Promise<ChatState> =>
+  vi.waitUntil(() => (holds(conversation.getState()) ? conversation.getState() : false), { interval: 2 });
+const idle = (state: ChatState) => state.reply === null && state.history !== "loading";
+const texts = (state: ChatState) => shown(state.messages).map(({ role, text }) => `${role}: ${text}`);
+
+const question = wire({ id: "m1", role: "user" }, "Hello?");
+const answer = wire({ id: "m2", role: "assistant", source: "provider", finishReason: "stop" }, "Hello!");
+
+describe("sending", () => {
+  it("shows the question at once and the reply as it comes", async () => {
+    const server = new FakeServer().on("start", json(started, 201)).on("stream", sse([bytesOf("reply")]));
+    const onStarted = vi.fn();
+    const onSettled = vi.fn();
+    const conversation = open(server, null, { onStarted, onSettled });
+    void conversation.send("Hello?", "demo");
+    expect(texts(conversation.getState())).toEqual(["user: Hello?", "assistant: "]);
+    expect(conversation.getState().reply?.phase).toBe("sending");
+    const state = await settled(conversation, idle);
+    expect(texts(state)).toEqual(["user: Hello?", "assistant: Hello, world!"]);
+    expect(state.messages[1]).toMatchObject({ id: "m2", status: "complete", source: "provider", usage: { totalTokens: 17 } });
+    expect(state.chatId).toBe("c1");
+    expect(onStarted).toHaveBeenCalledWith(started);
+    expect(onSettled).toHaveBeenCalledWith("c1");
+    expect(server.to("start")[0]?.body).toEqual({ prompt: "Hello?", modelId: "demo", userId: "demo-free" });
+  });
+
+  it("repeats a lost answer with the same key", async () => {
+    const server = new FakeServer()
+      .on("start", new TypeError("Failed to fetch"), json(started, 201))
+      .on("stream", sse([bytesOf("reply")]));
+    const conversation = open(server, null);
+    await conversation.send("Hello?", "demo");
+    const keys = server.to("start").map((one) => one.headers.get("Idempotency-Key"));
+    expect(keys).toHaveLength(2);
+    expect(keys[0]).toBe(keys[1]);
+    expect(keys[0]).toMatch(/^[0-9a-f]{32}$/);
+  });
+
+  it("keeps a question that could not be sent, and retries it with the same key", async () => {
+    const away = failure(503, "unavailable", { retryable: true }, { "Retry-After": "60" });
+    const server = new FakeServer().on("start", away, json(started, 201)).on("stream", sse([bytesOf("reply")]));
+    const conversation = open(server, null);
+    await conversation.send("Hello?", "demo");
+    expect(conversation.getState().problem).toMatchObject({ about: "send", failure: { code: "unavailable" } });
+    expect(texts(conversation.getState())).toEqual(["user: Hello?"]);
+    await conversation.retry("demo");
+    const state = await settled(conversation, idle);
+    expect(texts(state)).toEqual(["user: Hello?", "assistant: Hello, world!"]);
+    expect(state.problem).toBeNull();
+    const keys = server.to("start").map((one) => one.headers.get("Idempotency-Key"));
+    expect(new Set(keys).size).toBe(1);
+  });
+
+  it("hands a refused question back", async () => {
+    const server = new FakeServer().on("start", failure(413, "too_large"));
+    const conversation = open(server, null);
+    await conversation.send("Too long", "demo");
+    expect(conversation.getState()).toMatchObject({ messages: [], handedBack: "Too long", reply: null });
+  });
+
+  it("attaches to the session of a busy chat and hands the question back", async () => {
+    const pending = wire({ id: "m2", role: "assistant", status: "pending" });
+    const server = new FakeServer()
+      .on("history", page([question, answer]), page([question, pending], { activeSessionId: "s9" }))
+      .on("start", failure(409, "chat_busy", { activeSessionId: "s9" }))
+      .on("stream", sse([bytesOf("reply")]));
+    const conversation = open(server, "c1");
+    await conversation.load();
+    await conversation.send("Me too", "demo");
+    const state = await settled(conversation, (now) => now.messages[1]?.text === "Hello, world!" && idle(now));
+    expect(state.handedBack).toBe("Me too");
+    expect(texts(state)).toEqual(["user: Hello?", "assistant: Hello, world!"]);
+    expect(server.to("stream")[0]?.query.get("sessionId")).toBe("s9");
+  });
+});
+
+describe("a reply", () => {
+  async function replied(...streams: Response[]): Promise<ChatState> {
+    const server = new FakeServer().on("start", json(started, 201)).on("stream", ...streams);
+    const conversation = open(server, null);
+    void conversation.send("Hello?", "demo");
+    return settled(conversation, idle);
+  }
+
+  it("begins anew after a reset", async () => {
+    expect(texts(await replied(sse([bytesOf("reset")])))[1]).toBe("assistant: Whole.");
+  });
+
+  it("is not doubled by a resume", async () => {
+    expect(texts(await replied(sse([bytesOf("dropped")]), sse([bytesOf("resumed")])))[1]).toBe("assistant: Hello world!");
+  });
+
+  it("keeps where it came from when it is resumed", async () => {
+    const state = await replied(sse([bytesOf("dropped")]), sse([bytesOf("resumed")]));
+    expect(state.messages[1]?.source).toBe("provider");
+  });
+
+  it("tells that it was stopped, or could not be saved", async () => {
+    expect((await replied(sse([bytesOf("stopped")]))).messages[1]).toMatchObject({ status: "stopped", text: "Half" });
+    expect((await replied(sse([bytesOf("unsaved")]))).messages[1]).toMatchObject({ status: "complete", saved: false });
+  });
+
+  it("fails with a problem that can be retried", async () => {
+    const state = await replied(sse([bytesOf("failed")]));
+    expect(state.messages[1]).toMatchObject({ status: "failed", failure: { code: "provider_unavailable" } });
+    expect(state.problem).toMatchObject({ about: "reply", failure: { retryable: true, retryAfterMs: 4000 } });
+  });
+
+  it("is looked up in the history once its stream says that all was delivered", async () => {
+    const server = new FakeServer()
+      .on("start", json(started, 201))
+      .on("stream", sse([bytesOf("dropped")]), new Response(null, { status: 204 }))
+      .on("history", page([question, answer]));
+    const conversation = open(server, null);
+    void conversation.send("Hello?", "demo");
+    const state = await settled(conversation, (now) => now.messages[1]?.status === "complete");
+    expect(texts(state)).toEqual(["user: Hello?", "assistant: Hello!"]);
+  });
+
+  it("offers a reload when the connection is lost, and a retry follows the same session", async () => {
+    const down = new TypeError("Failed to fetch");
+    const server = new FakeServer()
+      .on("start", json(started, 201))
+      .on("stream", sse([bytesOf("dropped")]), down, down, sse([bytesOf("reply")]));
+    const conversation = open(server, null);
+    void conversation.send("Hello?", "demo");
+    const lost = await settled(conversation, (now) => now.problem !== null);
+    expect(lost).toMatchObject({ problem: { about: "connection" }, reply: { connection: "lost" } });
+    await conversation.retry("demo");
+    const state = await settled(conversation, idle);
+    expect(texts(state)[1]).toBe("assistant: Hello, world!");
+    expect(state.problem).toBeNull();
+  });
+});
+
+describe("history", () => {
+  it("is loaded with the reply that is being produced", async () => {
+    const pending = wire({ id: "m2", role: "assistant", status: "pending" });
+    const server = new FakeServer()
+      .on("history", page([question, pending], { activeSessionId: "s1" }))
+      .on("stream", sse([bytesOf("reply")]));
+    const conversation = open(server, "c1");
+    await conversation.load();
+    expect(conversation.getState().reply?.sessionId).toBe("s1");
+    expect(texts(await settled(conversation, idle))).toEqual(["user: Hello?", "assistant: Hello, world!"]);
+    expect(server.to("history")[0]?.query.get("userId")).toBe("demo-free");
+  });
+
+  it("grows backwards, without doubles", async () => {
+    const older = [wire({ id: "m1", role: "user" }, "One"), wire({ id: "m2", role: "assistant" }, "Two")];
+    const newer = [wire({ id: "m3", role: "user" }, "Three")];
+    const server = new FakeServer().on("history", page(newer, { nextBefore: "m3" }), page([...older, ...newer]));
+    const conversation = open(server, "c1");
+    await conversation.load();
+    await conversation.loadOlder();
+    expect(conversation.getState().messages.map(({ text }) => text)).toEqual(["One", "Two", "Three"]);
+    expect(server.to("history")[1]?.query.get("before")).toBe("m3");
+  });
+
+  it("tells a chat that is not there from one that cannot be loaded", async () => {
+    const missing = open(new FakeServer().on("history", failure(404, "not_found")), "c1");
+    await missing.load();
+    expect(missing.getState().history).toBe("missing");
+    const away = new FakeServer().on("history", failure(500, "internal"), page([question]));
+    const failing = open(away, "c1");
+    await failing.load();
+    expect(failing.getState()).toMatchObject({ history: "failed", problem: { about: "load" } });
+    await failing.retry("demo");
+    expect(failing.getState()).toMatchObject({ history: "loaded", problem: null });
+  });
+});
+
+describe("regenerating", () => {
+  it("replaces the last reply, and brings it back when the server refuses", async () => {
+    const server = new FakeServer()
+      .on("history", page([question, answer]))
+      .on("start", failure(429, "rate_limited"), json({ ...started, replyId: "m3" }, 201))
+      .on("stream", sse([bytesOf("reply")]));
+    const conversation = open(server, "c1");
+    await conversation.load();
+    await conversation.regenerate("demo");
+    expect(texts(conversation.getState())).toEqual(["user: Hello?", "assistant: Hello!"]);
+    await conversation.regenerate("demo");
+    const state = await settled(conversation, idle);
+    expect(texts(state)).toEqual(["user: Hello?", "assistant: Hello, world!"]);
+    expect(state.messages.find(({ id }) => id === "m2")?.supersededBy).toBe("m3");
+    expect(server.to("start")[1]?.body).toEqual({ modelId: "demo", chatId: "c1", regenerate: true, userId: "demo-free" });
+  });
+});
+
+describe("stopping", () => {
+  it("asks the server and waits for the end to come over the stream", async () => {
+    let finish: (() => void) | undefined;
+    const stream = () => {
+      const body = new ReadableStream<Uint8Array>({
+        start(controller) {
+          const [head, tail] = new TextDecoder().decode(bytesOf("stopped")).split(/(?=data: {"type":"done")/);
+          controller.enqueue(new TextEncoder().encode(head));
+          finish = () => controller.enqueue(new TextEncoder().encode(tail));
+        },
+      });
+      return new Response(body, { headers: { "Content-Type": "text/event-stream" } });
+    };
+    const server = new FakeServer().on("start", json(started, 201)).on("stream", stream).on("stop", json({}, 202));
+    const conversation = open(server, null);
+    void conversation.send("Hello?", "demo");
+    await settled(conversation, (now) => now.messages[1]?.text === "Half");
+    await conversation.stop();
+    expect(conversation.getState().reply?.stopping).toBe(true);
+    expect(server.to("stop")[0]?.body).toEqual({ sessionId: "s1", userId: "demo-free" });
+    finish?.();
+    expect((await settled(conversation, idle)).messages[1]?.status).toBe("stopped");
+  });
+});
