@@ -172,7 +172,7 @@ class SessionState(StrEnum):
 class Session:
     """A session with what is needed to answer it.
 
-    `epoch` is 0 until a generation was attached. `leased` says that some process vouched for it
+    `epoch` is 0 until a generation was attached. `leased` says that some other process vouched for it
     recently, by the database's clock. `reply` is there once the session ended.
     """
 

@@ -142,9 +142,12 @@ class Store(Protocol):
         ...
 
     async def attach(
-        self, session_id: str, key: str, epoch: int, lease_seconds: float
+        self, session_id: str, key: str, epoch: int, lease_seconds: float, *, writer: bool
     ) -> Attached | Overtaken | Ended | Stopping:
-        """Bind the session to an epoch of a generation and vouch for it."""
+        """Bind the session to an epoch of a generation and vouch for it.
+
+        A writer becomes the session's owner; a reader only where nobody else vouches.
+        """
         ...
 
     async def claim(
@@ -162,7 +165,7 @@ class Store(Protocol):
         ...
 
     async def reply(self, session_id: str) -> tuple[bool, Reply | None]:
-        """Return whether somebody vouches for the session, and its reply once it ended."""
+        """Return whether another process vouches for the session, and its reply once it ended."""
         ...
 
     async def request_stop(self, session_id: str, user_id: str | None) -> Stop:
@@ -184,8 +187,15 @@ class Store(Protocol):
         """Return the catalogue as the user sees it; raises `NotFound`."""
         ...
 
-    async def orphans(self, limit: int) -> list[Orphan]:
-        """Return sessions that nobody vouches for and that have no end, claimed for a minute."""
+    async def orphans(self, grace_seconds: float, limit: int) -> list[Orphan]:
+        """Return sessions being answered that nobody has vouched for since `grace_seconds`.
+
+        What is returned is not returned again for that long.
+        """
+        ...
+
+    async def expire_sessions(self, limit: int) -> int:
+        """End up to `limit` sessions that expired before anybody read them; return how many."""
         ...
 
     async def purge_sessions(self, limit: int) -> int:
@@ -234,9 +244,10 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Flushed:
-    """The log took the text. `stops` are the sessions that asked to stop."""
+    """The log took the text. `stops` asked to stop; `attached` did not, in any process."""
 
     stops: frozenset[str]
+    attached: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +313,10 @@ class Log(Protocol):
         """Append the text after `flushed` and the terminal entry, and give up the lease."""
         ...
 
+    async def abandon(self, key: str, owner: str) -> bool:
+        """Delete the log, unless a session is attached or another writer has it; say whether."""
+        ...
+
     async def read(self, key: str, epoch: int, position: int) -> Slice:
         """Return what follows `position` in `epoch`."""
         ...
@@ -310,12 +325,11 @@ class Log(Protocol):
         """Ring `bell` whenever the generation's log grows or a stop is asked."""
         ...
 
-    async def stop(self, key: str, session_id: str) -> None:
-        """Detach a session and tell every process that serves the generation."""
-        ...
+    async def stop(self, key: str, session_id: str) -> int:
+        """Detach a session and tell every process that serves the generation.
 
-    async def attached(self, key: str) -> int:
-        """Return how many sessions are attached."""
+        Returns how many sessions are still attached.
+        """
         ...
 
     async def park(self, session_id: str, reply: Reply, source: str) -> None:

@@ -49,6 +49,7 @@ class Settings:
     cache_replay_tokens_per_second: float = setting(
         "CACHE_REPLAY_TOKENS_PER_SECOND", 0.0, "paces cache hits; 0 sends them at once"
     )
+    reply_characters: int = setting("REPLY_CHARACTERS", 1_000_000, "longest reply, code points")
     session_seconds: int = setting("SESSION_SECONDS", 600, "how long an opened session waits for its reader")
     prompt_characters: int = setting("PROMPT_CHARACTERS", 32_000, "longest prompt, code points")
     body_bytes: int = setting("BODY_BYTES", 262_144, "largest request body, bytes")

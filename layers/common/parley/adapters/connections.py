@@ -1,0 +1,163 @@
+"""Bounded, self-healing Postgres connections: a broken one is replaced unseen."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import errors
+
+from parley.encoding import from_json, to_json
+from parley.errors import StoreUnavailable
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+Connection = psycopg.AsyncConnection[Row]
+
+# The server rolled back by itself and asks to try again.
+_AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
+# The server is there but takes nobody right now: wait within the bound.
+_CROWDED = (errors.TooManyConnections, errors.CannotConnectNow)
+
+
+class Connections:
+    """Up to `size` connections in autocommit mode, each running one statement at a time.
+
+    Every statement that is run must be repeatable: a connection that breaks while it runs leaves
+    open whether it took effect, and it is run again. psycopg must never prepare statements here,
+    since RDS Proxy would pin the connection.
+    """
+
+    def __init__(self, url: str, *, size: int, timeout: float) -> None:
+        self._url = url
+        self._timeout = timeout
+        self._idle: list[Connection] = []
+        self._places = asyncio.Semaphore(size)
+
+    async def run(self, statement: str, arguments: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
+        """Run one statement and return its rows, within the timeout.
+
+        Raises `StoreUnavailable` where the server is away, too slow or full.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._places.acquire()
+        except TimeoutError:
+            raise StoreUnavailable from None
+        try:
+            return await self._run(statement, arguments, deadline)
+        finally:
+            self._places.release()
+
+    async def _run(self, statement: str, arguments: Sequence[object] | Mapping[str, object], deadline: float) -> list[Row]:
+        loop = asyncio.get_running_loop()
+        broken = False
+        pause = 0.02
+        while True:
+            connection: Connection | None = None
+            try:
+                fresh = not self._idle
+                connection = await self._take(deadline)
+                rows = await _bounded(_execute(connection, statement, arguments), deadline, connection)
+            except _AGAIN:
+                assert connection is not None
+                self._idle.append(connection)
+            except _CROWDED:
+                pass
+            except (psycopg.OperationalError, psycopg.InterfaceError, OSError):
+                self._discard(connection)
+                if broken and fresh:
+                    raise StoreUnavailable from None
+                # The others in the pool broke for the same reason, most likely.
+                self._drop_idle()
+                broken = True
+                continue
+            except TimeoutError:
+                raise StoreUnavailable from None
+            except psycopg.Error:
+                if connection is not None:
+                    self._idle.append(connection)
+                raise
+            else:
+                self._idle.append(connection)
+                return rows
+            if loop.time() + pause > deadline:
+                raise StoreUnavailable from None
+            await asyncio.sleep(pause * (1 + random.random()))  # noqa: S311 - jitter
+            pause = min(pause * 2, 0.5)
+
+    async def _take(self, deadline: float) -> Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed:
+                return connection
+        return await _bounded(self._connect(), deadline)
+
+    async def _connect(self) -> Connection:
+        connection = await psycopg.AsyncConnection.connect(
+            self._url,
+            autocommit=True,
+            prepare_threshold=None,
+            connect_timeout=max(2, round(self._timeout)),
+            application_name="parley",
+        )
+        psycopg.types.json.set_json_loads(from_json, connection)
+        psycopg.types.json.set_json_dumps(to_json, connection)
+        return connection
+
+    def _discard(self, connection: Connection | None) -> None:
+        if connection is not None:
+            # `finish` closes the socket at once; the async `close` may wait for the server.
+            with contextlib.suppress(psycopg.Error):
+                connection.pgconn.finish()
+
+    def _drop_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            self._discard(connection)
+
+    async def close(self) -> None:
+        """Close the idle connections."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await connection.close()
+
+
+async def _execute(connection: Connection, statement: str, arguments: Sequence[object] | Mapping[str, object]) -> list[Row]:
+    cursor = await connection.execute(statement.encode(), arguments)
+    return await cursor.fetchall() if cursor.description else []
+
+
+async def _bounded(
+    work: Coroutine[Any, Any, T], deadline: float, connection: Connection | None = None
+) -> T:
+    """Await `work` until `deadline`; past it, or when cancelled, leave it and its connection behind.
+
+    psycopg answers a cancellation by asking the server to cancel and waiting for that, up to ten
+    seconds from a server that went silent: nobody here waits along.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+    except asyncio.CancelledError:
+        _abandon(task, connection)
+        raise
+    if done:
+        return task.result()
+    _abandon(task, connection)
+    raise TimeoutError
+
+
+def _abandon(task: "asyncio.Future[Any]", connection: Connection | None) -> None:
+    def close(ended: "asyncio.Future[Any]") -> None:
+        if not ended.cancelled() and ended.exception() is None and connection is None:
+            ended.result().pgconn.finish()
+        if connection is not None:
+            connection.pgconn.finish()
+
+    task.add_done_callback(close)
+    task.cancel()

@@ -1,0 +1,99 @@
+"""Rows of Postgres made into values, and back."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from parley.conversation import Message, Model, Reply, Role, Session, SessionState, Turn
+from parley.events import Completed, End, Failed, FinishReason, Status, Usage
+
+
+def session_of(session_id: str, row: Sequence[Any]) -> tuple[Session, bool, bool]:
+    """Return the session, whether it has expired, and whether its user is disabled."""
+    user_id, chat_id, message_id, reply_id, state, regenerate, epoch, leased, key, expired, disabled = row[:11]
+    session = Session(
+        id=session_id,
+        user_id=user_id,
+        chat_id=chat_id,
+        message_id=message_id,
+        reply_id=reply_id,
+        state=SessionState(state),
+        regenerate=regenerate,
+        epoch=epoch,
+        leased=leased,
+        model=Model(*row[11:19]),
+        turns=tuple(Turn(Role(role), text_of(parts)) for role, parts in row[26] or ()),
+        generation_key=key,
+        reply=reply_of(row[19:26]) if state == SessionState.ENDED else None,
+    )
+    return session, expired, disabled
+
+
+def reply_of(columns: Sequence[Any]) -> Reply:
+    """Make a reply of epoch, parts, finish_reason, provider_reason, error and the two token counts."""
+    epoch, parts, finish_reason, provider_reason, error, input_tokens, output_tokens = columns
+    end: End
+    if error is not None:
+        end = Failed(error["code"], error["message"], error["retryable"], error.get("retryAfterMs"))
+    else:
+        end = Completed(FinishReason(finish_reason), provider_reason, _usage(input_tokens, output_tokens))
+    return Reply(epoch, text_of(parts), end)
+
+
+def end_columns(end: End) -> dict[str, object]:
+    """Return the columns of a message that tell how its reply ended."""
+    if isinstance(end, Failed):
+        error = {"code": end.code, "message": end.message, "retryable": end.retryable}
+        if end.retry_after_ms is not None:
+            error["retryAfterMs"] = end.retry_after_ms
+        return {
+            "finish_reason": None,
+            "provider_reason": None,
+            "error": Jsonb(error),
+            "input_tokens": None,
+            "output_tokens": None,
+        }
+    return {
+        "finish_reason": end.finish_reason.value,
+        "provider_reason": end.provider_reason,
+        "error": None,
+        "input_tokens": end.usage.input_tokens if end.usage else None,
+        "output_tokens": end.usage.output_tokens if end.usage else None,
+    }
+
+
+def message_of(chat_id: str, row: Sequence[Any]) -> Message:
+    """Make a message of a row of the history."""
+    (
+        message_id, position, role, status, parts, created_at, completed_at, model_id,
+        reply_to, superseded_by, source, finish_reason, error, input_tokens, output_tokens,
+    ) = row  # fmt: skip
+    return Message(
+        id=message_id,
+        chat_id=chat_id,
+        position=position,
+        role=Role(role),
+        status=Status(status),
+        text=text_of(parts),
+        created_at=created_at,
+        completed_at=completed_at,
+        model_id=model_id,
+        reply_to=reply_to,
+        superseded_by=superseded_by,
+        source=source,
+        finish_reason=finish_reason,
+        error_code=error["code"] if error else None,
+        usage=_usage(input_tokens, output_tokens),
+    )
+
+
+def text_of(parts: Sequence[Mapping[str, str]]) -> str:
+    """Return the text of a message's parts, concatenated: what cursors count."""
+    return "".join(part["text"] for part in parts if part["type"] == "text")
+
+
+def _usage(input_tokens: int | None, output_tokens: int | None) -> Usage | None:
+    if input_tokens is None or output_tokens is None:
+        return None
+    return Usage(input_tokens, output_tokens)

@@ -1,0 +1,115 @@
+"""The log's steps as Lua, each one round trip and atomic.
+
+Entry ids are cursors: `epoch-position`. An epoch's first entry is `epoch-0`, with its writer's name;
+text entries (`t`) stand at the position they bring the reply to; the terminal entry (`e`) stands one
+past the last. Valkey refuses an id at or below the newest, which fences off a replaced writer.
+Epochs are milliseconds of Valkey's clock, or one more than the last, so that they stay below 2^53,
+are never used twice, and grow even where everything was lost in between.
+"""
+
+# KEYS done, log, lease, attached, stops
+# ARGV session, owner, session's epoch, may create, lease ms, log ttl ms
+JOIN = """
+local mine = tonumber(ARGV[3])
+local done = redis.call('GET', KEYS[1])
+if done and tonumber(string.match(done, '^%d+')) >= mine then return {'hit', done} end
+local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
+local top, ended = 0, false
+if #last > 0 then
+  top = tonumber(string.match(last[1][1], '^%d+'))
+  ended = last[1][2][1] == 'e'
+end
+local lease = redis.call('GET', KEYS[3])
+redis.call('SADD', KEYS[4], ARGV[1])
+redis.call('PEXPIRE', KEYS[4], ARGV[6])
+local head = string.format('%.0f', top)
+if ended and top == mine then return {'follow', head} end
+if #last > 0 and not ended and lease then
+  if lease == ARGV[2] then return {'write', head, 0} end
+  return {'follow', head}
+end
+if #last == 0 and ARGV[4] == '0' then return {'wait'} end
+local takeover = #last > 0 and not ended
+local epoch = math.max(top, mine) + 1
+if not takeover then
+  local time = redis.call('TIME')
+  epoch = math.max(epoch, time[1] * 1000 + math.floor(time[2] / 1000))
+end
+local name = string.format('%.0f', epoch)
+redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[5])
+redis.call('XADD', KEYS[2], name .. '-0', 'o', ARGV[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[6])
+redis.call('DEL', KEYS[5])
+return {'write', name, takeover and 1 or 0}
+"""
+
+# KEYS done, log, lease, attached, stops
+# ARGV epoch, owner, position, text, seed, lease ms, log ttl ms, channel, end, done, cache ms
+WRITE = """
+local lease = redis.call('GET', KEYS[3])
+if lease and lease ~= ARGV[2] then return {'fenced'} end
+local epoch, position = tonumber(ARGV[1]), tonumber(ARGV[3])
+local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
+local place = 0
+if #last == 0 then
+  if ARGV[5] == '0' then return {'lost'} end
+  redis.call('XADD', KEYS[2], ARGV[1] .. '-0', 'o', ARGV[2])
+else
+  local top, at = string.match(last[1][1], '^(%d+)-(%d+)$')
+  place = tonumber(at)
+  if tonumber(top) ~= epoch then return {'fenced'} end
+  if last[1][2][1] == 'e' then
+    if ARGV[9] ~= '' then return {'ok', {}, 0} end
+    return {'fenced'}
+  end
+end
+if position > place and ARGV[4] ~= '' then
+  redis.call('XADD', KEYS[2], ARGV[1] .. '-' .. ARGV[3], 't', ARGV[4])
+end
+if ARGV[9] ~= '' then
+  redis.call('XADD', KEYS[2], ARGV[1] .. '-' .. string.format('%.0f', position + 1), 'e', ARGV[9])
+  redis.call('DEL', KEYS[3])
+  if ARGV[10] ~= '' then redis.call('SET', KEYS[1], ARGV[10], 'PX', ARGV[11]) end
+else
+  redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[6])
+end
+redis.call('PEXPIRE', KEYS[2], ARGV[7])
+redis.call('PEXPIRE', KEYS[4], ARGV[7])
+if ARGV[4] ~= '' or ARGV[9] ~= '' then redis.call('PUBLISH', ARGV[8], '1') end
+return {'ok', redis.call('SMEMBERS', KEYS[5]), redis.call('SCARD', KEYS[4])}
+"""
+
+# KEYS done, log, lease, attached, stops
+# ARGV epoch, position
+READ = """
+local rows = redis.call('XRANGE', KEYS[2], '(' .. ARGV[1] .. '-' .. ARGV[2], ARGV[1])
+local stops = redis.call('SMEMBERS', KEYS[5])
+local alive = redis.call('EXISTS', KEYS[3])
+if #rows > 0 then return {'rows', rows, stops, alive} end
+local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
+if #last > 0 and tonumber(string.match(last[1][1], '^%d+')) == tonumber(ARGV[1]) then
+  return {'rows', rows, stops, alive}
+end
+local done = redis.call('GET', KEYS[1])
+if done and tonumber(string.match(done, '^%d+')) == tonumber(ARGV[1]) then return {'done', done} end
+return {'gone'}
+"""
+
+# KEYS attached, stops
+# ARGV session, ttl ms, channel
+STOP = """
+redis.call('SREM', KEYS[1], ARGV[1])
+redis.call('SADD', KEYS[2], ARGV[1])
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
+redis.call('PUBLISH', ARGV[3], '1')
+return redis.call('SCARD', KEYS[1])
+"""
+
+# KEYS done, log, lease, attached, stops
+# ARGV owner, channel
+ABANDON = """
+if redis.call('SCARD', KEYS[4]) > 0 or redis.call('GET', KEYS[3]) ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[5])
+redis.call('PUBLISH', ARGV[2], '1')
+return 1
+"""

@@ -1,0 +1,272 @@
+"""One production of one reply, as this process takes part in it: as its writer or as a follower."""
+
+import asyncio
+import random
+from dataclasses import dataclass
+
+from parley.bell import Bell, ring_all
+from parley.conversation import Reply
+from parley.errors import LogUnavailable, ProviderFault
+from parley.events import Completed, Delta, End, Failed, Finish, FinishReason, StreamState
+from parley.logs import logger
+from parley.ports import ChatModel, ChatModels, Fenced, Log, Question
+from parley.tape import Tape
+
+_log = logger("generation")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a generation may take, in seconds, and how often it is tried."""
+
+    gap: float
+    total: float
+    attempts: int
+    backoff: float
+    flush: float
+    lease: float
+    characters: int
+
+    @property
+    def look(self) -> float:
+        """How often the log is looked at when nothing rings: often enough to stop within a second."""
+        return min(0.4, self.lease / 3)
+
+
+class Generation:
+    """A tape and the task that feeds it.
+
+    `lost` says that the tape will get no end: another writer has the generation, its writer died, or
+    the log is gone. Whoever follows then joins anew. `stops` are sessions that asked to stop.
+    `watchers` are rung when any of that, or the end, changes; the tape's own bells at every text.
+    """
+
+    def __init__(self, key: str, epoch: int, owner: str, *, writing: bool) -> None:
+        self.key = key
+        self.owner = owner
+        self.writing = writing
+        self.tape = Tape(epoch)
+        self.lost = False
+        self.stops: frozenset[str] = frozenset()
+        self.watchers: set[Bell] = set()
+        self.attached: set[str] = set()
+        self.logged = True
+        self.task: asyncio.Task[None] | None = None
+        self.deadline: float | None = None
+        self._cut = False
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing more to come from here."""
+        return self.lost or self.tape.end is not None
+
+    @property
+    def vouching(self) -> bool:
+        """Whether this process may say that the generation is alive."""
+        return not self.over and (self.writing or self.logged)
+
+    def reply(self) -> Reply:
+        """Return the finished reply."""
+        assert self.tape.end is not None
+        return Reply(self.tape.epoch, self.tape.text(), self.tape.end)
+
+    def lose(self) -> None:
+        """Note that this tape will get no end, and stop feeding it."""
+        if not self.over:
+            self.lost = True
+            ring_all(self.watchers)
+        self._cancel()
+
+    def cut(self) -> None:
+        """End the reply here, as truncated: the process has to go."""
+        self._cut = True
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self.task is not None and self.task is not asyncio.current_task():
+            self.task.cancel()
+
+    def _stopped_by(self, stops: frozenset[str]) -> None:
+        if stops != self.stops:
+            self.stops = stops
+            ring_all(self.watchers)
+
+    async def write(self, question: Question, models: ChatModels, log: Log | None, limits: Limits) -> None:
+        """Have the model answer and write what it says; `log` None keeps it in this process."""
+        closing = Bell()
+        flusher = None
+        if log is not None:
+            flusher = asyncio.create_task(self._flush(log, limits, closing))
+        else:
+            self.logged = False
+        try:
+            try:
+                end = await self._produce(question, models, limits)
+            except asyncio.CancelledError:
+                if not self._cut or self.over:
+                    raise
+                end = Completed(FinishReason.TRUNCATED)
+            except Exception:
+                _log.exception("generation_broke", extra={"provider": question.model.provider})
+                end = Failed("internal", "Something went wrong here; it is not your fault.", True)
+            flushed = 0
+            if flusher is not None:
+                closing.ring()
+                flushed = await flusher
+            if log is not None and not self.lost:
+                await self._end(log, end, flushed)
+            if not self.lost:
+                self.tape.finish(end)
+                ring_all(self.watchers)
+        finally:
+            if flusher is not None:
+                flusher.cancel()
+            if not self.over:
+                self.lose()
+
+    async def _end(self, log: Log, end: End, flushed: int) -> None:
+        reply = Reply(self.tape.epoch, self.tape.text(), end)
+        try:
+            if isinstance(await log.end(self.key, self.owner, reply, flushed), Fenced):
+                self.lose()
+        except LogUnavailable:
+            self.logged = False
+
+    async def _flush(self, log: Log, limits: Limits, closing: Bell) -> int:
+        """Write the tape into the log in micro-batches, and renew the lease while it is silent."""
+        tape = self.tape
+        flushed = 0
+        bell = Bell()
+        tape.bells.add(bell)
+        try:
+            while True:
+                await bell.wait(limits.look)
+                if await closing.wait(limits.flush):
+                    return flushed
+                text, upto = tape.after(flushed), tape.length
+                try:
+                    outcome = await log.flush(self.key, tape.epoch, self.owner, upto, text, tape.pieces)
+                except LogUnavailable:
+                    self.logged = False
+                    if await closing.wait(0.2):
+                        return flushed
+                    bell.ring()
+                    continue
+                self.logged = True
+                if isinstance(outcome, Fenced):
+                    _log.warning("writer_fenced", extra={"epoch": tape.epoch})
+                    self.lose()
+                    return flushed
+                flushed = upto
+                self._stopped_by(outcome.stops)
+                if outcome.stops and not outcome.attached and await self._nobody_left(log):
+                    self.lose()
+                    return flushed
+        finally:
+            tape.bells.discard(bell)
+
+    async def _nobody_left(self, log: Log) -> bool:
+        try:
+            return await log.abandon(self.key, self.owner)
+        except LogUnavailable:
+            return False
+
+    async def _produce(self, question: Question, models: ChatModels, limits: Limits) -> End:
+        loop = asyncio.get_running_loop()
+        total = loop.time() + limits.total
+        attempt = 1
+        while True:
+            try:
+                return await self._ask(question, models.of(question.model.provider), limits, total)
+            except ProviderFault as fault:
+                wait = self._wait_before_retry(fault, attempt, limits, total - loop.time())
+                _log.warning(
+                    "provider_fault",
+                    extra={"code": fault.fault, "provider": question.model.provider, "attempt": attempt},
+                )
+                if wait is None:
+                    return Failed(fault.fault, fault.message, fault.may_retry, fault.retry_after_ms)
+            self.tape.tell(StreamState.RETRYING)
+            await asyncio.sleep(wait)
+            attempt += 1
+
+    def _wait_before_retry(
+        self, fault: ProviderFault, attempt: int, limits: Limits, left: float
+    ) -> float | None:
+        """Return how long to wait before asking again; None where asking again is wrong or futile."""
+        if self.tape.length or not fault.may_retry or attempt >= limits.attempts:
+            return None
+        wait = limits.backoff * 2 ** (attempt - 1) * (0.5 + random.random())  # noqa: S311 - jitter
+        wait = max(wait, (fault.retry_after_ms or 0) / 1000)
+        if self.deadline is not None:
+            left = min(left, self.deadline - asyncio.get_running_loop().time())
+        return wait if wait < min(left, limits.gap) else None
+
+    async def _ask(self, question: Question, model: ChatModel, limits: Limits, total: float) -> End:
+        loop = asyncio.get_running_loop()
+        tape = self.tape
+        finish: Finish | None = None
+        last = total if self.deadline is None else min(total, self.deadline)
+        stream = model.stream(question)
+        try:
+            async with asyncio.timeout_at(min(last, loop.time() + limits.gap)) as timer:
+                async for event in stream:
+                    timer.reschedule(min(last, loop.time() + limits.gap))
+                    if type(event) is Delta:
+                        tape.append(event.text)
+                        if tape.length >= limits.characters:
+                            return Completed(FinishReason.TRUNCATED)
+                    elif type(event) is Finish:
+                        finish = event
+        except TimeoutError:
+            if loop.time() >= last:
+                if tape.length or self.deadline is not None:
+                    return Completed(FinishReason.TRUNCATED)
+                raise ProviderFault("provider_timeout", "The model did not answer in time.") from None
+            raise ProviderFault(
+                "provider_timeout", "The model went silent.", retryable=True
+            ) from None
+        finally:
+            await _close(stream)
+        if finish is None:
+            if tape.length:
+                return Completed(FinishReason.TRUNCATED)
+            raise ProviderFault("provider_interrupted", "The model's reply was cut off.", retryable=True)
+        if not tape.length and finish.reason is not FinishReason.CONTENT_FILTER:
+            return Failed("empty_reply", "The model returned an empty reply.", retryable=True)
+        return Completed(finish.reason, finish.provider_reason, finish.usage)
+
+    async def follow(self, log: Log, limits: Limits) -> None:
+        """Copy what another process writes onto the tape, until its end or its loss."""
+        tape = self.tape
+        bell = Bell()
+        watch = None
+        try:
+            # Listen first, look then: nothing is missed in between.
+            watch = await log.watch(self.key, bell)
+            while True:
+                part = await log.read(self.key, tape.epoch, tape.length)
+                if part.superseded:
+                    return
+                tape.append(part.text)
+                self._stopped_by(part.stops)
+                if part.end is not None:
+                    tape.finish(part.end)
+                    ring_all(self.watchers)
+                    return
+                if not part.alive:
+                    return
+                await bell.wait(limits.look)
+        except LogUnavailable:
+            self.logged = False
+        finally:
+            self.lose()
+            if watch is not None:
+                await watch.close()
+
+
+async def _close(stream: object) -> None:
+    """Close a model's stream, which closes the provider's connection, even while being cancelled."""
+    aclose = getattr(stream, "aclose", None)
+    if aclose is not None:
+        await aclose()

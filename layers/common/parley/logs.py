@@ -1,0 +1,63 @@
+"""Structured logs: one JSON object a line, with named fields and nothing that a user wrote."""
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+# Fields whose value never leaves the process, however it got into a record.
+_SECRET = frozenset(
+    {
+        "prompt", "content", "text", "reply", "parts", "title", "session_id", "sessionId",
+        "authorization", "token", "api_key", "key", "secret", "password", "url", "dsn", "body",
+    }
+)  # fmt: skip
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def redact(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return `fields` with every secret one's value replaced."""
+    return {name: "[redacted]" if name in _SECRET else value for name, value in fields.items()}
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as JSON; exceptions by type and place only, since messages may quote data."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, Any] = {
+            "timestamp": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        entry |= redact({k: v for k, v in vars(record).items() if k not in _STANDARD})
+        if record.exc_info and record.exc_info[0] is not None:
+            entry["error"] = record.exc_info[0].__name__
+            entry["trace"] = _places(record.exc_info[2])
+        return json.dumps(entry, default=str)
+
+
+def _places(trace: Any) -> list[str]:
+    places: list[str] = []
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        places.append(f"{code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno} {code.co_name}")
+        trace = trace.tb_next
+    return places[-12:]
+
+
+def logger(name: str) -> logging.Logger:
+    """Return Parley's logger of that name."""
+    return logging.getLogger(f"parley.{name}")
+
+
+def configure(level: str) -> None:
+    """Send Parley's records to standard output as JSON; other libraries' only from WARNING on."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("parley").setLevel(level)

@@ -1,0 +1,84 @@
+"""Opening a session for a prompt, and stopping one."""
+
+import contextlib
+import hashlib
+from dataclasses import dataclass
+
+from parley.context import title_of
+from parley.conversation import Order, Reply, Started
+from parley.encoding import to_json
+from parley.errors import InvalidRequest, LogUnavailable, NotFound, TooLarge
+from parley.events import Completed, FinishReason
+from parley.ids import is_id, new_id, new_session_id
+from parley.ports import Log, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a client asks for."""
+
+    user_id: str
+    prompt: str | None
+    model_id: str
+    chat_id: str | None
+    regenerate: bool
+    idempotency_key: str | None
+
+
+async def start(store: Store, ask: Ask, *, prompt_characters: int) -> Started:
+    """Open a session; raises what `Store.start` raises, and `InvalidRequest` for a bad prompt."""
+    _check(ask, prompt_characters)
+    body = [ask.prompt, ask.model_id, ask.chat_id, ask.regenerate]
+    order = Order(
+        user_id=ask.user_id,
+        prompt=ask.prompt,
+        model_id=ask.model_id,
+        chat_id=ask.chat_id,
+        regenerate=ask.regenerate,
+        idempotency_key=ask.idempotency_key,
+        request_hash=hashlib.sha256(to_json(body)).hexdigest(),
+        title=title_of(ask.prompt or ""),
+        new_session_id=new_session_id(),
+        new_chat_id=new_id(),
+        new_message_id=new_id(),
+        new_reply_id=new_id(),
+    )
+    return await store.start(order)
+
+
+def _check(ask: Ask, prompt_characters: int) -> None:
+    if ask.chat_id is not None and not is_id(ask.chat_id):
+        raise NotFound
+    if ask.prompt is None:
+        if ask.regenerate and ask.chat_id is not None:
+            return
+        raise InvalidRequest("prompt is required.", field="prompt")
+    if not ask.prompt.strip():
+        raise InvalidRequest("prompt is empty.", field="prompt")
+    if len(ask.prompt) > prompt_characters:
+        raise TooLarge(f"prompt is longer than {prompt_characters} characters.", field="prompt")
+    if "\0" in ask.prompt:
+        raise InvalidRequest("prompt contains a NUL character.", field="prompt")
+    if any("\ud800" <= character <= "\udfff" for character in ask.prompt):
+        raise InvalidRequest("prompt contains half of a surrogate pair.", field="prompt")
+
+
+async def stop(store: Store, log: Log, session_id: str, user_id: str | None) -> None:
+    """Ask whoever answers the session to stop, and end it here where nobody does.
+
+    Repeating it, or stopping what has ended, changes nothing. Raises `NotFound`.
+    """
+    if not is_id(session_id):
+        raise NotFound
+    found = await store.request_stop(session_id, user_id)
+    if found.ended or found.generation_key is None:
+        return
+    with contextlib.suppress(LogUnavailable):
+        await log.stop(found.generation_key, session_id)
+    if not found.leased:
+        text = ""
+        with contextlib.suppress(LogUnavailable):
+            text = (await log.read(found.generation_key, found.epoch, 0)).text
+        await store.finish(
+            session_id, Reply(found.epoch, text, Completed(FinishReason.STOPPED)), "provider"
+        )

@@ -1,0 +1,56 @@
+"""A generation's text in this process's memory, with the bells of those who read along."""
+
+from bisect import bisect_right
+
+from parley.bell import Bell, ring_all
+from parley.events import End, StreamState
+
+
+class Tape:
+    """Grows at its end only. Positions count code points, as cursors do."""
+
+    __slots__ = ("_starts", "bells", "end", "epoch", "length", "pieces", "status")
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.pieces: list[str] = []
+        self._starts: list[int] = []
+        self.length = 0
+        self.end: End | None = None
+        self.status: StreamState | None = None
+        self.bells: set[Bell] = set()
+
+    def append(self, text: str) -> None:
+        """Add text and wake the readers."""
+        if text:
+            self.pieces.append(text)
+            self._starts.append(self.length)
+            self.length += len(text)
+            ring_all(self.bells)
+
+    def tell(self, status: StreamState) -> None:
+        """Tell the readers what goes on while there is no text."""
+        self.status = status
+        ring_all(self.bells)
+
+    def finish(self, end: End) -> None:
+        """Add the end and wake the readers."""
+        self.end = end
+        ring_all(self.bells)
+
+    def after(self, position: int) -> str:
+        """Return the text after the first `position` code points."""
+        if position >= self.length:
+            return ""
+        index = bisect_right(self._starts, position) - 1
+        first = self.pieces[index]
+        offset = position - self._starts[index]
+        if offset:
+            first = first[offset:]
+        if index == len(self.pieces) - 1:
+            return first
+        return first + "".join(self.pieces[index + 1 :])
+
+    def text(self) -> str:
+        """Return all of it."""
+        return "".join(self.pieces)
