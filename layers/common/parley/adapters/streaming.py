@@ -1,0 +1,108 @@
+"""From a provider's response to what happens in a generation: the loop that all providers share."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from parley.adapters.body import Body
+from parley.adapters.faults import fault, fault_of_error
+from parley.encoding import TextCleaner
+from parley.errors import ProviderFault
+from parley.events import Delta, Finish, ModelEvent, Ping, Reasoning
+from parley.sse import CONTENT_TYPE, Decoder, ServerEvent
+
+if TYPE_CHECKING:
+    import httpx2
+
+# Some servers give the finish reason and then keep the connection open, or send the usage late.
+_USAGE_SECONDS = 2.0
+_EVENT_STREAM = CONTENT_TYPE.partition(";")[0]
+
+
+@dataclass(slots=True)
+class Lump:
+    """What arrived together."""
+
+    text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+
+
+class Wire(Protocol):
+    """A provider's way to frame a reply; one for each reply."""
+
+    def take(self, event: ServerEvent, lump: Lump) -> bool:
+        """Read an event, and return whether it was the terminal marker.
+
+        Raises `ProviderFault` if it tells of an error, anything else if it makes no sense.
+        """
+        ...
+
+    def finish(self) -> Finish | None:
+        """Return the end, once the provider has said all that makes one."""
+        ...
+
+
+async def stream(
+    provider: str,
+    wire: Wire,
+    open_response: Callable[[], Awaitable["httpx2.Response"]],
+    fault_of: Callable[[Exception], ProviderFault | None],
+) -> AsyncGenerator[ModelEvent, None]:
+    """Yield what a provider answers; see `ports.ChatModel.stream`.
+
+    `open_response` asks; `fault_of` knows the SDK's own exceptions, and returns None for any other.
+    """
+
+    async def open_stream() -> "httpx2.Response":
+        response = await open_response()
+        if response.headers.get("content-type", "").partition(";")[0].strip().lower() != _EVENT_STREAM:
+            await response.aclose()
+            raise fault(provider, "provider_protocol")
+        return response
+
+    def fault_of_any(error: Exception, begun: bool) -> ProviderFault:
+        return fault_of(error) or fault_of_error(provider, error, begun=begun)
+
+    body = Body(open_stream, fault_of_any)
+    decoder = Decoder()
+    cleaner = TextCleaner()
+    failure: ProviderFault | None = None
+    over = False
+    try:
+        while failure is None and not over:
+            lump = Lump()
+            try:
+                data = await body.read(None if wire.finish() is None else _USAGE_SECONDS)
+                if not data:
+                    break
+                for event in decoder.feed(data):
+                    if over := wire.take(event, lump):
+                        break
+            except ProviderFault as error:
+                failure = error
+            except Exception as error:
+                failure = fault_of_error(provider, error, begun=True)
+            if lump.reasoning:
+                yield Reasoning(cleaned(lump.reasoning))
+            text = cleaner.feed("".join(lump.text))
+            if text:
+                yield Delta(text)
+            elif not lump.reasoning and failure is None:
+                yield Ping()
+        rest = cleaner.flush()
+        if rest:
+            yield Delta(rest)
+        finish = wire.finish()
+        if finish is not None:
+            await body.end()
+            yield finish
+        elif failure is not None:
+            raise failure
+    finally:
+        await body.close()
+
+
+def cleaned(parts: list[str]) -> str:
+    """Return the parts as one text that every wire can carry."""
+    cleaner = TextCleaner()
+    return cleaner.feed("".join(parts)) + cleaner.flush()
