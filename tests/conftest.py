@@ -29,6 +29,8 @@ from local.embedded import Addresses, EmbeddedStores
 from local.seed import seed
 from parley.adapters.migrations import migrate
 
+pytest_plugins = ["tests.harness"]
+
 _STORES = pytest.StashKey[EmbeddedStores]()
 _numbers = itertools.count()
 

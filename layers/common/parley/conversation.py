@@ -189,5 +189,3 @@ class Session:
     turns: tuple[Turn, ...] = ()
     generation_key: str | None = None
     reply: Reply | None = None
-
-

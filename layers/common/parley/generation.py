@@ -223,9 +223,7 @@ class Generation:
                 if tape.length or self.deadline is not None:
                     return Completed(FinishReason.TRUNCATED)
                 raise ProviderFault("provider_timeout", "The model did not answer in time.") from None
-            raise ProviderFault(
-                "provider_timeout", "The model went silent.", retryable=True
-            ) from None
+            raise ProviderFault("provider_timeout", "The model went silent.", retryable=True) from None
         finally:
             await _close(stream)
         if finish is None:

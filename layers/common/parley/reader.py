@@ -23,9 +23,7 @@ def at_end(reply: Reply, cursor: Cursor | None) -> bool:
 class Reader:
     """One stream. Everything that is due at a time comes as one piece of bytes."""
 
-    def __init__(
-        self, run: Run, *, heartbeat: float, pace: float = 0.0, until: float | None = None
-    ) -> None:
+    def __init__(self, run: Run, *, heartbeat: float, pace: float = 0.0, until: float | None = None) -> None:
         """`pace` slows a cache hit to so many words a second; `until`, in the event loop's time, is when
         the stream breaks off without an end, so that the client resumes elsewhere."""
         self._run = run
@@ -37,6 +35,12 @@ class Reader:
         self._epoch = 0
         self._position = 0
         self._status: StreamState | None = None
+        self._left = False
+
+    def leave(self) -> None:
+        """End the stream: nobody is there any more."""
+        self._left = True
+        self._bell.ring()
 
     async def frames(self, cursor: Cursor | None, *, hinted: bool) -> AsyncGenerator[bytes, None]:
         """Yield the stream. `hinted` says that the client sent a cursor, readable or not."""
@@ -46,6 +50,8 @@ class Reader:
             while run.generation is None and run.answer is None:
                 if not await self._wait():
                     yield sse.HEARTBEAT
+                if self._over():
+                    return
             yield b"".join(await self._opening(cursor, hinted=hinted))
             while True:
                 news = self._news()
@@ -55,16 +61,19 @@ class Reader:
                     if self._position >= self._length():
                         yield self._closing()
                         return
-                elif not news and not await self._wait():
-                    if self._until is not None and asyncio.get_running_loop().time() >= self._until:
-                        return
+                elif not news and not await self._wait() and not self._over():
                     yield sse.HEARTBEAT
+                if self._over():
+                    return
                 if self._slow and self._position < self._length():
                     await asyncio.sleep(1 / self._pace)
         finally:
             run.bells.discard(self._bell)
             if self._tape is not None:
                 self._tape.bells.discard(self._bell)
+
+    def _over(self) -> bool:
+        return self._left or (self._until is not None and asyncio.get_running_loop().time() >= self._until)
 
     async def _wait(self) -> bool:
         timeout = self._heartbeat

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import secrets
+from collections.abc import Coroutine
 from dataclasses import dataclass
 
 from parley.bell import Bell, ring_all
@@ -60,6 +61,7 @@ class Run:
         self.stopping = False
         self.disabled = False
         self.productions = 0
+        self.task: asyncio.Task[None] | None = None
 
     def settle(self, reply: Reply, *, saved: bool) -> None:
         """Give the run its end; only the first counts."""
@@ -121,13 +123,11 @@ class Runs:
         known = self._runs.get(session.id)
         if known is not None:
             return known
-        question = Question(
-            session.model, trim(normalise(session.turns), session.model.context_characters)
-        )
+        question = Question(session.model, trim(normalise(session.turns), session.model.context_characters))
         run = Run(session, session.generation_key or self._key(session, question), question)
         run.deadline = deadline
         self._runs[session.id] = run
-        self._spawn(self._answer(run))
+        run.task = self._spawn(self._answer(run))
         if self._pulsing is None or self._pulsing.done():
             self._pulsing = asyncio.create_task(self._pulse())
         return run
@@ -147,7 +147,7 @@ class Runs:
             bypass=session.id if session.regenerate else None,
         )
 
-    def _spawn(self, work: "asyncio.Coroutine[None, None, None]") -> "asyncio.Task[None]":
+    def _spawn(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -158,8 +158,8 @@ class Runs:
         generation = run.generation
         if generation is not None and generation.writing and generation.task is not None:
             await asyncio.wait({generation.task})
-        while run.session.id in self._runs and run.answer is None:
-            await asyncio.sleep(0.05)
+        if run.task is not None:
+            await asyncio.wait({run.task})
 
     # -- one run ---------------------------------------------------------------------------------
 
@@ -256,9 +256,7 @@ class Runs:
         if run.disabled:
             end = Failed("user_disabled", "This user is disabled.", retryable=False)
         reply = Reply(generation.tape.epoch, text, end)
-        saved, _ = await asyncio.gather(
-            self._save(run, reply, run.source), self._detach(run, generation)
-        )
+        saved, _ = await asyncio.gather(self._save(run, reply, run.source), self._detach(run, generation))
         return saved
 
     async def _detach(self, run: Run, generation: Generation) -> None:
@@ -269,8 +267,11 @@ class Runs:
             ring_all(generation.tape.bells)
         except LogUnavailable:
             generation.logged = False
-        if generation.task is None:
-            generation.lost = True
+        if generation.task is None and not generation.attached:
+            # Elected, then refused: give the election back.
+            generation.lose()
+            with contextlib.suppress(LogUnavailable):
+                await self._log.abandon(run.key, generation.owner)
         elif not generation.logged and not generation.attached:
             generation.lose()
 
@@ -319,9 +320,7 @@ class Runs:
     ) -> Hit | Generation | Wait | Ended | Stopping:
         owner = f"{self._name}:{next(self._numbers)}"
         try:
-            joined = await self._log.join(
-                run.key, run.session.id, owner, epoch=floor, may_create=may_create
-            )
+            joined = await self._log.join(run.key, run.session.id, owner, epoch=floor, may_create=may_create)
         except LogUnavailable:
             return self._live(run.key) or await self._claim(run, owner)
         if isinstance(joined, Hit | Wait):

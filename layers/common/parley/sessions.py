@@ -79,6 +79,4 @@ async def stop(store: Store, log: Log, session_id: str, user_id: str | None) -> 
         text = ""
         with contextlib.suppress(LogUnavailable):
             text = (await log.read(found.generation_key, found.epoch, 0)).text
-        await store.finish(
-            session_id, Reply(found.epoch, text, Completed(FinishReason.STOPPED)), "provider"
-        )
+        await store.finish(session_id, Reply(found.epoch, text, Completed(FinishReason.STOPPED)), "provider")

@@ -22,25 +22,44 @@ class Settings:
     database_url: str = setting("DATABASE_URL", "", "Postgres, as a libpq URL", secret=True)
     database_pool_size: int = setting("DATABASE_POOL_SIZE", 4, "connections one process may hold")
     database_timeout: float = setting("DATABASE_TIMEOUT", 5.0, "longest wait for one statement")
+    database_secret_arn: str = setting(
+        "DATABASE_SECRET_ARN",
+        "",
+        "secret with the user name and password for DATABASE_URL, or with all of it",
+    )
     valkey_url: str = setting("VALKEY_URL", "", "Valkey or Redis; empty runs without a log", secret=True)
     valkey_timeout_ms: int = setting("VALKEY_TIMEOUT_MS", 250, "longest wait for Valkey, milliseconds")
     valkey_prefix: str = setting("VALKEY_PREFIX", "parley", "first part of every key in Valkey")
-    key_secret: str = setting("KEY_SECRET", "", "secret of the generation keys, 32 characters up", secret=True)
+    key_secret: str = setting(
+        "KEY_SECRET", "", "secret of the generation keys, 32 characters up", secret=True
+    )
 
     auth_mode: str = setting("AUTH_MODE", "jwt", "`jwt`, or `trusted` to believe userId")
     allow_trusted_in_lambda: bool = setting(
         "ALLOW_TRUSTED_IN_LAMBDA", False, "lets AUTH_MODE=trusted start inside Lambda"
     )
-    allowed_origins: tuple[str, ...] = setting("ALLOWED_ORIGINS", (), "origins that get CORS headers, by commas")
+    jwt_issuer: str = setting("JWT_ISSUER", "", "issuer of the tokens, as their iss says")
+    jwt_audience: str = setting("JWT_AUDIENCE", "", "the aud that tokens must have")
+    jwt_client_id: str = setting(
+        "JWT_CLIENT_ID", "", "for Cognito: the client_id, with a token_use, that tokens must have"
+    )
+    jwt_jwks_url: str = setting("JWT_JWKS_URL", "", "the issuer's keys; empty is its /.well-known/jwks.json")
+    allowed_origins: tuple[str, ...] = setting(
+        "ALLOWED_ORIGINS", (), "origins that get CORS headers, by commas"
+    )
 
     openai_api_key: str = setting("OPENAI_API_KEY", "", "key of OpenAI", secret=True)
-    openai_base_url: str = setting("OPENAI_BASE_URL", "https://api.openai.com/v1", "OpenAI, or a compatible server")
+    openai_base_url: str = setting(
+        "OPENAI_BASE_URL", "https://api.openai.com/v1", "OpenAI, or a compatible server"
+    )
     anthropic_api_key: str = setting("ANTHROPIC_API_KEY", "", "key of Anthropic", secret=True)
     anthropic_base_url: str = setting("ANTHROPIC_BASE_URL", "https://api.anthropic.com", "Anthropic")
     xai_api_key: str = setting("XAI_API_KEY", "", "key of xAI", secret=True)
     xai_base_url: str = setting("XAI_BASE_URL", "https://api.x.ai/v1", "xAI")
     demo_model: bool = setting("DEMO_MODEL", False, "offers the built-in demo model, which needs no key")
-    demo_tokens_per_second: float = setting("DEMO_TOKENS_PER_SECOND", 20.0, "speed of the demo model; 0 is full speed")
+    demo_tokens_per_second: float = setting(
+        "DEMO_TOKENS_PER_SECOND", 20.0, "speed of the demo model; 0 is full speed"
+    )
 
     share_context_free: bool = setting(
         "SHARE_CONTEXT_FREE", True, "lets users share replies to prompts without context"
@@ -54,7 +73,9 @@ class Settings:
     prompt_characters: int = setting("PROMPT_CHARACTERS", 32_000, "longest prompt, code points")
     body_bytes: int = setting("BODY_BYTES", 262_144, "largest request body, bytes")
 
-    heartbeat_seconds: float = setting("HEARTBEAT_SECONDS", 10.0, "silence after which a stream gets a comment")
+    heartbeat_seconds: float = setting(
+        "HEARTBEAT_SECONDS", 10.0, "silence after which a stream gets a comment"
+    )
     flush_ms: int = setting("FLUSH_MS", 25, "how long the writer gathers text for the log, milliseconds")
     lease_seconds: float = setting("LEASE_SECONDS", 5.0, "a writer silent for so long is taken for dead")
     session_lease_seconds: float = setting(
@@ -64,13 +85,19 @@ class Settings:
     provider_gap_seconds: float = setting("PROVIDER_GAP_SECONDS", 60.0, "longest silence of a provider")
     provider_total_seconds: float = setting("PROVIDER_TOTAL_SECONDS", 600.0, "longest time for one reply")
     provider_attempts: int = setting("PROVIDER_ATTEMPTS", 3, "tries before the first token")
-    provider_backoff_seconds: float = setting("PROVIDER_BACKOFF_SECONDS", 0.5, "wait before the second try; doubles")
+    provider_backoff_seconds: float = setting(
+        "PROVIDER_BACKOFF_SECONDS", 0.5, "wait before the second try; doubles"
+    )
     deadline_margin_seconds: float = setting(
         "DEADLINE_MARGIN_SECONDS", 8.0, "a reply ends as truncated so long before Lambda's deadline"
     )
-    deadline_seconds: float = setting("DEADLINE_SECONDS", 0.0, "deadline of a stream where Lambda sets none; 0 is none")
+    deadline_seconds: float = setting(
+        "DEADLINE_SECONDS", 0.0, "deadline of a stream where Lambda sets none; 0 is none"
+    )
 
-    retention_days: int = setting("RETENTION_DAYS", 0, "purge deletes chats idle for so many days; 0 keeps them")
+    retention_days: int = setting(
+        "RETENTION_DAYS", 0, "purge deletes chats idle for so many days; 0 keeps them"
+    )
     purge_batch: int = setting("PURGE_BATCH", 1000, "rows the purge deletes in one statement")
     log_level: str = setting("LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR")
 

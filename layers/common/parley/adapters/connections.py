@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors
+from psycopg.types.json import set_json_dumps, set_json_loads
 
 from parley.encoding import from_json, to_json
 from parley.errors import StoreUnavailable
@@ -53,7 +54,9 @@ class Connections:
         finally:
             self._places.release()
 
-    async def _run(self, statement: str, arguments: Sequence[object] | Mapping[str, object], deadline: float) -> list[Row]:
+    async def _run(
+        self, statement: str, arguments: Sequence[object] | Mapping[str, object], deadline: float
+    ) -> list[Row]:
         loop = asyncio.get_running_loop()
         broken = False
         pause = 0.02
@@ -105,8 +108,8 @@ class Connections:
             connect_timeout=max(2, round(self._timeout)),
             application_name="parley",
         )
-        psycopg.types.json.set_json_loads(from_json, connection)
-        psycopg.types.json.set_json_dumps(to_json, connection)
+        set_json_loads(from_json, connection)
+        set_json_dumps(to_json, connection)
         return connection
 
     def _discard(self, connection: Connection | None) -> None:
@@ -127,14 +130,14 @@ class Connections:
             await connection.close()
 
 
-async def _execute(connection: Connection, statement: str, arguments: Sequence[object] | Mapping[str, object]) -> list[Row]:
+async def _execute(
+    connection: Connection, statement: str, arguments: Sequence[object] | Mapping[str, object]
+) -> list[Row]:
     cursor = await connection.execute(statement.encode(), arguments)
     return await cursor.fetchall() if cursor.description else []
 
 
-async def _bounded(
-    work: Coroutine[Any, Any, T], deadline: float, connection: Connection | None = None
-) -> T:
+async def _bounded(work: Coroutine[Any, Any, T], deadline: float, connection: Connection | None = None) -> T:
     """Await `work` until `deadline`; past it, or when cancelled, leave it and its connection behind.
 
     psycopg answers a cancellation by asking the server to cancel and waiting for that, up to ten

@@ -348,7 +348,9 @@ class PostgresStore:
     async def models(self, user_id: str) -> tuple[OfferedModel, ...]:
         rows = await self._connections.run(_MODELS, [user_id])
         self._require_user(rows, 5)
-        return tuple(OfferedModel(*row[:4], plans=tuple(row[4])) for row in rows if row[0] is not None)
+        return tuple(
+            OfferedModel(row[0], row[1], row[2], row[3], tuple(row[4])) for row in rows if row[0] is not None
+        )
 
     def _require_user(self, rows: list[Row], disabled_column: int) -> None:
         if not rows:

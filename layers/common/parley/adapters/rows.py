@@ -11,7 +11,9 @@ from parley.events import Completed, End, Failed, FinishReason, Status, Usage
 
 def session_of(session_id: str, row: Sequence[Any]) -> tuple[Session, bool, bool]:
     """Return the session, whether it has expired, and whether its user is disabled."""
-    user_id, chat_id, message_id, reply_id, state, regenerate, epoch, leased, key, expired, disabled = row[:11]
+    user_id, chat_id, message_id, reply_id, state, regenerate, epoch, leased, key, expired, disabled = row[
+        :11
+    ]
     session = Session(
         id=session_id,
         user_id=user_id,

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import redis.asyncio
+from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
-from redis.asyncio.retry import Retry
 from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
@@ -173,7 +173,8 @@ class ValkeyLog:
         await self._breaker.call(lambda: self._client.hset(self._parked, session_id, value))
 
     async def parked(self, limit: int) -> list[tuple[str, Reply, str]]:
-        _, found = await self._breaker.call(lambda: self._client.hscan(self._parked, count=limit))
+        found: dict[bytes, bytes]
+        _, found = await self._breaker.call(lambda: self._scan(limit))
         replies = []
         for session_id, value in found.items():
             try:
@@ -182,6 +183,9 @@ class ValkeyLog:
             except (ValueError, TypeError):
                 await self.unpark(session_id.decode())
         return replies
+
+    async def _scan(self, limit: int) -> Any:
+        return await self._client.hscan(self._parked, count=limit)
 
     async def unpark(self, session_id: str) -> None:
         await self._breaker.call(lambda: self._client.hdel(self._parked, session_id))

@@ -80,7 +80,7 @@ class Watcher:
             await asyncio.wait({self._listening})
         if self._pubsub is not None:
             with contextlib.suppress(RedisError, OSError):
-                await self._pubsub.aclose()
+                await self._pubsub.aclose()  # type: ignore[no-untyped-call]
 
 
 class Watching:

@@ -1,0 +1,42 @@
+"""Cleans up, on a schedule."""
+
+import asyncio
+from typing import Any
+
+from aws_lambda_powertools import Logger, Metrics, Tracer
+from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from parley import purge
+from parley.bootstrap import build, settings
+from parley.logs import redact
+
+logger = Logger(service="purge")
+metrics = Metrics(namespace="Parley", service="purge")
+tracer = Tracer(service="purge")
+
+
+async def _purge() -> dict[str, int]:
+    its = build(settings())
+    try:
+        done = await purge.purge(
+            its.store,
+            its.log,
+            batch=its.settings.purge_batch,
+            retention_days=its.settings.retention_days,
+        )
+    finally:
+        await its.close()
+    return done.counts()
+
+
+@metrics.log_metrics
+@tracer.capture_lambda_handler(capture_response=False, capture_error=False)
+@logger.inject_lambda_context(log_event=False)
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, int]:
+    """Run the purge once and publish its counts."""
+    counts = asyncio.run(_purge())
+    for name, count in counts.items():
+        metrics.add_metric(name=name, unit=MetricUnit.Count, value=count)
+    logger.info("purged", extra=redact(dict(counts)))
+    return counts

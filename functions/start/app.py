@@ -1,0 +1,77 @@
+"""Takes prompts: opens sessions, and stops them."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request, Response
+from mangum import Mangum
+
+from parley import bootstrap, sessions
+from parley.errors import InvalidRequest
+from parley.http import health
+from parley.http.app import Its, answers, create_app
+from parley.http.bodies import (
+    Body,
+    StartBody,
+    StartedBody,
+    StopBody,
+    StoppedBody,
+    answer,
+    read_body,
+    started_json,
+)
+from parley.http.principal import principal
+
+router = APIRouter()
+
+
+def _takes(kind: type[Body]) -> dict[str, Any]:
+    schema = kind.model_json_schema(by_alias=True)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+@router.post(
+    "/chat/start",
+    status_code=201,
+    openapi_extra=_takes(StartBody),
+    responses=answers(201, StartedBody, 400, 401, 403, 404, 409, 413, 415, 429, 503),
+)
+async def start(
+    request: Request,
+    its: Its,
+    idempotency_key: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Save the user's message and open a session that streams the reply."""
+    body = await read_body(request, StartBody)
+    if idempotency_key is not None and not 1 <= len(idempotency_key) <= 200:
+        raise InvalidRequest("Idempotency-Key must be 1 to 200 characters.", field="Idempotency-Key")
+    ask = sessions.Ask(
+        user_id=await principal(request, its, body.user_id),
+        prompt=body.prompt,
+        model_id=body.model_id,
+        chat_id=body.chat_id,
+        regenerate=body.regenerate,
+        idempotency_key=idempotency_key,
+    )
+    started = await sessions.start(its.store, ask, prompt_characters=its.settings.prompt_characters)
+    return answer(started_json(started), 201)
+
+
+@router.post(
+    "/chat/stop",
+    status_code=202,
+    openapi_extra=_takes(StopBody),
+    responses=answers(202, StoppedBody, 400, 401, 403, 404, 413, 415, 503),
+)
+async def stop(request: Request, its: Its) -> Response:
+    """Stop a session; its partial reply is saved. Repeating it changes nothing."""
+    body = await read_body(request, StopBody)
+    user_id = body.user_id
+    if its.settings.auth_mode != "trusted" or user_id is not None:
+        user_id = await principal(request, its, user_id)
+    await sessions.stop(its.store, its.log, body.session_id, user_id)
+    its.runs.halt(body.session_id)
+    return answer({}, 202)
+
+
+app = create_app("Parley start", [router, health.router], bootstrap.settings())
+handler = Mangum(app, lifespan="off")

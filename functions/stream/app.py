@@ -1,0 +1,73 @@
+"""Streams one reply as Server-Sent Events."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from fastapi import APIRouter, FastAPI, Header, Query, Response
+
+from parley import bootstrap
+from parley.bootstrap import services
+from parley.errors import NotFound
+from parley.events import Cursor
+from parley.http import health
+from parley.http.app import Documentation, Its, create_app, refused
+from parley.http.stream import EventStream, lambda_deadline
+from parley.ids import is_id
+from parley.reader import Reader, at_end
+
+router = APIRouter()
+
+_ANSWERS: Documentation = {
+    200: {"content": {"text/event-stream": {}}, "description": "docs/protocol.md has the events"},
+    204: {"description": "The cursor is at the end"},
+}
+
+
+@router.get(
+    "/chat/stream",
+    responses=_ANSWERS | refused(400, 403, 404, 410, 503),
+)
+async def stream(
+    its: Its,
+    session_id: Annotated[str, Query(alias="sessionId")],
+    cursor: str | None = None,
+    last_event_id: Annotated[str | None, Header()] = None,
+    x_amzn_lambda_context: Annotated[str | None, Header(include_in_schema=False)] = None,
+) -> Response:
+    """Stream a session's reply from the cursor on."""
+    if not is_id(session_id):
+        raise NotFound
+    # An EventSource that reconnects repeats its URL; the header knows better.
+    hint = last_event_id or cursor or ""
+    at = Cursor.parse(hint)
+    session = await its.store.session(session_id)
+    if session.reply is not None and at_end(session.reply, at):
+        return Response(status_code=204)
+    settings = its.settings
+    deadline = lambda_deadline(x_amzn_lambda_context, settings.deadline_margin_seconds)
+    in_lambda = deadline is not None
+    if deadline is None and settings.deadline_seconds:
+        deadline = asyncio.get_running_loop().time() + settings.deadline_seconds
+    run = its.runs.open(session, deadline)
+    reader = Reader(
+        run,
+        heartbeat=settings.heartbeat_seconds,
+        pace=settings.cache_replay_tokens_per_second,
+        until=None if deadline is None else deadline + settings.deadline_margin_seconds / 2,
+    )
+    return EventStream(
+        reader.frames(at, hinted=bool(hint)),
+        reader.leave,
+        (lambda: its.runs.settled(run)) if in_lambda else None,
+    )
+
+
+@asynccontextmanager
+async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
+    yield
+    await services().close()
+
+
+app = create_app("Parley stream", [router, health.router], bootstrap.settings(), lifespan=_lifespan)

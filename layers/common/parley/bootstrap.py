@@ -1,0 +1,109 @@
+"""The only place where things are wired together."""
+
+import functools
+from dataclasses import dataclass
+from typing import Protocol
+
+from parley import logs
+from parley.adapters.connections import Connections
+from parley.adapters.memory_log import MemoryLog
+from parley.adapters.models import SettingsModels
+from parley.adapters.postgres import PostgresStore
+from parley.generation import Limits
+from parley.ids import new_id
+from parley.ports import Log, Store
+from parley.runs import Policy, Runs
+from parley.settings import Settings, SettingsError
+
+
+class Verifier(Protocol):
+    """Says whose token this is; raises `Unauthorized`."""
+
+    async def verify(self, token: str) -> str:
+        """Return the subject of a valid token."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a process works with."""
+
+    settings: Settings
+    store: Store
+    log: Log
+    models: SettingsModels
+    runs: Runs
+    verifier: Verifier | None = None
+
+    async def close(self) -> None:
+        """End what runs, save it, and close every connection."""
+        await self.runs.close()
+        await self.models.close()
+        await self.log.close()
+        await self.store.close()
+
+
+def build(settings: Settings) -> Services:
+    """Make the services that the settings ask for; raises `SettingsError`."""
+    if not settings.database_url:
+        raise SettingsError("DATABASE_URL is not set.")
+    if not settings.key_secret:
+        raise SettingsError("KEY_SECRET is not set.")
+    owner = new_id()
+    store = PostgresStore(
+        Connections(
+            settings.database_url, size=settings.database_pool_size, timeout=settings.database_timeout
+        ),
+        owner=owner,
+        session_seconds=settings.session_seconds,
+        create_users=settings.auth_mode == "jwt",
+    )
+    log = _log(settings)
+    models = SettingsModels(settings)
+    return Services(settings, store, log, models, Runs(store, log, models, _policy(settings)))
+
+
+def _log(settings: Settings) -> Log:
+    if not settings.valkey_url:
+        return MemoryLog(lease_seconds=settings.lease_seconds, cache_seconds=settings.cache_seconds)
+    from parley.adapters.valkey import ValkeyLog  # noqa: PLC0415 - redis takes a while to import
+
+    return ValkeyLog(
+        settings.valkey_url,
+        prefix=settings.valkey_prefix,
+        timeout=settings.valkey_timeout_ms / 1000,
+        lease_seconds=settings.lease_seconds,
+        cache_seconds=settings.cache_seconds,
+    )
+
+
+def _policy(settings: Settings) -> Policy:
+    return Policy(
+        limits=Limits(
+            gap=settings.provider_gap_seconds,
+            total=settings.provider_total_seconds,
+            attempts=settings.provider_attempts,
+            backoff=settings.provider_backoff_seconds,
+            flush=settings.flush_ms / 1000,
+            lease=settings.lease_seconds,
+            characters=settings.reply_characters,
+        ),
+        key_secret=settings.key_secret.encode(),
+        share_context_free=settings.share_context_free,
+        session_lease=settings.session_lease_seconds,
+        pulse=settings.pulse_seconds,
+    )
+
+
+@functools.cache
+def settings() -> Settings:
+    """Return this process's settings, read once."""
+    loaded = Settings.from_env()
+    logs.configure(loaded.log_level)
+    return loaded
+
+
+@functools.cache
+def services() -> Services:
+    """Return this process's services, made when first asked for."""
+    return build(settings())

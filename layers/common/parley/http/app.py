@@ -1,0 +1,97 @@
+"""Makes the FastAPI application of a function: errors, limits, headers, documentation."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from parley.bootstrap import Services, services
+from parley.errors import InvalidRequest, ParleyError
+from parley.http.bodies import Body, ErrorBody, answer
+from parley.http.limits import Limits
+from parley.logs import logger
+from parley.settings import Settings
+
+_log = logger("http")
+_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+Its = Annotated[Services, Depends(services)]
+Documentation = dict[int | str, dict[str, Any]]
+
+
+def answers(status: int, model: type[Body], *refusals: int) -> Documentation:
+    """Return the documentation of what a route may answer: a body, or an error."""
+    return {status: {"model": model}} | refused(*refusals)
+
+
+def refused(*statuses: int) -> Documentation:
+    """Return the documentation of the errors that a route may answer with."""
+    return {status: {"model": ErrorBody} for status in statuses}
+
+
+def create_app(
+    title: str, routers: Sequence[APIRouter], settings: Settings, *, prefix: str = "", **options: Any
+) -> FastAPI:
+    """Return an application with these routers, ready to serve."""
+    app = FastAPI(
+        title=title, version="1", docs_url=None, redoc_url=None,
+        openapi_url=f"{prefix}/openapi.json", **options,
+    )  # fmt: skip
+    for router in routers:
+        app.include_router(router, prefix=prefix)
+    app.add_exception_handler(ParleyError, _on_parley_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_bug)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.allowed_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id"],
+            expose_headers=["retry-after"],
+            max_age=3600,
+        )
+    app.add_middleware(Limits, body_bytes=settings.body_bytes)
+    return app
+
+
+def error_response(error: ParleyError) -> Response:
+    """Return the response that tells of an error."""
+    detail = {"code": error.code, "message": error.message, "retryable": error.retryable}
+    response = answer({"error": detail | error.details()}, error.status)
+    if error.retry_after is not None:
+        response.headers["retry-after"] = str(max(1, round(error.retry_after)))
+    return response
+
+
+async def _on_parley_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ParleyError)
+    return error_response(error)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    field = str(error.errors()[0]["loc"][-1])
+    return error_response(InvalidRequest(f"{field} is missing or malformed.", field=field))
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = _CODES.get(error.status_code, "invalid_request")
+    detail = {"code": code, "message": "There is no such thing here.", "retryable": False}
+    if error.status_code == 405:
+        detail["message"] = "This path does not take this method."
+    response = answer({"error": detail}, error.status_code)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    _log.error("request_broke", exc_info=error, extra={"path": request.url.path})
+    detail = {"code": "internal", "message": "Something went wrong here.", "retryable": True}
+    return answer({"error": detail}, 500)

@@ -1,0 +1,71 @@
+"""The response that streams: frames go out as they come, and a client that leaves is noticed."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
+
+from parley.encoding import from_json
+from parley.sse import CONTENT_TYPE
+
+_HEADERS = [
+    (b"content-type", CONTENT_TYPE.encode()),
+    (b"cache-control", b"no-cache, no-store, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class EventStream(Response):
+    """Sends frames until they end or the client leaves; then awaits `afterwards`, if any.
+
+    The last, empty piece of the body comes after `afterwards`: on Lambda the sandbox is frozen once the
+    response has ended.
+    """
+
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes, None],
+        leave: Callable[[], None],
+        afterwards: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.raw_headers = list(_HEADERS)
+        self._frames = frames
+        self._leave = leave
+        self._afterwards = afterwards
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        listening = asyncio.create_task(self._listen(receive))
+        try:
+            async for piece in self._frames:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            if self._afterwards is not None:
+                await self._afterwards()
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            listening.cancel()
+            await self._frames.aclose()
+
+    async def _listen(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._leave()
+
+
+def lambda_deadline(context: str | None, margin: float) -> float | None:
+    """Return when this invocation's work must end, in the event loop's time; None outside Lambda.
+
+    Lambda Web Adapter passes the invocation's context as JSON in `x-amzn-lambda-context`, its `deadline`
+    in milliseconds since the Unix epoch.
+    """
+    if not context:
+        return None
+    try:
+        deadline = float(from_json(context)["deadline"])
+    except (ValueError, TypeError, KeyError):
+        return None
+    left = deadline / 1000 - time.time() - margin
+    return asyncio.get_running_loop().time() + max(0.0, left)

@@ -1,0 +1,54 @@
+"""The functions' routes in one application, as the laptop and a container serve them."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI
+
+from functions.history.app import router as history
+from functions.start.app import router as start
+from functions.stream.app import router as stream
+from local.web import mount_web
+from parley import bootstrap
+from parley.errors import ParleyError
+from parley.http import health
+from parley.http.app import create_app
+from parley.logs import logger
+from parley.purge import purge
+
+_log = logger("server")
+_PURGE_SECONDS = 60.0
+
+
+async def _purge_now_and_then() -> None:
+    its = bootstrap.services()
+    while True:
+        await asyncio.sleep(_PURGE_SECONDS)
+        try:
+            done = await purge(
+                its.store, its.log, batch=its.settings.purge_batch, retention_days=its.settings.retention_days
+            )
+            _log.info("purged", extra=done.counts())
+        except ParleyError as error:
+            _log.warning("purge_failed", extra={"code": error.code})
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
+    purging = asyncio.create_task(_purge_now_and_then())
+    try:
+        yield
+    finally:
+        purging.cancel()
+        await bootstrap.services().close()
+
+
+app = create_app(
+    "Parley",
+    [start, stream, history, health.router],
+    bootstrap.settings(),
+    prefix="/api",
+    lifespan=_lifespan,
+)
+mount_web(app)

@@ -1,0 +1,54 @@
+"""Serves the built web UI, or the one-file reference page where it is not built."""
+
+import json
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse
+from starlette.exceptions import HTTPException
+
+_WEB = Path(__file__).resolve().parent.parent / "web"
+_FALLBACK_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
+    " font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def policy() -> str:
+    """Return the Content-Security-Policy that `web/csp.json` describes."""
+    source = _WEB / "csp.json"
+    if not source.exists():
+        return _FALLBACK_POLICY
+    directives = json.loads(source.read_text("utf-8"))
+    return "; ".join(f"{name} {' '.join(values)}" for name, values in directives.items())
+
+
+def mount_web(app: FastAPI) -> None:
+    """Add the web UI's routes, after all others."""
+    csp = policy()
+
+    @app.get("/{path:path}", include_in_schema=False)
+    async def page(path: str, request: Request) -> Response:
+        found = _file(path)
+        if found is None:
+            raise HTTPException(404)
+        response = FileResponse(found)
+        response.headers["content-security-policy"] = csp
+        hashed = found.parent.name == "assets"
+        response.headers["cache-control"] = "public, max-age=31536000, immutable" if hashed else "no-cache"
+        return response
+
+
+def _file(path: str) -> Path | None:
+    if path == "api" or path.startswith("api/"):
+        return None
+    for root in (_WEB / "dist", _WEB / "public"):
+        candidate = (root / path).resolve()
+        if candidate.is_file() and candidate.is_relative_to(root):
+            return candidate
+    if path and path != "chat" and not path.startswith("chat/"):
+        return None
+    for page in (_WEB / "dist" / "index.html", _WEB / "public" / "simple.html"):
+        if page.is_file():
+            return page
+    return None
