@@ -7,7 +7,7 @@ from typing import Protocol
 from parley import logs
 from parley.adapters.connections import Connections
 from parley.adapters.memory_log import MemoryLog
-from parley.adapters.models import Models
+from parley.adapters.models import ConfiguredModels
 from parley.adapters.postgres import PostgresStore
 from parley.generation import Limits
 from parley.ids import new_id
@@ -31,7 +31,7 @@ class Services:
     settings: Settings
     store: Store
     log: Log
-    models: Models
+    models: ConfiguredModels
     runs: Runs
     verifier: Verifier | None = None
 
@@ -59,7 +59,7 @@ def build(settings: Settings) -> Services:
         create_users=settings.auth_mode == "jwt",
     )
     log = _log(settings)
-    models = Models(settings)
+    models = ConfiguredModels(settings)
     return Services(settings, store, log, models, Runs(store, log, models, _policy(settings)))
 
 
