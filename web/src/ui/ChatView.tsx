@@ -1,0 +1,128 @@
+/** One chat: its messages, what went wrong, and where the next question is written. */
+
+import { type ReactNode, useCallback, useEffect, useRef } from "react";
+import type { ParleyClient } from "../chat/client";
+import { useChat } from "../chat/useChat";
+import type { Started } from "../chat/wire";
+import { Announcer } from "./Announcer";
+import { Banner } from "./Banner";
+import { Composer } from "./Composer";
+import { MessageList } from "./MessageList";
+import { ModelSelect } from "./ModelSelect";
+import { goTo } from "./route";
+import { useFollowing } from "./useFollowing";
+import { type Models, rememberModel, useChosenModel } from "./useModels";
+import { Welcome } from "./Welcome";
+
+interface ChatViewProps {
+  client: ParleyClient;
+  chatId: string | null;
+  offered: Models;
+  onStarted: (started: Started) => void;
+  onSettled: () => void;
+  onTitle: (title: string) => void;
+}
+
+export function ChatView({ client, chatId, offered, onStarted, onSettled, onTitle }: ChatViewProps): ReactNode {
+  const input = useRef<HTMLTextAreaElement>(null);
+  const scroller = useRef<HTMLDivElement>(null);
+  const content = useRef<HTMLDivElement>(null);
+  const asked = useRef("");
+  const following = useFollowing(scroller, content);
+  const chat = useChat({
+    client,
+    chatId,
+    onStarted: (started) => {
+      rememberModel(started.chatId, asked.current);
+      onStarted(started);
+    },
+    onSettled,
+  });
+  const lastUsed = chat.messages.findLast(({ role, modelId }) => role === "assistant" && modelId !== null)?.modelId ?? null;
+  const [model, choose] = useChosenModel(chatId, lastUsed, offered.models);
+  const ready = chat.ready && model !== null;
+
+  useEffect(() => onTitle(chat.title), [chat.title, onTitle]);
+  useEffect(() => {
+    // On a touch screen the focus would bring up the keyboard before anything can be read.
+    if (matchMedia("(hover: hover)").matches) input.current?.focus();
+  }, []);
+
+  const { toEnd } = following;
+  const { send, regenerate, retry, stop } = chat;
+  const ask = useCallback(
+    (prompt: string) => {
+      if (model === null) return;
+      asked.current = model;
+      toEnd();
+      input.current?.focus();
+      void send(prompt, model);
+    },
+    [model, send, toEnd],
+  );
+  const again = useCallback(() => {
+    if (model === null) return;
+    toEnd();
+    input.current?.focus();
+    void regenerate(model);
+  }, [model, regenerate, toEnd]);
+
+  if (chat.history === "missing") return <Missing />;
+  const live = chat.reply === null ? null : { stoppable: chat.reply.sessionId !== null, stopping: chat.reply.stopping };
+  return (
+    <>
+      <MessageList
+        chat={chat}
+        models={offered.models}
+        following={following}
+        scroller={scroller}
+        content={content}
+        onRegenerate={again}
+      >
+        {chat.history === "none" ? <Welcome onAsk={ask} ready={ready} /> : null}
+        {chat.history === "loading" ? <Loading /> : null}
+      </MessageList>
+      <div className="dock">
+        {chat.problem ? (
+          <Banner problem={chat.problem} onRetry={() => void retry(model ?? "")} onDismiss={chat.dismiss} />
+        ) : null}
+        <Composer
+          chatId={chatId}
+          input={input}
+          ready={ready}
+          live={live}
+          handedBack={chat.handedBack}
+          onHandBackTaken={chat.handBackTaken}
+          onSend={ask}
+          onStop={() => void stop()}
+        >
+          <ModelSelect offered={offered} chosen={model} onChoose={choose} />
+        </Composer>
+      </div>
+      <Announcer chat={chat} />
+    </>
+  );
+}
+
+function Loading(): ReactNode {
+  return (
+    <div className="loading" role="status">
+      <span className="hidden">Loading the chat</span>
+      <i />
+      <i />
+      <i />
+    </div>
+  );
+}
+
+function Missing(): ReactNode {
+  return (
+    <section className="welcome">
+      <h2>There is no such chat here</h2>
+      <p>It may have been removed, or it belongs to somebody else.</p>
+      <button type="button" className="button primary" onClick={() => goTo(null)}>
+        Start a new chat
+      </button>
+    </section>
+  );
+}

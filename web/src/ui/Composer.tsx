@@ -1,0 +1,107 @@
+/** Where a question is written: Enter sends, Shift+Enter breaks the line, and a draft is kept. */
+
+import { type KeyboardEvent, type ReactNode, type RefObject, useEffect, useLayoutEffect, useState } from "react";
+import { Icon } from "./Icon";
+import { recall, remember } from "./memory";
+
+interface ComposerProps {
+  /** Names the draft. */
+  chatId: string | null;
+  input: RefObject<HTMLTextAreaElement | null>;
+  /** Whether a question may be sent now. */
+  ready: boolean;
+  /** A reply is being produced; null where there is none. */
+  live: { stoppable: boolean; stopping: boolean } | null;
+  handedBack: string | null;
+  onHandBackTaken: () => void;
+  onSend: (prompt: string) => void;
+  onStop: () => void;
+  /** What stands beside the button. */
+  children: ReactNode;
+}
+
+const draftOf = (chatId: string | null): string => `draft.${chatId ?? "new"}`;
+
+export function Composer(props: ComposerProps): ReactNode {
+  const { chatId, input, ready, live, handedBack, onHandBackTaken, onSend, onStop, children } = props;
+  const [text, setText] = useState(() => recall(draftOf(chatId)) ?? "");
+  const sendable = ready && text.trim() !== "";
+
+  const change = (next: string) => {
+    setText(next);
+    remember(draftOf(chatId), next);
+  };
+
+  useEffect(() => {
+    if (handedBack === null) return;
+    // What was typed since is not lost to what comes back.
+    setText((typed) => {
+      const both = typed.trim() === "" ? handedBack : `${handedBack}\n\n${typed}`;
+      remember(draftOf(chatId), both);
+      return both;
+    });
+    onHandBackTaken();
+  }, [handedBack, chatId, onHandBackTaken]);
+
+  // Grows with its text. Browsers that know `field-sizing` do so by themselves.
+  useLayoutEffect(() => {
+    const element = input.current;
+    if (!element || CSS.supports("field-sizing", "content")) return;
+    element.rows = Math.min(10, Math.max(1, text.split("\n").length));
+  }, [text, input]);
+
+  const send = () => {
+    if (!sendable) return;
+    change("");
+    onSend(text);
+  };
+
+  const pressed = (event: KeyboardEvent) => {
+    // Enter that ends the composition of a character (Japanese, Chinese, …) is not ours.
+    if (event.key !== "Enter" || event.shiftKey || event.nativeEvent.isComposing) return;
+    event.preventDefault();
+    send();
+  };
+
+  return (
+    <form
+      className="composer"
+      onSubmit={(event) => {
+        event.preventDefault();
+        send();
+      }}
+    >
+      <label className="hidden" htmlFor="prompt">
+        Message
+      </label>
+      <textarea
+        id="prompt"
+        ref={input}
+        rows={1}
+        value={text}
+        placeholder="Ask anything"
+        aria-describedby="prompt-keys"
+        enterKeyHint="send"
+        autoComplete="off"
+        onChange={(event) => change(event.target.value)}
+        onKeyDown={pressed}
+      />
+      <div className="composer-row">
+        {children}
+        <span id="prompt-keys" className="keys">
+          <kbd>Enter</kbd> sends, <kbd>Shift Enter</kbd> breaks the line
+        </span>
+        {live ? (
+          <button type="button" className="round stop" onClick={onStop} disabled={!live.stoppable || live.stopping} aria-label="Stop">
+            <Icon name="stop" />
+          </button>
+        ) : (
+          // It stays focusable while there is nothing to send, so the focus is never dropped.
+          <button type="submit" className="round" aria-disabled={!sendable} aria-label="Send">
+            <Icon name="send" />
+          </button>
+        )}
+      </div>
+    </form>
+  );
+}

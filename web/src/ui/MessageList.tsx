@@ -1,0 +1,98 @@
+/** The messages of a chat, in a scroller that follows the reply while the reader is at its end. */
+
+import { type ReactNode, type RefObject, useEffect, useLayoutEffect, useRef } from "react";
+import type { Chat } from "../chat/useChat";
+import type { OfferedModel } from "../chat/wire";
+import { Icon } from "./Icon";
+import { MessageItem } from "./MessageItem";
+import type { Following } from "./useFollowing";
+
+interface MessageListProps {
+  chat: Chat;
+  models: readonly OfferedModel[] | null;
+  following: Following;
+  scroller: RefObject<HTMLDivElement | null>;
+  content: RefObject<HTMLDivElement | null>;
+  onRegenerate: () => void;
+  /** What stands in place of messages where there are none. */
+  children: ReactNode;
+}
+
+export function MessageList(props: MessageListProps): ReactNode {
+  const { chat, models, following, scroller, content, onRegenerate, children } = props;
+  const { messages, reply, nextBefore, loadingOlder } = chat;
+  useKeptPlace(scroller, messages[0]?.key ?? null);
+  const last = messages.at(-1);
+  const titles = new Map((models ?? []).map(({ id, title }) => [id, title]));
+  return (
+    <div className="scroller" ref={scroller}>
+      <div className="column" ref={content}>
+        {nextBefore === null ? null : (
+          <Earlier loading={loadingOlder} blocked={chat.problem !== null} scroller={scroller} onLoad={chat.loadOlder} />
+        )}
+        {messages.length === 0 ? (
+          children
+        ) : (
+          <ol className="messages" aria-label="Messages">
+            {messages.map((message) => (
+              <MessageItem
+                key={message.key}
+                message={message}
+                modelTitle={message.modelId === null ? null : (titles.get(message.modelId) ?? message.modelId)}
+                live={message.key === reply?.key ? reply : null}
+                onRegenerate={message === last && message.role === "assistant" && chat.ready ? onRegenerate : null}
+              />
+            ))}
+          </ol>
+        )}
+      </div>
+      {following.atEnd ? null : (
+        <button type="button" className="to-end" onClick={() => following.toEnd("smooth")} aria-label="Go to the latest message">
+          <Icon name="down" />
+        </button>
+      )}
+    </div>
+  );
+}
+
+interface EarlierProps {
+  loading: boolean;
+  blocked: boolean;
+  scroller: RefObject<HTMLDivElement | null>;
+  onLoad: () => void;
+}
+
+/** Loads earlier messages when it comes into view, or is pressed. */
+function Earlier({ loading, blocked, scroller, onLoad }: EarlierProps): ReactNode {
+  const button = useRef<HTMLButtonElement>(null);
+  useEffect(() => {
+    if (blocked || loading || !button.current) return;
+    const seen = new IntersectionObserver(([entry]) => entry?.isIntersecting && onLoad(), { root: scroller.current });
+    seen.observe(button.current);
+    return () => seen.disconnect();
+  }, [blocked, loading, onLoad, scroller]);
+  return (
+    <button type="button" ref={button} className="quiet earlier" onClick={onLoad} aria-disabled={loading}>
+      {loading ? "Loading earlier messages…" : "Earlier messages"}
+    </button>
+  );
+}
+
+/** Keeps what is read in its place when messages appear above it. */
+function useKeptPlace(scroller: RefObject<HTMLDivElement | null>, firstKey: string | null): void {
+  const before = useRef<{ firstKey: string | null; height: number; top: number } | null>(null);
+  useLayoutEffect(() => {
+    const element = scroller.current;
+    const known = before.current;
+    if (!element || known === null || known.firstKey === null || known.firstKey === firstKey) return;
+    element.scrollTop = known.top + element.scrollHeight - known.height;
+  }, [firstKey, scroller]);
+  useEffect(() => {
+    const element = scroller.current;
+    if (!element) return;
+    const note = () => (before.current = { firstKey, height: element.scrollHeight, top: element.scrollTop });
+    note();
+    element.addEventListener("scroll", note, { passive: true });
+    return () => element.removeEventListener("scroll", note);
+  }, [firstKey, scroller]);
+}
