@@ -50,18 +50,21 @@ async def stream(
     in_lambda = deadline is not None
     if deadline is None and settings.deadline_seconds:
         deadline = asyncio.get_running_loop().time() + settings.deadline_seconds
+    # What this invocation writes ends at its deadline; what it only reads may go on a little longer.
+    until = None if deadline is None else deadline + settings.deadline_margin_seconds / 2
     run = its.runs.open(session, deadline)
     reader = Reader(
         run,
         heartbeat=settings.heartbeat_seconds,
         pace=settings.cache_replay_tokens_per_second,
-        until=None if deadline is None else deadline + settings.deadline_margin_seconds / 2,
+        until=until,
     )
-    return EventStream(
-        reader.frames(at, hinted=bool(hint)),
-        reader.leave,
-        (lambda: its.runs.settled(run)) if in_lambda else None,
-    )
+
+    async def afterwards() -> None:
+        if in_lambda and until is not None:
+            await its.runs.settled(run, until)
+
+    return EventStream(reader.frames(at, hinted=bool(hint)), reader.leave, afterwards)
 
 
 @asynccontextmanager

@@ -153,13 +153,16 @@ class Runs:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def settled(self, run: Run) -> None:
-        """Wait until nothing that was begun for this run needs this process any more."""
+    async def settled(self, run: Run, until: float) -> None:
+        """Wait until nothing that was begun for this run needs this process, or until `until`.
+
+        `until` is in the event loop's time.
+        """
         generation = run.generation
-        if generation is not None and generation.writing and generation.task is not None:
-            await asyncio.wait({generation.task})
-        if run.task is not None:
-            await asyncio.wait({run.task})
+        writes = generation.task if generation is not None and generation.writing else None
+        tasks = {task for task in (writes, run.task) if task is not None}
+        if tasks:
+            await asyncio.wait(tasks, timeout=max(0.0, until - asyncio.get_running_loop().time()))
 
     # -- one run ---------------------------------------------------------------------------------
 

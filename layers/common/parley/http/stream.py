@@ -18,7 +18,7 @@ _HEADERS = [
 
 
 class EventStream(Response):
-    """Sends frames until they end or the client leaves; then awaits `afterwards`, if any.
+    """Sends frames until they end or the client leaves; then awaits `afterwards`.
 
     The last, empty piece of the body comes after `afterwards`: on Lambda the sandbox is frozen once the
     response has ended.
@@ -28,7 +28,7 @@ class EventStream(Response):
         self,
         frames: AsyncGenerator[bytes, None],
         leave: Callable[[], None],
-        afterwards: Callable[[], Awaitable[None]] | None = None,
+        afterwards: Callable[[], Awaitable[None]],
     ) -> None:
         super().__init__()
         self.raw_headers = list(_HEADERS)
@@ -42,8 +42,7 @@ class EventStream(Response):
         try:
             async for piece in self._frames:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-            if self._afterwards is not None:
-                await self._afterwards()
+            await self._afterwards()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             listening.cancel()
