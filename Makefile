@@ -13,13 +13,20 @@ compile := $(python) -m uv pip compile --quiet --universal --python-version 3.11
 sources := functions layers/common/parley local tests bench
 
 .DEFAULT_GOAL := help
+include web/web.mk
+
 .PHONY: help dev chat test check format purge lock clean
 
 help:  ## List the commands
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | \
+	@sed -n 's/^\([a-z-]*\):[^#]*## *\(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | \
 		while IFS='|' read -r name about; do printf '%-14s %s\n' "$$name" "$$about"; done
 
 dev: $(installed)  ## Serve Parley on this laptop; PORT=8000 DATA=.data
+	@if ! command -v npm > /dev/null; then \
+		echo "Node.js is not installed, so Parley serves its plain page instead of the web UI."; \
+	elif ! $(MAKE) --no-print-directory --silent web/dist/index.html; then \
+		echo "The web UI could not be built (see above), so Parley serves its plain page instead."; \
+	fi
 	@exec $(python) -m local.dev --port "$(PORT)" --data "$(DATA)" --follow-parent
 
 chat: $(installed)  ## Ask a running Parley from the terminal; PROMPT="What is AI?" PORT=8000
@@ -35,7 +42,7 @@ check: $(installed)  ## Check format, lint, types and import rules
 	@$(python) -m ruff format --check .
 	@$(python) -m ruff check .
 	@$(python) -m mypy
-	@PYTHONPATH=layers/common:. .venv/bin/lint-imports
+	@.venv/bin/lint-imports
 
 format: $(installed)  ## Format the code and apply safe fixes
 	@$(python) -m ruff check --fix .
@@ -49,6 +56,10 @@ clean:  ## Remove the environment and every cache; the data stays
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage build
 	@find $(sources) -name __pycache__ -type d -prune -exec rm -rf {} +
 
+web/dist/index.html: $(WEB_MODULES) $(shell find web/src web/public web/*.html web/*.json web/*.ts 2> /dev/null)
+	@echo "Building the web UI ..."
+	@cd web && npm run --silent build
+
 # uv installs the locked wheels about eight times as fast as pip, and comes from the same lock; where it
 # has no wheel or cannot reach an index that pip can, pip does the same, slowly.
 $(installed): requirements-dev.txt
@@ -60,4 +71,5 @@ $(installed): requirements-dev.txt
 	@{ $(python) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.txt && \
 		$(python) -m uv pip sync --quiet --python $(python) --require-hashes requirements-dev.txt; } || \
 		$(python) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@echo ../../../../layers/common > "$$($(python) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/parley.pth"
 	@touch $@

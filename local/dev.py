@@ -1,0 +1,171 @@
+"""Parley on this laptop in one process: `python -m local.dev --port 8000 --data .data`."""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import uvicorn
+import uvloop
+
+from local import environment
+from local.embedded import Addresses, EmbeddedError, EmbeddedStores
+from local.running import DataFolder, Running
+from local.seed import seed
+from parley.adapters.migrations import migrate
+from parley.settings import SettingsError
+
+# Streams that still run after this are cut; their replies are saved all the same.
+_GRACE_SECONDS = 2
+_PARENT_SECONDS = 0.5
+
+
+class StartError(Exception):
+    """The server cannot start; the message says why, and what would help."""
+
+
+def main() -> int:
+    """Serve until Ctrl-C or SIGTERM; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m local.dev", description=__doc__)
+    parser.add_argument("--port", type=int, default=8000, help="port on 127.0.0.1; 0 takes a free one")
+    parser.add_argument("--data", type=Path, default=Path(".data"), help="folder of the embedded stores")
+    parser.add_argument("--follow-parent", action="store_true", help="stop when the parent process is gone")
+    options = parser.parse_args()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(options.port, options.data, follow_parent=options.follow_parent))
+    except (StartError, EmbeddedError, SettingsError, environment.EnvFileError) as error:
+        print(f"Parley cannot start: {error}", file=sys.stderr)
+        return 1
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        return 0  # stopped while it was starting
+    return 0
+
+
+async def _serve(port: int, data: Path, *, follow_parent: bool) -> None:
+    stop = _Stop()
+    with contextlib.ExitStack() as cleanup:
+        environment.prepare(Path.cwd())
+        shared = bool(os.environ.get("DATABASE_URL"))
+        embed_valkey = "VALKEY_URL" not in os.environ
+        folder = DataFolder(data)
+        if (not shared or embed_valkey) and not folder.claim():
+            raise StartError(_in_use(folder))
+        listener = cleanup.enter_context(_listen(port))
+        url = "http://{}:{}".format(*listener.getsockname())
+
+        if not shared or embed_valkey:
+            stores = EmbeddedStores(folder.path / "stores", postgres=not shared, valkey=embed_valkey)
+            cleanup.callback(stores.stop)
+            addresses = await asyncio.to_thread(stores.wait)
+            _point_at(addresses)
+        environment.set_key_secret(folder.path, shared=shared)
+        await _fill(os.environ["DATABASE_URL"])
+        if not shared or embed_valkey:
+            folder.announce(
+                Running(os.getpid(), url, os.environ["DATABASE_URL"], os.environ.get("VALKEY_URL", ""))
+            )
+            cleanup.callback(folder.withdraw)
+
+        from local.server import app  # noqa: PLC0415 - it reads the settings
+
+        server = _Server(
+            uvicorn.Config(
+                app, http="httptools", ws="none", lifespan="on", log_config=None, access_log=False,
+                timeout_graceful_shutdown=_GRACE_SECONDS,
+            ),
+            ready=f"Parley is ready: {url} (data in {data}; Ctrl-C stops it)",
+        )  # fmt: skip
+        stop.server = server
+        following = asyncio.create_task(_follow_parent(stop)) if follow_parent else None
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            if following is not None:
+                following.cancel()
+        if not server.started:
+            raise StartError("the application did not start; its log above says why.")
+
+
+class _Stop:
+    """Turns signals into an orderly end: of the start, or of the server once there is one."""
+
+    def __init__(self) -> None:
+        self.server: uvicorn.Server | None = None
+        self._starting = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self)
+
+    def __call__(self) -> None:
+        if self.server is not None:
+            self.server.force_exit = self.server.should_exit  # asked twice
+            self.server.should_exit = True
+        elif self._starting is not None:
+            self._starting.cancel()
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to `_Stop`, and says when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, *, ready: str) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            print(self._ready, flush=True)
+
+
+def _listen(port: int) -> socket.socket:
+    try:
+        return socket.create_server(("127.0.0.1", port), backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise StartError(
+            f"port {port} of 127.0.0.1 is not free ({getattr(error, 'strerror', None) or error});"
+            " choose another one, as in `make dev PORT=8001`."
+        ) from None
+
+
+def _in_use(folder: DataFolder) -> str:
+    other = folder.running()
+    who = f"a Parley that serves {other.url} (process {other.pid})" if other else "another Parley"
+    return f"{folder.path} is in use by {who}; choose another folder, as in `make dev DATA=.data2 PORT=8001`."
+
+
+def _point_at(addresses: Addresses) -> None:
+    if addresses.database_url:
+        os.environ["DATABASE_URL"] = addresses.database_url
+    if addresses.valkey_url:
+        os.environ["VALKEY_URL"] = addresses.valkey_url
+
+
+async def _fill(database_url: str) -> None:
+    try:
+        await migrate(database_url)
+        await seed(database_url)
+    except psycopg.OperationalError as error:
+        raise StartError(f"the database does not answer: {error}") from None
+
+
+async def _follow_parent(stop: _Stop) -> None:
+    """End when the process that started us has gone without telling us."""
+    parent = os.getppid()
+    while os.getppid() == parent:  # noqa: ASYNC110 - the kernel sets no event
+        await asyncio.sleep(_PARENT_SECONDS)
+    stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
