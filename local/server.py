@@ -48,6 +48,7 @@ app = create_app(
     "Parley",
     [start, stream, history, health.router],
     bootstrap.settings(),
+    bootstrap.services,
     prefix="/api",
     lifespan=_lifespan,
 )

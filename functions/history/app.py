@@ -9,7 +9,7 @@ from mangum import Mangum
 from parley import bootstrap
 from parley.errors import InvalidRequest, NotFound
 from parley.http import health
-from parley.http.app import Its, answers, create_app
+from parley.http.app import answers, create_app
 from parley.http.bodies import (
     ChatListBody,
     HistoryBody,
@@ -20,6 +20,7 @@ from parley.http.bodies import (
     page_json,
 )
 from parley.http.principal import principal
+from parley.http.services import Its
 from parley.ids import is_id
 
 router = APIRouter()
@@ -70,5 +71,5 @@ async def models(request: Request, its: Its, user_id: UserId = None) -> Response
     return answer(models_json(await its.store.models(user)))
 
 
-app = create_app("Parley history", [router, health.router], bootstrap.settings())
+app = create_app("Parley history", [router, health.router], bootstrap.settings(), bootstrap.services)
 handler = Mangum(app, lifespan="off")

@@ -8,7 +8,7 @@ from mangum import Mangum
 from parley import bootstrap, sessions
 from parley.errors import InvalidRequest
 from parley.http import health
-from parley.http.app import Its, answers, create_app
+from parley.http.app import answers, create_app
 from parley.http.bodies import (
     Body,
     StartBody,
@@ -20,6 +20,7 @@ from parley.http.bodies import (
     started_json,
 )
 from parley.http.principal import principal
+from parley.http.services import Its
 
 router = APIRouter()
 
@@ -73,5 +74,5 @@ async def stop(request: Request, its: Its) -> Response:
     return answer({}, 202)
 
 
-app = create_app("Parley start", [router, health.router], bootstrap.settings())
+app = create_app("Parley start", [router, health.router], bootstrap.settings(), bootstrap.services)
 handler = Mangum(app, lifespan="off")

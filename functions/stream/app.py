@@ -8,11 +8,11 @@ from typing import Annotated
 from fastapi import APIRouter, FastAPI, Header, Query, Response
 
 from parley import bootstrap
-from parley.bootstrap import services
 from parley.errors import NotFound
 from parley.events import Cursor
 from parley.http import health
-from parley.http.app import Documentation, Its, create_app, refused
+from parley.http.app import Documentation, create_app, refused
+from parley.http.services import Its
 from parley.http.stream import EventStream, lambda_deadline
 from parley.ids import is_id
 from parley.reader import Reader, at_end
@@ -70,7 +70,9 @@ async def stream(
 @asynccontextmanager
 async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
     yield
-    await services().close()
+    await bootstrap.services().close()
 
 
-app = create_app("Parley stream", [router, health.router], bootstrap.settings(), lifespan=_lifespan)
+app = create_app(
+    "Parley stream", [router, health.router], bootstrap.settings(), bootstrap.services, lifespan=_lifespan
+)

@@ -1,8 +1,6 @@
 """The only place where things are wired together."""
 
 import functools
-from dataclasses import dataclass
-from typing import Protocol
 
 from parley import logs
 from parley.adapters.connections import Connections
@@ -10,37 +8,11 @@ from parley.adapters.memory_log import MemoryLog
 from parley.adapters.models import ConfiguredModels
 from parley.adapters.postgres import PostgresStore
 from parley.generation import Limits
+from parley.http.services import Services
 from parley.ids import new_id
-from parley.ports import Log, Store
+from parley.ports import Log
 from parley.runs import Policy, Runs
 from parley.settings import Settings, SettingsError
-
-
-class Verifier(Protocol):
-    """Says whose token this is; raises `Unauthorized`."""
-
-    async def verify(self, token: str) -> str:
-        """Return the subject of a valid token."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What a process works with."""
-
-    settings: Settings
-    store: Store
-    log: Log
-    models: ConfiguredModels
-    runs: Runs
-    verifier: Verifier | None = None
-
-    async def close(self) -> None:
-        """End what runs, save it, and close every connection."""
-        await self.runs.close()
-        await self.models.close()
-        await self.log.close()
-        await self.store.close()
 
 
 def build(settings: Settings) -> Services:

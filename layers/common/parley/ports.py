@@ -58,6 +58,10 @@ class ChatModels(Protocol):
         """Return the adapter of `provider`; raises `ProviderFault` where there is no key for it."""
         ...
 
+    async def close(self) -> None:
+        """Close every adapter."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Attached:

@@ -1,17 +1,17 @@
 """Makes the FastAPI application of a function: errors, limits, headers, documentation."""
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from parley.bootstrap import Services, services
 from parley.errors import InvalidRequest, ParleyError
 from parley.http.bodies import Body, ErrorBody, answer
 from parley.http.limits import Limits
+from parley.http.services import Services
 from parley.logs import logger
 from parley.settings import Settings
 
@@ -19,7 +19,6 @@ _log = logger("http")
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
-Its = Annotated[Services, Depends(services)]
 Documentation = dict[int | str, dict[str, Any]]
 
 
@@ -34,13 +33,20 @@ def refused(*statuses: int) -> Documentation:
 
 
 def create_app(
-    title: str, routers: Sequence[APIRouter], settings: Settings, *, prefix: str = "", **options: Any
+    title: str,
+    routers: Sequence[APIRouter],
+    settings: Settings,
+    services: Callable[[], Services],
+    *,
+    prefix: str = "",
+    **options: Any,
 ) -> FastAPI:
-    """Return an application with these routers, ready to serve."""
+    """Return an application with these routers; `services` is called when a request needs them."""
     app = FastAPI(
         title=title, version="1", docs_url=None, redoc_url=None,
         openapi_url=f"{prefix}/openapi.json", **options,
     )  # fmt: skip
+    app.state.services = services
     for router in routers:
         app.include_router(router, prefix=prefix)
     app.add_exception_handler(ParleyError, _on_parley_error)

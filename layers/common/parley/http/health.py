@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Response
 
 from parley.errors import LogUnavailable, StoreUnavailable
-from parley.http.app import Its
 from parley.http.bodies import Body, answer
+from parley.http.services import Its
 
 router = APIRouter()
 

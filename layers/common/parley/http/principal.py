@@ -2,8 +2,8 @@
 
 from fastapi import Request
 
-from parley.bootstrap import Services
 from parley.errors import Forbidden, InvalidRequest, Unauthorized
+from parley.http.services import Services
 from parley.ids import is_subject
 
 
