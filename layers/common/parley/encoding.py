@@ -33,7 +33,8 @@ class TextCleaner:
         """Return what can be shown of everything fed so far and not yet returned."""
         if not self._held and text.isascii() and "\0" not in text:
             return text
-        text = self._held + text
+        # NUL goes first: a pair may be split around one, and must join whatever the chunks are.
+        text = self._held + text.replace("\0", "")
         self._held = ""
         if text and "\ud800" <= text[-1] <= "\udbff":
             text, self._held = text[:-1], text[-1]

@@ -4,13 +4,14 @@ The format is the HTML standard's, section 9.2 "Server-sent events": lines end i
 and in nothing else, so U+2028 and its kin are ordinary text.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from parley.encoding import to_json
 from parley.events import Completed, Cursor, Failed, Source, StreamState, Usage
 
 HEARTBEAT = b": heartbeat\n\n"
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
+_RETRY_DIGITS = 12
 
 
 def start_frame(
@@ -91,8 +92,7 @@ def _frame(body: dict[str, object], cursor: Cursor | None = None) -> bytes:
     return b"%bdata: %b\n\n" % (prefix, to_json(body))
 
 
-@dataclass(frozen=True, slots=True)
-class ServerEvent:
+class ServerEvent(NamedTuple):
     """One dispatched event. `data` stays UTF-8 bytes, so that a JSON decoder reads it directly."""
 
     event: str
@@ -109,11 +109,13 @@ class Decoder:
 
     Follows "Interpreting an event stream" of the HTML standard: an unfinished event at the end of
     the stream is dropped, a leading byte order mark is skipped, comments and unknown fields are
-    ignored. `limit` bounds one event, in bytes.
+    ignored. `limit` bounds one event, in bytes. `strange` says that there were unknown fields, which
+    tell a caller whose stream ended too early that it was no event stream by then.
     """
 
     def __init__(self, limit: int = 4 * 1024 * 1024) -> None:
         self.retry_ms: int | None = None
+        self.strange = False
         self._limit = limit
         self._rest = b""
         self._rest_parts: list[bytes] = []
@@ -192,8 +194,12 @@ class Decoder:
         elif name == b"id":
             if b"\0" not in value:
                 self._id = value.decode("utf-8", "replace")
-        elif name == b"retry" and value.isdigit():
-            self.retry_ms = int(value)
+        elif name == b"retry":
+            # Python refuses to read numbers of thousands of digits, which the format allows.
+            if value.isdigit() and len(value) <= _RETRY_DIGITS:
+                self.retry_ms = int(value)
+        elif name:
+            self.strange = True
 
     def _dispatch(self, events: list[ServerEvent]) -> None:
         if self._data:
