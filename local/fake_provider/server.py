@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
+from ssl import SSLContext
 from types import TracebackType
 from typing import Any
 
@@ -44,18 +45,26 @@ class _Scripting(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class FakeProvider:
-    """The server; an async context manager. `api_key` makes it answer 401 to any other key.
+    """The server; an async context manager. `api_key` makes it answer 401 to any other key; `tls` encrypts.
 
     Control over HTTP, for other processes: `GET /_stats`, `GET /_requests`, `POST /_script` with
     `{"model": …, "script": {…} | null}`, `POST /_reset`.
     """
 
-    def __init__(self, *, host: str = "127.0.0.1", port: int = 0, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        api_key: str | None = None,
+        tls: SSLContext | None = None,
+    ) -> None:
         self.host = host
         self.port = port
         self.stats = Stats()
         self.requests: deque[Received] = deque(maxlen=1000)
         self._api_key = api_key
+        self._tls = tls
         self._scripts: dict[str, Script] = {}
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
@@ -64,7 +73,7 @@ class FakeProvider:
     @property
     def url(self) -> str:
         """The server's root, without a slash at the end."""
-        return f"http://{self.host}:{self.port}"
+        return f"{'http' if self._tls is None else 'https'}://{self.host}:{self.port}"
 
     @property
     def openai_url(self) -> str:
@@ -88,7 +97,9 @@ class FakeProvider:
     async def listen(self) -> None:
         """Accept connections, at the same port as before."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self), self.host, self.port, backlog=1024)
+        self._server = await loop.create_server(
+            lambda: Connection(self), self.host, self.port, backlog=1024, ssl=self._tls
+        )
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:

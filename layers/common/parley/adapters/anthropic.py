@@ -73,7 +73,7 @@ class AnthropicModel:
             api_key=self._api_key,
             base_url=self._base_url,
             max_retries=0,
-            timeout=http_client.timeout,
+            timeout=None,
             http_client=http_client,
             open_telemetry=False,  # its spans may hold prompts and replies
         )

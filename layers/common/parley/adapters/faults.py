@@ -59,7 +59,7 @@ def fault_of_status(
 ) -> ProviderFault:
     """Return what an HTTP status means; `words` are the error's own types, which `codes` may know better."""
     code = _code_of_words(words, codes) or _code_of_status(status)
-    _log.warning("a provider refused", extra={"provider": provider, "status": status, "fault": code})
+    _log.info("a provider refused", extra={"provider": provider, "status": status, "fault": code})
     found = fault(provider, code, _retry_after_ms(headers))
     # Both providers' SDKs heed this header before they look at the status.
     should_retry = headers.get("x-should-retry")
@@ -75,7 +75,7 @@ def fault_of_event(provider: str, words: Iterable[str], codes: Mapping[str, str]
     code = _code_of_words(words, codes) or _code_of_words(words, _EVENT_CODES)
     if code is None:
         code = _code_of_status(statuses[0]) if statuses else "provider_interrupted"
-    _log.warning("a provider reported an error", extra={"provider": provider, "fault": code})
+    _log.info("a provider reported an error", extra={"provider": provider, "fault": code})
     return fault(provider, code)
 
 
@@ -89,7 +89,7 @@ def fault_of_error(provider: str, error: BaseException, *, begun: bool) -> Provi
         code = "provider_protocol"
     else:
         code = "provider_interrupted" if begun else "provider_unavailable"
-    _log.warning("a provider failed", extra={"provider": provider, "errors": names, "fault": code})
+    _log.info("a provider failed", extra={"provider": provider, "errors": names, "fault": code})
     return fault(provider, code)
 
 

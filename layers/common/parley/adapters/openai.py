@@ -91,7 +91,7 @@ class OpenAIModel:
             api_key=self._api_key or "none",  # a compatible server may need no key, the SDK does
             base_url=self._base_url,
             max_retries=0,
-            timeout=http_client.timeout,
+            timeout=None,
             http_client=http_client,
         )
 

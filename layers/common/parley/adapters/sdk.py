@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     Client = openai.AsyncOpenAI | anthropic.AsyncAnthropic
 
-_CONNECT_SECONDS = 5.0
-_KEEPALIVE_SECONDS = 30.0
 # A compressed stream would come in lumps of the compressor's choosing.
 _HEADERS = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
 _WORD = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
@@ -43,7 +41,7 @@ class Sdk:
         """Ask, and return the response before its body has come."""
         async with self._making:
             if self._client is None:
-                self._client = await asyncio.to_thread(lambda: self._make(_http_client()))
+                self._client = await asyncio.to_thread(self._load)
         import httpx2  # noqa: PLC0415
 
         streamed: bool = True
@@ -56,6 +54,15 @@ class Sdk:
         client, self._client = self._client, None
         if client is not None:
             await client.close()
+
+    def _load(self) -> "Client":
+        from parley.adapters.transport import http_client  # noqa: PLC0415
+
+        client = self._make(http_client())
+        for name in ("openai", "anthropic", "httpx2", "httpcore2"):
+            # At DEBUG, which the SDKs' own variables turn on, they write whole requests.
+            logging.getLogger(name).setLevel(logging.WARNING)
+        return client
 
 
 def refusal(error: Exception) -> Refusal | None:
@@ -70,19 +77,3 @@ def refusal(error: Exception) -> Refusal | None:
 def own_word(word: str) -> str:
     """Return a provider's own word for the end of a reply, if it is a word, else `other`."""
     return word if _WORD.fullmatch(word) else "other"
-
-
-def _http_client() -> "httpx2.AsyncClient":
-    """Return a client that waits as long as its caller, and that takes a prompt nowhere else."""
-    import httpx2  # noqa: PLC0415
-
-    for name in ("openai", "anthropic", "httpx2", "httpcore2"):
-        # At DEBUG, which the SDKs' own variables turn on, they write whole requests.
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return httpx2.AsyncClient(
-        timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS),
-        limits=httpx2.Limits(
-            max_connections=1000, max_keepalive_connections=100, keepalive_expiry=_KEEPALIVE_SECONDS
-        ),
-        follow_redirects=False,
-    )

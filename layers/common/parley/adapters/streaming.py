@@ -72,8 +72,10 @@ async def stream(
         while failure is None and not over:
             lump = Lump()
             try:
-                data = await body.read(None if wire.finish() is None else _USAGE_SECONDS)
+                data = await (body.read() if wire.finish() is None else body.read_within(_USAGE_SECONDS))
                 if not data:
+                    if decoder.strange:
+                        failure = fault(provider, "provider_protocol")
                     break
                 for event in decoder.feed(data):
                     if over := wire.take(event, lump):

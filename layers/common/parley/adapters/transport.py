@@ -1,0 +1,86 @@
+"""How the SDKs reach the network: by aiohttp, which costs half of their default for each token.
+
+Imported only when a question is first asked, since it loads all that is needed for that.
+"""
+
+from collections.abc import AsyncIterator
+from ssl import SSLContext
+
+import aiohttp
+import httpx2
+from yarl import URL
+
+_CONNECT_SECONDS = 5.0
+_KEEPALIVE_SECONDS = 30.0
+
+
+def http_client() -> httpx2.AsyncClient:
+    """Return a client that waits as long as its caller, and that takes a prompt nowhere else."""
+    return httpx2.AsyncClient(
+        transport=AiohttpTransport(httpx2.create_ssl_context()), timeout=None, follow_redirects=False
+    )
+
+
+class AiohttpTransport(httpx2.AsyncBaseTransport):
+    """Sends httpx2's requests by aiohttp.
+
+    The SDKs bring one too, which ends a response that is not whole by a polite TLS shutdown: to some
+    servers that does not look like a client that left, so they go on, and bill.
+    """
+
+    def __init__(self, ssl_context: SSLContext) -> None:
+        self._ssl_context = ssl_context
+        self._session: aiohttp.ClientSession | None = None
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send a request, and return the response before its body has come; raises aiohttp's errors."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    ssl=self._ssl_context, limit=0, keepalive_timeout=_KEEPALIVE_SECONDS
+                ),
+                response_class=_Response,
+                timeout=aiohttp.ClientTimeout(total=None, connect=_CONNECT_SECONDS),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=True,
+            )
+        response = await self._session.request(
+            request.method,
+            URL(str(request.url), encoded=True),
+            headers=request.headers.multi_items(),
+            data=request.content,
+            allow_redirects=False,
+        )
+        return httpx2.Response(
+            response.status, headers=response.raw_headers, stream=_Stream(response), request=request
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        if self._session is not None:
+            await self._session.close()
+
+
+class _Response(aiohttp.ClientResponse):
+    """A response whose close, also while it is still awaited, is the end of its connection."""
+
+    def close(self) -> None:
+        # A response that is whole has given its connection back already.
+        if self.connection is not None and self.connection.transport is not None:
+            self.connection.transport.abort()
+        super().close()
+
+
+class _Stream(httpx2.AsyncByteStream):
+    """A response's bytes, as much as has arrived at a time."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while data := await self._response.content.readany():
+            yield data
+
+    async def aclose(self) -> None:
+        self._response.close()
