@@ -14,14 +14,12 @@ from local.files import free_port, keep_secret, log_file
 from local.process import ProcessError, Service, run
 
 _USER = "parley"
-# A laptop's: little memory, few helpers, no replication. Losing the last moments after a power cut is
-# fine; a torn database is not.
+# A laptop's: little memory, few helpers, no replication; as safe as any other.
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     "shared_buffers": "32MB",
     "max_connections": "100",
-    "synchronous_commit": "off",
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "io_method": "sync",
@@ -30,7 +28,7 @@ _SETTINGS = {
     "timezone": "UTC",
 }
 # For a database that nobody will miss.
-_VOLATILE = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
+_VOLATILE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
 
 
 class Postgres(Service):
