@@ -1,0 +1,189 @@
+"""A chat in the terminal: `python -m local.chat "What is AI?"`, or without a prompt, one line each.
+
+It is also the shortest client that does all it should: start once, stream, and after a drop resume
+where it stood.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+
+from parley.sse import Decoder
+
+_ATTEMPTS = 8
+_FIRST_WAIT_SECONDS = 0.25
+_LONGEST_WAIT_SECONDS = 8.0
+_SILENCE_SECONDS = 30.0  # three heartbeats missed
+# What a terminal would obey; a model may write anything.
+_CONTROLS = {code: None for code in (*range(32), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
+class Refused(Exception):
+    """The server said no, or is not there; the message says it."""
+
+
+class _Patience:
+    """Waits longer after each failure; progress makes it fresh again."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+
+    def renew(self) -> None:
+        self._failures = 0
+
+    async def wait(self, why: str, at_least: float = 0.0) -> None:
+        self._failures += 1
+        if self._failures == _ATTEMPTS:
+            raise Refused(f"gave up: {why}")
+        pause = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2**self._failures) * random.uniform(0.5, 1)  # noqa: S311
+        await asyncio.sleep(max(pause, at_least))
+
+
+async def start(client: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:
+    """Send a prompt and return the server's answer; raises `Refused`."""
+    # With the key, a start repeated because its answer was lost starts nothing more.
+    headers = {"Idempotency-Key": str(uuid.uuid4())}
+    patience = _Patience()
+    while True:
+        try:
+            response = await client.post("/api/chat/start", json=body, headers=headers)
+        except httpx.TransportError as error:
+            await patience.wait(_words(error))
+            continue
+        if response.status_code == 201:
+            answer: dict[str, Any] = response.json()
+            return answer
+        await _pause_or_refuse(patience, response)
+
+
+async def follow(client: httpx.AsyncClient, session_id: str) -> AsyncIterator[dict[str, Any]]:
+    """Yield the events of a session's stream up to `done` or `error`, however often the line drops."""
+    cursor = ""
+    patience = _Patience()
+    while True:
+        headers = {"Last-Event-ID": cursor} if cursor else {}
+        why = "the stream broke off"
+        try:
+            async with client.stream(
+                "GET", "/api/chat/stream", params={"sessionId": session_id}, headers=headers
+            ) as response:
+                if response.status_code == 204:
+                    return
+                if response.status_code != 200:
+                    await response.aread()
+                    await _pause_or_refuse(patience, response)
+                    continue
+                decoder = Decoder()
+                async for chunk in response.aiter_raw():
+                    for event in decoder.feed(chunk):
+                        patience.renew()
+                        cursor = event.last_event_id or cursor
+                        body: dict[str, Any] = json.loads(event.data)
+                        yield body
+                        if body["type"] in ("done", "error"):
+                            return
+        except httpx.TransportError as error:
+            why = _words(error)
+        await patience.wait(why)
+
+
+async def _pause_or_refuse(patience: _Patience, response: httpx.Response) -> None:
+    try:
+        error = response.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        error = {"message": f"status {response.status_code}", "retryable": response.status_code >= 500}
+    if not error["retryable"]:
+        raise Refused(error["message"])
+    await patience.wait(error["message"], at_least=float(response.headers.get("retry-after", 0)))
+
+
+def _words(error: httpx.TransportError) -> str:
+    return str(error) or type(error).__name__
+
+
+async def show(client: httpx.AsyncClient, session_id: str) -> bool:
+    """Print a reply as it arrives; True if it ended well."""
+    source = ""
+    async for event in follow(client, session_id):
+        match event["type"]:
+            case "start":
+                source = source or event["source"]
+            case "token":
+                print(event["content"].translate(_CONTROLS), end="", flush=True)
+            case "status":
+                print(f"[{event['state']}]", file=sys.stderr)
+            case "reset":
+                print("\n[the reply begins anew]", file=sys.stderr)
+            case "done":
+                print(f"\n\n[{_about(event, source)}]", file=sys.stderr)
+            case "error":
+                print(f"\n[{event['message']}]", file=sys.stderr)
+                return False
+    return True
+
+
+def _about(done: dict[str, Any], source: str) -> str:
+    usage = done["usage"]
+    facts = [f"from {source}", done["finishReason"]]
+    if usage:
+        facts.append(f"{usage['inputTokens']} tokens in, {usage['outputTokens']} out")
+    if not done["saved"]:
+        facts.append("not saved yet")
+    return ", ".join(facts)
+
+
+async def _chat(options: argparse.Namespace) -> int:
+    timeout = httpx.Timeout(10, read=_SILENCE_SECONDS)
+    async with httpx.AsyncClient(base_url=options.url, timeout=timeout, trust_env=False) as client:
+        chat_id: str | None = options.chat
+        well = True
+        for prompt in [options.prompt] if options.prompt else _typed():
+            body = {"prompt": prompt, "modelId": options.model, "userId": options.user}
+            started = await start(client, body | ({"chatId": chat_id} if chat_id else {}))
+            chat_id = started["chatId"]
+            try:
+                well = await show(client, started["sessionId"])
+            except asyncio.CancelledError:
+                # Ctrl-C: the provider need not write on, and what was written is kept.
+                stop = {"sessionId": started["sessionId"], "userId": options.user}
+                await client.post("/api/chat/stop", json=stop)
+                raise
+    return 0 if well else 1
+
+
+def _typed() -> Iterator[str]:
+    while True:
+        try:
+            prompt = input("\n> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+        if prompt.strip():
+            yield prompt
+
+
+def main() -> int:
+    """Chat, and return 0 if the last reply ended well."""
+    parser = argparse.ArgumentParser(prog="python -m local.chat", description=__doc__)
+    parser.add_argument("prompt", nargs="?")
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--user", default="demo-free")
+    parser.add_argument("--chat", help="go on in this chat")
+    try:
+        return asyncio.run(_chat(parser.parse_args()))
+    except Refused as error:
+        print(f"Parley: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

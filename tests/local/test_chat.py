@@ -1,0 +1,121 @@
+"""The terminal client against a server that says what each test wants, over real sockets."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+
+from local import chat
+
+TOKENS = (
+    b'id: 1-0\ndata: {"type":"start","source":"provider"}\n\n'
+    b'id: 1-5\ndata: {"type":"token","content":"Hello"}\n\n'
+)
+REST = (
+    b'id: 1-5\ndata: {"type":"start","source":"joined"}\n\n'
+    b'id: 1-12\ndata: {"type":"token","content":", \\u001b[2Jyou"}\n\n'
+    b'data: {"type":"done","finishReason":"stop","usage":null,"messageId":"m","saved":true}\n\n'
+)
+
+
+def answer(status: int, body: bytes, kind: str, *, whole: bool = True, more: str = "") -> bytes:
+    """Return a response; one that is not whole breaks off before its promised end."""
+    length = len(body) + (0 if whole else 100)
+    return (
+        f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n{more}\r\n".encode()
+        + body
+    )
+
+
+def stream(body: bytes, *, whole: bool = True) -> bytes:
+    return answer(200, body, "text/event-stream", whole=whole)
+
+
+def refusal(status: int, message: str, *, retryable: bool, more: str = "") -> bytes:
+    body = json.dumps({"error": {"code": "x", "message": message, "retryable": retryable}}).encode()
+    return answer(status, body, "application/json", more=more)
+
+
+@dataclass
+class Script:
+    """Answers requests in order, one a connection, and keeps them."""
+
+    answers: list[bytes]
+    requests: list[str] = field(default_factory=list)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        if "content-length: " in head:
+            await reader.readexactly(int(head.lower().split("content-length: ")[1].split("\r\n")[0]))
+        self.requests.append(head)
+        writer.write(self.answers.pop(0))
+        await writer.drain()
+        writer.close()
+
+
+@contextlib.asynccontextmanager
+async def client_of(script: Script) -> AsyncIterator[httpx.AsyncClient]:
+    server = await asyncio.start_server(script.serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the waits."""
+    monkeypatch.setattr(chat, "_FIRST_WAIT_SECONDS", 0.001)
+
+
+async def test_a_drop_is_resumed_where_it_stood(capsys: pytest.CaptureFixture[str]) -> None:
+    script = Script([stream(TOKENS, whole=False), stream(REST)])
+    async with client_of(script) as client:
+        assert await chat.show(client, "s")
+    shown = capsys.readouterr()
+    assert shown.out == "Hello, [2Jyou"  # and no escape for the terminal to obey
+    assert "from provider, stop" in shown.err
+    assert "last-event-id" not in script.requests[0].lower()
+    assert "last-event-id: 1-5\r\n" in script.requests[1].lower()
+
+
+async def test_a_stream_that_closes_well_without_an_end_is_a_drop_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    script = Script([stream(TOKENS), refusal(503, "busy", retryable=True), stream(REST)])
+    async with client_of(script) as client:
+        assert await chat.show(client, "s")
+    assert capsys.readouterr().out == "Hello, [2Jyou"
+
+
+async def test_nothing_left_to_read_is_an_end(capsys: pytest.CaptureFixture[str]) -> None:
+    script = Script([stream(TOKENS, whole=False), answer(204, b"", "text/plain")])
+    async with client_of(script) as client:
+        assert await chat.show(client, "s")
+    assert capsys.readouterr().out == "Hello"
+
+
+async def test_a_start_is_repeated_with_the_same_key() -> None:
+    script = Script([b"", answer(201, b'{"sessionId":"s"}', "application/json")])
+    async with client_of(script) as client:
+        assert await chat.start(client, {"prompt": "Hi"}) == {"sessionId": "s"}
+    keys = [line for head in script.requests for line in head.lower().split("\r\n") if "idempotency" in line]
+    assert len(keys) == 2
+    assert keys[0] == keys[1]
+
+
+async def test_a_refusal_is_final_and_in_the_servers_words() -> None:
+    script = Script([refusal(403, "Not in the plan.", retryable=False)])
+    async with client_of(script) as client:
+        with pytest.raises(chat.Refused, match=r"^Not in the plan\.$"):
+            await chat.start(client, {"prompt": "Hi"})
+
+
+async def test_patience_ends() -> None:
+    async with client_of(Script([])) as client:
+        with pytest.raises(chat.Refused, match="gave up"):
+            async for _ in chat.follow(client, "s"):
+                pass
