@@ -19,8 +19,9 @@ Connection = psycopg.AsyncConnection[Row]
 
 # The server rolled back by itself and asks to try again.
 _AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
-# The server is there but takes nobody right now: wait within the bound.
-_CROWDED = (errors.TooManyConnections, errors.CannotConnectNow)
+# The server is there but takes nobody right now: wait within the bound. While connecting, libpq passes on
+# the server's words only, not its code.
+_CROWDED = ("too many", "connection slots", "starting up", "shutting down", "recovery mode")
 
 
 class Connections:
@@ -69,16 +70,16 @@ class Connections:
             except _AGAIN:
                 assert connection is not None
                 self._idle.append(connection)
-            except _CROWDED:
-                pass
-            except (psycopg.OperationalError, psycopg.InterfaceError, OSError):
+            except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
                 self._discard(connection)
-                if broken and fresh:
-                    raise StoreUnavailable from None
                 # The others in the pool broke for the same reason, most likely.
                 self._drop_idle()
-                broken = True
-                continue
+                crowded = connection is None and any(words in str(error) for words in _CROWDED)
+                if not crowded:
+                    if broken and fresh:
+                        raise StoreUnavailable from None
+                    broken = True
+                    continue
             except TimeoutError:
                 raise StoreUnavailable from None
             except psycopg.Error:

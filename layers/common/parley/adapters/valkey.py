@@ -60,8 +60,7 @@ class ValkeyLog:
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
             retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-            lib_name=None,
-            lib_version=None,
+            driver_info=None,
         )
         self._breaker = Breaker(timeout, self._probe, faults=_FAULTS, refusals=(RedisError,))
         self._watcher = Watcher(self._client)

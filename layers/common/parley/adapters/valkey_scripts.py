@@ -12,7 +12,7 @@ are never used twice, and grow even where everything was lost in between.
 JOIN = """
 local mine = tonumber(ARGV[3])
 local done = redis.call('GET', KEYS[1])
-if done and tonumber(string.match(done, '^%d+')) >= mine then return {'hit', done} end
+if done and (tonumber(string.match(done, '^%d+')) or mine) >= mine then return {'hit', done} end
 local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
 local top, ended = 0, false
 if #last > 0 then
@@ -91,7 +91,7 @@ if #last > 0 and tonumber(string.match(last[1][1], '^%d+')) == tonumber(ARGV[1])
   return {'rows', rows, stops, alive}
 end
 local done = redis.call('GET', KEYS[1])
-if done and tonumber(string.match(done, '^%d+')) == tonumber(ARGV[1]) then return {'done', done} end
+if done and tonumber(string.match(done, '^%d+') or 0) == tonumber(ARGV[1]) then return {'done', done} end
 return {'gone'}
 """
 

@@ -1,0 +1,259 @@
+"""What a Postgres that is away, crowded or cut costs: rows 44 to 47 and 50 of the list of faults."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from local.embedded import Addresses
+from local.fake_provider import reply_to
+from local.seed import seed
+from parley.adapters.connections import Connections
+from parley.errors import StoreUnavailable
+from tests.harness import Fake, Reading, Refused, World, eventually, text_of
+
+
+@pytest.fixture
+async def fragile(
+    tmp_path: Path, own_postgres: Addresses, valkey_url: str, fake: Fake
+) -> AsyncIterator[tuple[World, Addresses]]:
+    """A world with a Postgres of its own, to be broken."""
+    await seed(own_postgres.database_url)
+    world = World(tmp_path, own_postgres.database_url, valkey_url, fake)
+    yield world, own_postgres
+    _thaw(own_postgres)
+    await world.close()
+
+
+def _family(pid: int) -> list[int]:
+    """Return the server and its backends: a postmaster that sleeps does not silence them."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *map(int, children)]
+
+
+def _freeze(stores: Addresses) -> None:
+    for pid in _family(stores.postgres_pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+
+
+def _thaw(stores: Addresses) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        for pid in reversed(_family(stores.postgres_pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def _cut_connections(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where pid <> pg_backend_pid() and application_name = 'parley'"
+        )
+
+
+async def test_44_away_at_start(fragile: tuple[World, Addresses]) -> None:
+    world, stores = fragile
+    model = world.model("row-44")
+    client = world.client(world.server(DATABASE_TIMEOUT="1"))
+    await client.ask("Load everything.", model)
+    [[before]] = world.sql("select count(*) from messages")
+    _freeze(stores)
+    begin = time.monotonic()
+    with pytest.raises(Refused) as refused:
+        await client.start("Are you there?", model)
+    assert time.monotonic() - begin < 4
+    assert refused.value.status == 503
+    assert refused.value.error["code"] == "unavailable"
+    assert refused.value.error["retryable"] is True
+    assert int(refused.value.headers["retry-after"]) >= 1
+    for path in ("/chat/history?chatId=x&userId=demo-pro", "/chat/stream?sessionId=x", "/health"):
+        assert (await client.http.get(path)).status_code == 503
+    _thaw(stores)
+    await asyncio.sleep(0.5)
+    [[after]] = world.sql("select count(*) from messages")
+    # A start whose answer was lost may have been carried out, whole; never half.
+    assert after - before in (0, 2)
+    _, reading = await client.ask("Are you back?", model)
+    assert reading.text == reply_to("Are you back?")
+
+
+async def test_44_refused_at_start(fragile: tuple[World, Addresses]) -> None:
+    world, stores = fragile
+    client = world.client(world.server())
+    await client.ask("Load everything.", world.model("row-44-b"))
+    os.kill(stores.postgres_pid, signal.SIGQUIT)
+    await eventually(lambda: not Path(f"/proc/{stores.postgres_pid}/task").exists())
+    begin = time.monotonic()
+    with pytest.raises(Refused) as refused:
+        await client.start("Are you there?", "row-44-b")
+    assert refused.value.status == 503
+    assert time.monotonic() - begin < 2
+
+
+async def test_45_away_at_save(fragile: tuple[World, Addresses]) -> None:
+    world, stores = fragile
+    model = world.model("row-45", delay=0.05)
+    client = world.client(world.server(DATABASE_TIMEOUT="1"))
+    await client.ask("Load everything.", world.model("row-45-warm"))
+    started = await client.start("Will it be saved?", model)
+    reading = Reading()
+    reads = asyncio.create_task(client.read(started["sessionId"], reading))
+    await eventually(lambda: len(reading.text) > 3)
+    _freeze(stores)
+    await asyncio.wait_for(reads, 15)
+    assert reading.text == reply_to("Will it be saved?")
+    assert reading.end is not None
+    assert reading.end["type"] == "done"
+    assert reading.end["saved"] is False
+    # The process that knows the reply dies; what was parked is saved by the purge of another.
+    world.servers[0].kill()
+    _thaw(stores)
+    await _purge(world)
+    other = world.client(world.server())
+    reply = await other.reply(started)
+    assert reply["status"] == "complete"
+    assert text_of(reply) == reading.text
+    await _purge(world)
+    assert text_of(await other.reply(started)) == reading.text
+
+
+async def test_45_the_writer_saves_it_once_the_database_is_back(fragile: tuple[World, Addresses]) -> None:
+    world, stores = fragile
+    model = world.model("row-45-own", delay=0.05)
+    client = world.client(world.server(DATABASE_TIMEOUT="1", PULSE_SECONDS="1"))
+    started = await client.start("Will it be saved later?", model)
+    reading = Reading()
+    reads = asyncio.create_task(client.read(started["sessionId"], reading))
+    await eventually(lambda: len(reading.text) > 3)
+    _freeze(stores)
+    await asyncio.wait_for(reads, 15)
+    _thaw(stores)
+
+    async def saved() -> bool:
+        return (await client.reply(started))["status"] == "complete"
+
+    await eventually(saved)
+    assert text_of(await client.reply(started)) == reading.text
+
+
+async def test_46_killed_connections_are_replaced_unseen(world: World) -> None:
+    model = world.model("row-46", delay=0.01)
+    client = world.client(world.server())
+    started, _ = await client.ask("Load everything.", model)
+    for _ in range(3):
+        _cut_connections(world.database_url)
+        await client.history(started["chatId"])
+        _cut_connections(world.database_url)
+        started = await client.start("Still there?", model)
+        _cut_connections(world.database_url)
+        reading = await client.read(started["sessionId"], upto=3)
+        _cut_connections(world.database_url)
+        await client.stop(started["sessionId"])
+        _cut_connections(world.database_url)
+        await client.read(started["sessionId"], reading)
+        assert reading.end is None or reading.end["saved"] is True
+    assert world.sql("select count(*) from sessions where state <> 'ended'") == [(0,)]
+
+
+@contextlib.contextmanager
+def _crowd(database_url: str) -> Iterator[list[psycopg.Connection]]:
+    held: list[psycopg.Connection] = []
+    try:
+        while True:
+            held.append(psycopg.connect(database_url, autocommit=True))
+    except psycopg.OperationalError:
+        yield held
+    finally:
+        for connection in held:
+            connection.close()
+
+
+async def test_47_too_many_connections_is_a_bounded_wait(own_postgres: Addresses) -> None:
+    connections = Connections(own_postgres.database_url, size=1, timeout=2)
+    with _crowd(own_postgres.database_url) as held:
+        begin = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            await connections.run("select 1")
+        assert 1 < time.monotonic() - begin < 4
+        waits = asyncio.create_task(connections.run("select 1"))
+        await asyncio.sleep(0.3)
+        for connection in held[-5:]:
+            connection.close()
+        assert await waits == [(1,)]
+    await connections.close()
+
+
+@pytest.mark.parametrize("state", ["40001", "40P01"])
+async def test_47_deadlock_and_serialization_failure_are_tried_again(database_url: str, state: str) -> None:
+    connections = Connections(database_url, size=1, timeout=5)
+    await connections.run("create sequence tries")
+    await connections.run(
+        "create function third_time() returns int language plpgsql as $$ begin"
+        " if nextval('tries') < 3 then raise exception 'again' using errcode = '" + state + "'; end if;"
+        " return 1; end $$"
+    )
+    assert await connections.run("select third_time()") == [(1,)]
+    await connections.close()
+
+
+async def test_47_a_burst_of_equal_starts_is_one_turn(world: World) -> None:
+    world.model("row-47")
+    servers = [world.server(DATABASE_POOL_SIZE="8"), world.server(DATABASE_POOL_SIZE="8")]
+    clients = [world.client(servers[number % 2]) for number in range(20)]
+    answers = await asyncio.gather(*(client.start("Once?", "row-47", key="k") for client in clients))
+    assert len({answer["sessionId"] for answer in answers}) == 1
+    assert world.sql("select count(*) from messages") == [(2,)]
+
+
+async def test_50_the_databases_clock_decides(world: World, tmp_path: Path) -> None:
+    servers = []
+    for name, seconds in {"fast": 3600, "slow": -3600}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(
+            f"import time\n_time = time.time\ntime.time = lambda: _time() + {seconds}\n"
+        )
+        path = f"{folder}{os.pathsep}layers/common{os.pathsep}."
+        servers.append(world.server(PYTHONPATH=path))
+    fast, slow = (world.client(server) for server in servers)
+    model = world.model("row-50", delay=0.03)
+    for here, there in ((fast, slow), (slow, fast)):
+        prompt = f"What time is it at {'fast' if here is fast else 'slow'}?"
+        started = await here.start(prompt, model)
+        reading = await there.read(started["sessionId"], upto=8)
+        await here.read(started["sessionId"], reading)
+        assert reading.text == reply_to(prompt)
+        assert "reset" not in reading.types()
+        _, hit = await there.ask(prompt, model)
+        assert hit.source == "cache"
+    assert world.fake.calls(model) == 2
+    # Expired by the database's clock: gone for both; and not a second before.
+    started = await fast.start("What expires?", model)
+    world.sql(
+        "update sessions set expires_at = now() - interval '1 second' where id = %s", started["sessionId"]
+    )
+    for client in (fast, slow):
+        with pytest.raises(Refused) as refused:
+            await client.read(started["sessionId"])
+        assert refused.value.status == 410
+
+
+async def _purge(world: World) -> None:
+    from parley.adapters.postgres import PostgresStore
+    from parley.adapters.valkey import ValkeyLog
+    from parley.purge import purge
+
+    store = PostgresStore(
+        Connections(world.database_url, size=1, timeout=5), owner="purge", session_seconds=600
+    )
+    log = ValkeyLog(world.valkey_url, prefix="parley", timeout=1, lease_seconds=5, cache_seconds=60)
+    await purge(store, log, batch=100, retention_days=0, grace_seconds=0)
+    await log.close()
+    await store.close()
