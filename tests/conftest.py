@@ -136,6 +136,12 @@ def demo_database_url(_admin: psycopg.Connection, stores: Addresses, _demo_templ
     yield from _copy(_admin, stores, _demo_template)
 
 
+@pytest.fixture
+def own_empty_database(_admin: psycopg.Connection, stores: Addresses) -> Iterator[str]:
+    """Return the URL of a database with nothing in it, not even a schema."""
+    yield from _copy(_admin, stores, "template0")
+
+
 @pytest.fixture(scope="session")
 def _valkey(pytestconfig: pytest.Config, stores: Addresses) -> Iterator[tuple[str, redis.Redis]]:
     worker = getattr(pytestconfig, "workerinput", {}).get("workerid", "gw0")

@@ -137,7 +137,7 @@ async def test_45_the_writer_saves_it_once_the_database_is_back(fragile: tuple[W
     _thaw(stores)
 
     async def saved() -> bool:
-        return (await client.reply(started))["status"] == "complete"
+        return bool((await client.reply(started))["status"] == "complete")
 
     await eventually(saved)
     assert text_of(await client.reply(started)) == reading.text

@@ -34,7 +34,7 @@ async def test_02_the_reader_leaves_for_good_and_the_reply_is_saved(world: World
     await client.read(started["sessionId"], upto=5)
 
     async def saved() -> bool:
-        return (await client.reply(started))["status"] == "complete"
+        return bool((await client.reply(started))["status"] == "complete")
 
     await eventually(saved)
     assert text_of(await client.reply(started)) == reply_to("Tell me of row two.")

@@ -2,6 +2,7 @@
 
 import re
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 
 import psycopg
 
@@ -11,14 +12,18 @@ _LOCK = 0x9A71E9
 _WAIT = "60s"
 
 
-def pending(applied: set[str]) -> list[str]:
-    """Return the names of the migrations that are not in `applied`, in order."""
-    names = [entry.name for entry in files("parley").joinpath("migrations").iterdir()]
+def _shipped() -> Traversable:
+    return files("parley").joinpath("migrations")
+
+
+def pending(applied: set[str], folder: Traversable | None = None) -> list[str]:
+    """Return the names of the migrations in `folder` that are not in `applied`, in order."""
+    names = [entry.name for entry in (folder or _shipped()).iterdir()]
     return sorted(name for name in names if _NAME.fullmatch(name) and name not in applied)
 
 
-async def migrate(database_url: str) -> list[str]:
-    """Bring the database up to date; return what was applied.
+async def migrate(database_url: str, folder: Traversable | None = None) -> list[str]:
+    """Bring the database up to date with `folder`, by default ours; return what was applied.
 
     Each file is one transaction with its own record, so a file that fails leaves nothing behind, and
     a lock makes a second process wait, then find nothing to do. Raises psycopg's errors.
@@ -33,8 +38,8 @@ async def migrate(database_url: str) -> list[str]:
             " (name text primary key, applied_at timestamptz not null default now())"
         )
         rows = await (await connection.execute("select name from schema_migrations")).fetchall()
-        for name in pending({row[0] for row in rows}):
-            text = files("parley").joinpath("migrations", name).read_text("utf-8")
+        for name in pending({row[0] for row in rows}, folder):
+            text = (folder or _shipped()).joinpath(name).read_text("utf-8")
             async with connection.transaction():
                 await connection.execute(text.encode())
                 await connection.execute("insert into schema_migrations (name) values (%s)", [name])
