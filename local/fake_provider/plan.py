@@ -73,6 +73,8 @@ def reply_plan(wire_name: str, script: Script, model: str, prompt: str) -> Plan:
     tokens = list(script.tokens if script.tokens is not None else tokens_of(reply_to(prompt)))
     if script.count:
         tokens = list(islice(cycle(tokens), script.count))
+    if script.number:
+        tokens = [f"{token}/{script.number}" for token in tokens]
     writes, ending = _payload(script, wire, tokens)
     head = (
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\n"
@@ -129,7 +131,10 @@ def _payload(script: Script, wire: Wire, tokens: list[str]) -> tuple[list[tuple[
                 closing,
             ], "keep"
         case "utf8":
-            return [*writes, (0.0, b'data: {"type":"\xff\xfe"}\n\n'), closing], "keep"
+            return [*writes, (0.0, wire.token("??").replace(b"??", b"\xff\xfe")), closing], "keep"
+        case "deep":
+            nested = b"[" * 100_000 + b"]" * 100_000
+            return [*writes, (0.0, b'data: {"type":"error","error":%b}\n\n' % nested), closing], "keep"
         case "type":
             return [*writes, (0.0, wire.mistyped()), closing], "keep"
         case "sse":

@@ -14,6 +14,7 @@ Fault = Literal[
     "error",  # an error event, then the body ends
     "json",  # an event with half a JSON text
     "utf8",  # an event with invalid UTF-8
+    "deep",  # an event of JSON nested without end
     "type",  # an event of valid JSON that is not what was agreed
     "sse",  # lines that are no event stream, then the body ends
     "endless",  # one event that never ends
@@ -29,10 +30,13 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     `fault` happens after `fault_after` tokens, and only in the first `fault_times` calls (0 is always).
     `status` is answered instead of a reply in the first `status_times` calls (0 is always).
     `tokens` is what is said; `count` repeats or cuts it to so many tokens; neither echoes the prompt.
+    `numbered` adds the number of the call to every token, so that no two calls say the same.
     """
 
     tokens: tuple[str, ...] | None = None
     count: int = 0
+    numbered: bool = False
+    number: int = 0
     reasoning: tuple[str, ...] = ()
     delay: float = 0.0
     first_delay: float = 0.0
@@ -60,7 +64,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def of_call(self, number: int) -> "Script":
         """Return what holds for a model's call `number`, counted from 1."""
-        changes: dict[str, object] = {}
+        changes: dict[str, object] = {"number": number} if self.numbered else {}
         if self.status_times and number > self.status_times:
             changes["status"] = 200
         if self.fault_times and number > self.fault_times:

@@ -24,8 +24,8 @@ def http_client() -> httpx2.AsyncClient:
 class AiohttpTransport(httpx2.AsyncBaseTransport):
     """Sends httpx2's requests by aiohttp.
 
-    The SDKs bring one too, which ends a response that is not whole by a polite TLS shutdown: to some
-    servers that does not look like a client that left, so they go on, and bill.
+    The SDKs bring such a transport too, but theirs parts from a response that is not whole by a TLS
+    shutdown, for whose answer it waits 30 seconds: a stopped reply would be written, and billed, on.
     """
 
     def __init__(self, ssl_context: SSLContext) -> None:

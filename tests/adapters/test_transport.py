@@ -1,0 +1,138 @@
+"""The transport under the SDKs, over TLS."""
+
+import asyncio
+import contextlib
+import datetime
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from local.fake_provider import FakeProvider, Script
+from local.fake_provider.script import Fault
+from parley.adapters.transport import AiohttpTransport
+
+BODY = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a key and a certificate for 127.0.0.1."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    path.write_bytes(pem + made.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+@pytest.fixture
+async def fake(certificate: Path) -> AsyncIterator[FakeProvider]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    async with FakeProvider(host="localhost", tls=context) as provider:
+        yield provider
+
+
+@pytest.fixture
+async def client(certificate: Path) -> AsyncIterator[httpx2.AsyncClient]:
+    transport = AiohttpTransport(ssl.create_default_context(cafile=str(certificate)))
+    async with httpx2.AsyncClient(transport=transport, timeout=None) as made:
+        yield made
+
+
+async def read(client: httpx2.AsyncClient, url: str) -> bytes:
+    async with client.stream("POST", f"{url}/chat/completions", json=BODY) as response:
+        return b"".join([part async for part in response.aiter_bytes()])
+
+
+async def test_reads_to_the_end_and_keeps_the_connection(
+    fake: FakeProvider, client: httpx2.AsyncClient
+) -> None:
+    for _ in range(3):
+        assert (await read(client, fake.openai_url)).endswith(b"[DONE]\n\n")
+    assert fake.stats.connections == 1
+
+
+@pytest.mark.parametrize("fault", ["stall", "silence"])
+async def test_a_cancelled_request_ends_its_connection_at_once(
+    fake: FakeProvider, client: httpx2.AsyncClient, fault: Fault
+) -> None:
+    fake.script("m", Script(fault=fault, fault_after=1))
+    async with Deaf(fake.port) as deaf:
+        task = asyncio.create_task(read(client, f"https://localhost:{deaf.port}/v1"))
+        await fake.until(lambda: fake.stats.active == 1)
+        await asyncio.sleep(0.05)
+        deaf.heeds = False
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait_for(deaf.left.wait(), 0.2)
+
+
+class Deaf:
+    """A proxy that stops to pass on what the client says, so that it can say goodbye by TCP only."""
+
+    def __init__(self, port: int) -> None:
+        self.heeds = True
+        self.left = asyncio.Event()
+        self.port = 0
+        self._target = port
+
+    async def __aenter__(self) -> "Deaf":
+        self._server = await asyncio.start_server(self._serve, "localhost", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_server, to_server = await asyncio.open_connection("localhost", self._target)
+        back = asyncio.create_task(self._copy(from_server, writer))
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                if self.heeds:
+                    to_server.write(data)
+        self.left.set()
+        to_server.transport.abort()
+        writer.transport.abort()
+        await back
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+
+
+async def test_does_not_follow_to_another_host(fake: FakeProvider, client: httpx2.AsyncClient) -> None:
+    fake.script("m", Script(status=307))
+    response = await client.post(f"{fake.openai_url}/chat/completions", json=BODY)
+    assert response.status_code == 307
+
+
+async def test_distrusts_a_stranger(fake: FakeProvider) -> None:
+    transport = AiohttpTransport(ssl.create_default_context())
+    async with httpx2.AsyncClient(transport=transport) as client:
+        with pytest.raises(OSError, match="certificate"):
+            await read(client, fake.openai_url)

@@ -1,0 +1,25 @@
+"""xAI's adapter, on real sockets."""
+
+from typing import ClassVar
+
+from local.fake_provider import FakeProvider
+from parley.adapters.xai import XaiModel
+from parley.ports import ChatModel
+from tests.adapters.chat_models import KEY, ChatModelSuite
+from tests.adapters.test_openai import TestOpenAIModel as _OpenAI
+
+
+class TestXaiModel(ChatModelSuite):
+    finish_words: ClassVar = _OpenAI.finish_words
+
+    def make(self, fake: FakeProvider, key: str = KEY) -> ChatModel:
+        return XaiModel(api_key=key, base_url=fake.openai_url)
+
+    async def test_goes_by_its_own_name(self, fake: FakeProvider, model: ChatModel) -> None:
+        assert model.version == "xai/1"
+        await fake.refuse()
+        _, fault = await self.fail(model)
+        assert fault.message.startswith("xAI ")
+
+
+del _OpenAI
