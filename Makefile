@@ -39,10 +39,12 @@ test: $(installed)  ## Run every test; ARGS="tests/test_sse.py -k cursor" narrow
 	@$(python) -m pytest -n auto $(ARGS)
 
 check: $(installed)  ## Check format, lint, types and import rules
-	@$(python) -m ruff format --check .
-	@$(python) -m ruff check .
-	@$(python) -m mypy
-	@.venv/bin/lint-imports
+	@failed=0; \
+	$(python) -m ruff format --check --quiet --diff . || failed=1; \
+	$(python) -m ruff check --quiet . || failed=1; \
+	$(python) -m mypy || failed=1; \
+	.venv/bin/lint-imports --no-logo || failed=1; \
+	exit $$failed
 
 format: $(installed)  ## Format the code and apply safe fixes
 	@$(python) -m ruff check --fix .
