@@ -33,6 +33,9 @@ class Settings:
     key_secret: str = setting(
         "KEY_SECRET", "", "secret of the generation keys, 32 characters up", secret=True
     )
+    keys_secret_arn: str = setting(
+        "KEYS_SECRET_ARN", "", "secret with values for the secret settings, by name"
+    )
 
     auth_mode: str = setting("AUTH_MODE", "jwt", "`jwt`, or `trusted` to believe userId")
     allow_trusted_in_lambda: bool = setting(

@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from parley.errors import Unavailable
 from parley.logs import logger
 from parley.settings import Settings, SettingsError
+
+T = TypeVar("T")
 
 _log = logger("secrets")
 # A wrong password must not turn into one call of Secrets Manager for each request.
@@ -49,10 +51,10 @@ class Secrets:
             return self._settings
         return await self._read(arn, lambda text: _with_keys(self._settings, text), refused)
 
-    async def _read(self, arn: str, parse: Callable[[str], Any], refused: Any) -> Any:
+    async def _read(self, arn: str, parse: Callable[[str], T], refused: T | None) -> T:
         return await asyncio.to_thread(self._read_blocking, arn, parse, refused)
 
-    def _read_blocking(self, arn: str, parse: Callable[[str], Any], refused: Any) -> Any:
+    def _read_blocking(self, arn: str, parse: Callable[[str], T], refused: T | None) -> T:
         # A lock of threads, not of asyncio: a sandbox may run each invocation in a loop of its own.
         with self._lock:
             if arn in self._held:
