@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import struct
-from typing import Protocol
+from typing import Protocol, cast
 
 from local.fake_provider.plan import Plan
 
@@ -46,8 +46,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
         self._host.opened(self)
 
     def data_received(self, data: bytes) -> None:
