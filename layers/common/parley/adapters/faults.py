@@ -85,7 +85,7 @@ def fault_of_error(provider: str, error: BaseException, *, begun: bool) -> Provi
     while error.__cause__ is not None:
         error = error.__cause__
         names.append(type(error).__name__)
-    if isinstance(error, ValueError | RecursionError) or names[-1] in ("DecodingError", "LocalProtocolError"):
+    if isinstance(error, ValueError | RecursionError) or names[-1] == "DecodingError":
         code = "provider_protocol"
     else:
         code = "provider_interrupted" if begun else "provider_unavailable"
