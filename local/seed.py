@@ -1,26 +1,17 @@
 """The laptop's demo data: two plans, a user on each, and the models of `catalogue.toml`."""
 
+import json
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg.types.json import Jsonb
+
+from parley.adapters.catalogue import load
 
 _CATALOGUE = Path(__file__).with_name("catalogue.toml")
-_PLANS = (("free", "Free", True), ("pro", "Pro", False))
 _USERS = (("demo-free", "free"), ("demo-pro", "pro"))
-
-_MODEL = """
-insert into models (id, provider, name, title, system_prompt, max_output_tokens, context_characters,
-                    parameters, enabled, rank)
-values (%(id)s, %(provider)s, %(name)s, %(title)s, %(system_prompt)s, %(max_output_tokens)s,
-        %(context_characters)s, %(parameters)s, %(enabled)s, %(rank)s)
-on conflict (id) do update set
-    (provider, name, title, system_prompt, max_output_tokens, context_characters, parameters, enabled, rank)
-    = (excluded.provider, excluded.name, excluded.title, excluded.system_prompt, excluded.max_output_tokens,
-       excluded.context_characters, excluded.parameters, excluded.enabled, excluded.rank)
-"""
 
 
 async def seed(database_url: str, catalogue: Path = _CATALOGUE) -> None:
@@ -28,26 +19,21 @@ async def seed(database_url: str, catalogue: Path = _CATALOGUE) -> None:
 
     Models that the catalogue does not name stay as they are. Raises psycopg's errors.
     """
-    models = [_row(rank, model) for rank, model in enumerate(_read(catalogue))]
-    rights = [(plan, model["id"]) for model in models for plan in model["plans"]]
+    await load(database_url, read(catalogue))
     connection = await psycopg.AsyncConnection.connect(database_url, connect_timeout=10)
     async with connection, connection.cursor() as cursor:
         await cursor.executemany(
-            "insert into plans (id, title, is_default) values (%s, %s, %s) on conflict do nothing", _PLANS
-        )
-        await cursor.executemany(
             "insert into users (id, plan_id) values (%s, %s) on conflict do nothing", _USERS
         )
-        await cursor.executemany(_MODEL, models)
-        await cursor.execute("delete from plan_models where model_id = any(%s)", [[m["id"] for m in models]])
-        await cursor.executemany("insert into plan_models (plan_id, model_id) values (%s, %s)", rights)
 
 
-def _read(catalogue: Path) -> list[dict[str, Any]]:
+def read(catalogue: Path) -> list[dict[str, Any]]:
+    """Return the models of a catalogue."""
     models: list[dict[str, Any]] = tomllib.loads(catalogue.read_text("utf-8"))["models"]
     return models
 
 
-def _row(rank: int, model: dict[str, Any]) -> dict[str, Any]:
-    optional = {"system_prompt": "", "enabled": True}
-    return optional | model | {"parameters": Jsonb(model.get("parameters", {})), "rank": rank}
+if __name__ == "__main__":
+    # What `make seed` sends to the migrate function, which alone reaches a deployed database.
+    path = Path(sys.argv[1]) if len(sys.argv) > 1 else _CATALOGUE
+    print(json.dumps({"Catalogue": read(path)}))

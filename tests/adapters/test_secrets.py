@@ -35,7 +35,7 @@ async def test_without_an_arn_the_settings_serve() -> None:
     settings = Settings(database_url=HOST, openai_api_key="from-the-environment")
     held = Secrets(settings)
     assert await held.database_url() == HOST
-    assert await held.keys() is settings
+    assert held.keys() is settings
 
 
 async def test_the_login_that_rds_made_goes_into_the_url(manager: Any) -> None:
@@ -77,7 +77,7 @@ async def test_keys_fill_in_what_the_environment_leaves_open(manager: Any) -> No
         manager, {"OPENAI_API_KEY": "sk-1", "XAI_API_KEY": "", "KEY_SECRET": "k" * 32, "VALKEY_URL": "v"}
     )
     settings = Settings(keys_secret_arn=arn, valkey_url="rediss://here", log_level="DEBUG")
-    filled = await Secrets(settings).keys()
+    filled = Secrets(settings).keys()
     assert filled.openai_api_key == "sk-1"
     assert filled.key_secret == "k" * 32
     assert filled.xai_api_key == ""
@@ -88,9 +88,9 @@ async def test_keys_fill_in_what_the_environment_leaves_open(manager: Any) -> No
 async def test_a_refused_key_is_fetched_anew(manager: Any) -> None:
     arn = create(manager, {"OPENAI_API_KEY": "sk-1"})
     held = Secrets(Settings(keys_secret_arn=arn))
-    before = await held.keys()
+    before = held.keys()
     manager.put_secret_value(SecretId=arn, SecretString='{"OPENAI_API_KEY": "sk-2"}')
-    assert (await held.keys(before)).openai_api_key == "sk-2"
+    assert held.keys(before).openai_api_key == "sk-2"
 
 
 async def test_away_is_a_503_and_forgotten(manager: Any) -> None:
@@ -122,4 +122,4 @@ async def test_a_secret_of_the_wrong_form_says_so(text: str, complaint: str) -> 
 @pytest.mark.parametrize("text", ['{"LOG_LEVEL": "DEBUG"}', '{"OPENAI_KEY": "sk"}', "[]", "sk-1"])
 async def test_keys_of_the_wrong_form_say_so(text: str) -> None:
     with pytest.raises(SettingsError, match="KEYS_SECRET_ARN"):
-        await Secrets(Settings(keys_secret_arn="arn"), lambda _: text).keys()
+        Secrets(Settings(keys_secret_arn="arn"), lambda _: text).keys()

@@ -1,11 +1,13 @@
 """The template and the code agree, and the template grants no more than the code needs."""
 
+import asyncio
 import fnmatch
 import importlib
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -54,8 +56,17 @@ def keys_template() -> Node:
     return {**json.loads(generate["SecretStringTemplate"]), generate["GenerateStringKey"]: ""}
 
 
+def imported(module: str) -> ModuleType:
+    """Import a module as Lambda does, in a process with an event loop: Mangum makes one where there is none."""
+
+    async def load() -> ModuleType:
+        return importlib.import_module(module)
+
+    return asyncio.run(load())
+
+
 def app_of(name: str) -> FastAPI:
-    app = importlib.import_module(f"functions.{name}.app").app
+    app = imported(f"functions.{name}.app").app
     assert isinstance(app, FastAPI)
     return app
 
@@ -73,7 +84,7 @@ def test_every_folder_is_deployed_and_nothing_else() -> None:
 def test_the_handler_can_be_imported(name: str) -> None:
     handler = FUNCTIONS[NAMES[name]]["Properties"].get("Handler", GLOBALS["Handler"])
     module, _, attribute = handler.rpartition(".")
-    assert callable(getattr(importlib.import_module(f"functions.{name}.{module}"), attribute))
+    assert callable(getattr(imported(f"functions.{name}.{module}"), attribute))
 
 
 def test_stream_is_started_by_the_adapter() -> None:

@@ -39,22 +39,20 @@ class Secrets:
         arn, url = self._settings.database_secret_arn, self._settings.database_url
         if not arn:
             return url
-        return await self._read(arn, lambda text: _with_credentials(url, text), refused)
+        return await asyncio.to_thread(self._read, arn, lambda text: _with_credentials(url, text), refused)
 
-    async def keys(self, refused: Settings | None = None) -> Settings:
+    def keys(self, refused: Settings | None = None) -> Settings:
         """Return the settings with the secret ones filled in; what the environment holds stays.
 
-        `refused` are the settings whose key a provider did not take. Raises as `database_url`.
+        `refused` are the settings whose key a provider did not take. Blocks for seconds at most, once a
+        process: nothing can be served before. Raises as `database_url`.
         """
         arn = self._settings.keys_secret_arn
         if not arn:
             return self._settings
-        return await self._read(arn, lambda text: _with_keys(self._settings, text), refused)
+        return self._read(arn, lambda text: _with_keys(self._settings, text), refused)
 
-    async def _read(self, arn: str, parse: Callable[[str], T], refused: T | None) -> T:
-        return await asyncio.to_thread(self._read_blocking, arn, parse, refused)
-
-    def _read_blocking(self, arn: str, parse: Callable[[str], T], refused: T | None) -> T:
+    def _read(self, arn: str, parse: Callable[[str], T], refused: T | None) -> T:
         # A lock of threads, not of asyncio: a sandbox may run each invocation in a loop of its own.
         with self._lock:
             if arn in self._held:
