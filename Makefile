@@ -60,7 +60,7 @@ clean:  ## Remove the environment and every cache; the data stays
 
 web/dist/index.html: $(WEB_MODULES) $(shell find web/src web/public web/*.html web/*.json web/*.ts 2> /dev/null)
 	@echo "Building the web UI ..."
-	@cd web && npm run --silent build
+	@cd web && npm run --silent build -- --logLevel warn
 
 # uv installs the locked wheels about eight times as fast as pip, and comes from the same lock; where it
 # has no wheel or cannot reach an index that pip can, pip does the same, slowly.

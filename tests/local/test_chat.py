@@ -52,7 +52,7 @@ class Script:
         if "content-length: " in head:
             await reader.readexactly(int(head.lower().split("content-length: ")[1].split("\r\n")[0]))
         self.requests.append(head)
-        writer.write(self.answers.pop(0))
+        writer.write(self.answers.pop(0) if self.answers else b"")
         await writer.drain()
         writer.close()
 
