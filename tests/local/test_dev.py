@@ -47,7 +47,7 @@ def test_data_survives_a_restart_which_takes_under_three_seconds(data: Path) -> 
         chat_id = ask(url, "What is a log?")["chatId"]
         before = history(url, chat_id)
         assert laptop.end(signal.SIGTERM) == 0
-    seconds = []
+    seconds: list[float] = []
     while len(seconds) < 3 and not (seconds and min(seconds) < 3):  # the machine may be busy with other tests
         with Laptop(data, env=FAST) as laptop:
             assert history(laptop.ready(), chat_id) == before
