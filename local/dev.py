@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -157,6 +158,8 @@ async def _fill(database_url: str) -> None:
         await seed(database_url)
     except psycopg.OperationalError as error:
         raise StartError(f"the database does not answer: {error}") from None
+    except (tomllib.TOMLDecodeError, KeyError, psycopg.IntegrityError) as error:
+        raise StartError(f"local/catalogue.toml makes no sense: {error}") from None
 
 
 async def _follow_parent(stop: _Stop) -> None:

@@ -3,6 +3,7 @@
 import signal
 import socket
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,20 @@ def test_a_signal_leaves_no_process(data: Path, number: signal.Signals) -> None:
         assert len(family) > 3
         assert laptop.end(number) == 0
         assert gone(family, 0.5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_while_it_starts_leaves_no_process_and_the_folder_fit_for_use(
+    data: Path, number: signal.Signals
+) -> None:
+    with Laptop(data) as laptop:
+        while not (data / "stores" / "postgres.new").exists():
+            time.sleep(0.005)
+        family = laptop.family()
+        laptop.end(number)
+        assert gone(family, 5)
+    with Laptop(data) as laptop:
+        laptop.ready()
 
 
 def test_a_signal_while_a_reply_is_written_leaves_no_process(data: Path) -> None:
