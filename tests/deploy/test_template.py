@@ -57,7 +57,7 @@ def keys_template() -> Node:
 
 
 def imported(module: str) -> ModuleType:
-    """Import a module as Lambda does, in a process with an event loop: Mangum makes one where there is none."""
+    """Import a module where an event loop runs: Mangum makes one where there is none, and leaves it."""
 
     async def load() -> ModuleType:
         return importlib.import_module(module)
