@@ -54,10 +54,12 @@ deploy: build  ## Deploy; STAGE=dev|prod takes a set of samconfig.toml
 
 site: web/dist/index.html  ## Send web/dist to the site of STAGE
 	@bucket=$$($(call output,SiteBucketName)) && distribution=$$($(call output,DistributionId)) && \
-		aws s3 sync web/dist "s3://$$bucket" --delete --exclude index.html \
-			--cache-control "public, max-age=31536000, immutable" && \
-		aws s3 cp web/dist/index.html "s3://$$bucket/index.html" --cache-control no-cache && \
-		aws cloudfront create-invalidation --distribution-id "$$distribution" --paths /index.html > /dev/null && \
+		aws s3 sync web/dist/assets "s3://$$bucket/assets" --cache-control "public, max-age=31536000, immutable" && \
+		aws s3 sync web/dist "s3://$$bucket" --exclude "assets/*" --exclude config.json --cache-control no-cache && \
+		aws cloudformation describe-stacks --stack-name $(STACK) --query "Stacks[0].Outputs" --output json | \
+			python3 local/site_config.py | aws s3 cp - "s3://$$bucket/config.json" \
+			--content-type application/json --cache-control no-cache && \
+		aws cloudfront create-invalidation --distribution-id "$$distribution" --paths "/*" > /dev/null && \
 		$(call output,SiteUrl)
 
 # Read from the environment and sent on standard input, so that no key is seen in a list of processes.

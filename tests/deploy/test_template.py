@@ -14,6 +14,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from local.site_config import site_config
 from parley import bootstrap
 from parley.settings import Settings
 from tests.deploy.templates import ROOT, Node, load, of_type, walk
@@ -232,6 +233,27 @@ def test_the_site_neither_caches_nor_logs_what_is_private() -> None:
         assert behaviour["Compress"] is False
     # Error pages of the distribution would replace the functions' own answers, and a 404 of theirs.
     assert "CustomErrorResponses" not in config
+
+
+def test_the_site_has_the_policy_of_the_page() -> None:
+    config = RESOURCES["SiteHeaders"]["Properties"]["ResponseHeadersPolicyConfig"]["SecurityHeadersConfig"]
+    text = config["ContentSecurityPolicy"]["ContentSecurityPolicy"]["Fn::Sub"][0]
+    stated = {rule.split()[0]: rule.split()[1:] for rule in text.replace("${Login}", "").split(";")}
+    assert stated == json.loads((ROOT / "web/csp.json").read_text("utf-8"))
+
+
+def test_login_returns_to_a_page_of_the_site() -> None:
+    (callback,) = RESOURCES["SiteClient"]["Properties"]["CallbackURLs"]
+    page = callback["Fn::Sub"].removeprefix("${SiteUrl}/")
+    assert (ROOT / "web/public" / page).is_file()
+    outputs = {name: name for name in TEMPLATE["Outputs"]}
+    auth = site_config(outputs)["auth"]
+    assert auth == {
+        "kind": "bearer",
+        "signInUrl": f"/{page}",
+        "loginUrl": "LoginUrl",
+        "clientId": "UserPoolClientId",
+    }
 
 
 def test_the_fallback_streams() -> None:
