@@ -48,9 +48,10 @@ deploy-check: $(installed) .venv-checkov/.installed build  ## Check the template
 runtime-check: $(installed) build/host/.built  ## Run what was built under Lambda's runtime emulator
 	@$(python) -m pytest -q -p no:cacheprovider tests/deploy/runtime.py
 
-deploy: build  ## Deploy; STAGE=dev|prod takes a set of samconfig.toml
-	@overrides=$$($(python313) -c 'import sys, tomllib; print(*tomllib.load(open("samconfig.toml", "rb"))[sys.argv[1]]["deploy"]["parameters"].get("parameter_overrides", []))' $(STAGE)) && \
-		eval $(sam) deploy --config-env $(STAGE) --parameter-overrides $$overrides Release=$$(date -u +%Y%m%dT%H%M%S) $(PARAMETERS)
+# `sam deploy --parameter-overrides` replaces those of the set, so they are read and given with the release.
+deploy: build  ## Deploy; STAGE=dev|prod takes a set of samconfig.toml, PARAMETERS="Valkey=none" adds to it
+	@$(sam) deploy --config-env $(STAGE) --stack-name $(STACK) $(ARGS) --parameter-overrides \
+		$$(.venv-deploy/bin/python local/parameters.py $(STAGE)) $(PARAMETERS) Release=$$(date -u +%Y%m%dT%H%M%S)
 
 site: web/dist/index.html  ## Send web/dist to the site of STAGE
 	@bucket=$$($(call output,SiteBucketName)) && distribution=$$($(call output,DistributionId)) && \

@@ -14,6 +14,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from local.parameters import parameters
 from local.site_config import site_config
 from parley import bootstrap
 from parley.settings import Settings
@@ -367,12 +368,22 @@ def test_every_skipped_check_says_why() -> None:
             assert len(skip["comment"]) > 20, name
 
 
-def test_a_parameter_set_names_only_parameters() -> None:
-    text = (ROOT / "samconfig.toml").read_text("utf-8")
-    for name, value in re.findall(r'"([A-Za-z]+)=\'?([^"\']+)\'?"', text):
-        parameter = TEMPLATE["Parameters"][name]
-        allowed = parameter.get("AllowedValues")
+@pytest.mark.parametrize("stage", ["dev", "prod"])
+def test_a_parameter_set_fits_the_template(stage: str) -> None:
+    given = parameters((ROOT / "samconfig.toml").read_text("utf-8"), stage)
+    assert given
+    for item in given:
+        name, _, value = item.partition("=")
+        # The command line that they are put into splits at spaces.
+        assert " " not in value
+        allowed = TEMPLATE["Parameters"][name].get("AllowedValues")
         assert allowed is None or value in map(str, allowed), name
+
+
+def test_guided_answers_are_a_parameter_set_too() -> None:
+    text = '[default.deploy.parameters]\nparameter_overrides = "Database=\\"rds\\" VpcCidr=\\"10.0.0.0/16\\""'
+    assert parameters(text, "default") == ["Database=rds", "VpcCidr=10.0.0.0/16"]
+    assert parameters(text, "other") == []
 
 
 @pytest.mark.xfail(reason="the stream does not write reply_ended yet")
