@@ -45,6 +45,13 @@ class Process:
                 return line.removeprefix(start).strip()
         raise RuntimeError(f"the process ended: {self.log.read_text()[-2000:]}")
 
+    def said(self) -> str:
+        """Return the end of what it wrote to standard error, and to standard output while nobody read it."""
+        out = b""
+        if self.process.poll() is not None and self.process.stdout is not None:
+            out = self.process.stdout.read()
+        return self.log.read_text()[-4000:] + out.decode()[-4000:]
+
     def kill(self) -> None:
         """End it at once, as a crash does."""
         self.process.kill()
@@ -302,9 +309,7 @@ def add_model(database_url: str, model: str, name: str = "", provider: str = "op
             " values (%s, %s, %s, %s, 1000, 20000) on conflict do nothing",
             [model, provider, name or model, model],
         )
-        connection.execute(
-            "insert into plan_models select id, %s from plans on conflict do nothing", [model]
-        )
+        connection.execute("insert into plan_models select id, %s from plans on conflict do nothing", [model])
 
 
 class World:
@@ -370,11 +375,8 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fake]:
 
 
 @pytest.fixture
-async def world(
-    tmp_path: Path, demo_database_url: str, valkey_url: str, fake: Fake
-) -> AsyncIterator[World]:
+async def world(tmp_path: Path, demo_database_url: str, valkey_url: str, fake: Fake) -> AsyncIterator[World]:
     """Return an empty world."""
     made = World(tmp_path, demo_database_url, valkey_url, fake)
     yield made
     await made.close()
-

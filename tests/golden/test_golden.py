@@ -16,6 +16,7 @@ def test_the_events_of_a_golden_stream(stream: Path) -> None:
     decoder = Decoder()
     events = [event for byte in stream.read_bytes() for event in decoder.feed(bytes([byte]))]
     found = [
-        {"event": event.event, "data": event.data.decode(), "lastEventId": event.last_event_id} for event in events
+        {"event": event.event, "data": event.data.decode(), "lastEventId": event.last_event_id}
+        for event in events
     ]
     assert found == json.loads(stream.with_suffix(".json").read_text())

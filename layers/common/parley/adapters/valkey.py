@@ -34,6 +34,10 @@ _FAULTS = (
 )  # fmt: skip
 
 
+# One for every command under way at once; a burst must not look like a Valkey that is away.
+_MOST_CONNECTIONS = 4096
+
+
 class ValkeyLog:
     """`ports.Log` in Valkey. Keys share one hash tag a generation, so a cluster keeps them together."""
 
@@ -61,6 +65,7 @@ class ValkeyLog:
             socket_connect_timeout=timeout,
             retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
             driver_info=None,
+            max_connections=_MOST_CONNECTIONS,
         )
         self._breaker = Breaker(timeout, self._probe, faults=_FAULTS, refusals=(RedisError,))
         self._watcher = Watcher(self._client)

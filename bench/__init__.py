@@ -1,0 +1,1 @@
+"""Benchmarks and soak runs, each one command of the Makefile."""

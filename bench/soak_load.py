@@ -1,0 +1,182 @@
+"""Many slow streams through one process, with random disconnects and resumes; every reply compared.
+
+make soak-load STREAMS=1000 SECONDS=60
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import tempfile
+import time
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+
+import aiohttp
+import psutil
+
+from local.embedded import EmbeddedStores
+from local.fake_provider import reply_to, tokens_of
+from local.seed import seed
+from parley.adapters.migrations import migrate
+from parley.sse import Decoder
+from tests.harness import Fake, Server, World
+
+
+@dataclass
+class Tally:
+    """What the run has seen."""
+
+    started: int = 0
+    done: int = 0
+    resumes: int = 0
+    resets: int = 0
+    mismatches: int = 0
+    failures: int = 0
+    open: int = 0
+
+
+def _expected(prompt: str, tokens: int) -> str:
+    return "".join(islice(cycle(tokens_of(reply_to(prompt))), tokens))
+
+
+async def _one(
+    http: aiohttp.ClientSession, url: str, number: int, tokens: int, tally: Tally, deadline: float
+) -> None:
+    loop = asyncio.get_running_loop()
+    dice = random.Random(number)
+    turn = 0
+    while loop.time() < deadline:
+        turn += 1
+        prompt = f"stream {number} turn {turn} " + "lorem ipsum dolor " * 3
+        body = {"prompt": prompt, "modelId": "soak", "userId": "demo-pro"}
+        async with http.post(f"{url}/api/chat/start", json=body) as response:
+            if response.status != 201:
+                tally.failures += 1
+                return
+            session = (await response.json())["sessionId"]
+        tally.started += 1
+        text = await _read(http, f"{url}/api/chat/stream?sessionId={session}", dice, tally)
+        tally.done += 1
+        if text != _expected(prompt, tokens):
+            tally.mismatches += 1
+
+
+async def _read(http: aiohttp.ClientSession, url: str, dice: random.Random, tally: Tally) -> str:
+    text, cursor, ended = "", "", False
+    while not ended:
+        headers = {"last-event-id": cursor} if cursor else {}
+        leave = time.monotonic() + dice.expovariate(1 / 20)
+        decoder = Decoder()
+        tally.open += 1
+        try:
+            async with http.get(url, headers=headers) as response:
+                if response.status == 204:
+                    return text
+                async for chunk in response.content.iter_any():
+                    for event in decoder.feed(chunk):
+                        cursor = event.last_event_id or cursor
+                        body = json.loads(event.data)
+                        if body["type"] == "token":
+                            text += body["content"]
+                        elif body["type"] == "reset":
+                            tally.resets += 1
+                            text = ""
+                        ended = ended or body["type"] in ("done", "error")
+                    if not ended and time.monotonic() > leave:
+                        break
+        except aiohttp.ClientError:
+            tally.failures += 1
+            await asyncio.sleep(1)
+        finally:
+            tally.open -= 1
+        if not ended:
+            tally.resumes += 1
+            await asyncio.sleep(dice.random())
+    return text
+
+
+async def _watch(server: Server, tally: Tally, seconds: float) -> list[float]:
+    process = psutil.Process(server.process.pid)
+    idle = process.memory_info().rss
+    print(f"idle: {idle / 2**20:.0f} MiB")
+    per_stream: list[float] = []
+    begin = time.monotonic()
+    process.cpu_percent()
+    while time.monotonic() - begin < seconds:
+        await asyncio.sleep(max(1.0, seconds / 12))
+        if server.process.poll() is not None:
+            raise SystemExit(f"the server ended with {server.process.returncode}:\n{server.said()}")
+        used = process.memory_info().rss
+        if tally.open:
+            per_stream.append((used - idle) / tally.open / 1024)
+        each = per_stream[-1] if per_stream else 0
+        print(
+            f"{time.monotonic() - begin:4.0f} s  open {tally.open:5}  done {tally.done:6}"
+            f"  resumes {tally.resumes:6}  mismatches {tally.mismatches}  failures {tally.failures}"
+            f"  cpu {process.cpu_percent():3.0f} %  memory {used / 2**20:.0f} MiB  {each:.0f} KiB a stream",
+            flush=True,
+        )
+    return per_stream
+
+
+async def run(streams: int, seconds: float, tokens: int, delay: float) -> int:
+    """Run and report; return 1 if any reply was not what the provider sent."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with EmbeddedStores(folder / "stores", volatile=True) as stores:
+            addresses = stores.wait()
+            await migrate(addresses.database_url)
+            await seed(addresses.database_url)
+            fake = Fake(folder)
+            world = World(folder, addresses.database_url, addresses.valkey_url, fake)
+            try:
+                world.model("soak", count=tokens, delay=delay)
+                tally = Tally()
+                server = world.server(LOG_LEVEL="WARNING")
+                connector = aiohttp.TCPConnector(limit=0)
+                timeout = aiohttp.ClientTimeout(total=None)
+                async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
+                    await _read_one_first(http, server.url)
+                    deadline = asyncio.get_running_loop().time() + seconds
+                    watch = asyncio.create_task(_watch(server, tally, seconds))
+                    jobs = []
+                    for number in range(streams):
+                        jobs.append(_one(http, server.url, number, tokens, tally, deadline))
+                    await asyncio.gather(watch, *jobs)
+                    per_stream = watch.result()
+            finally:
+                if tally.failures:
+                    print(server.said())
+                await world.close()
+                fake.close()
+    print(
+        f"{tally.done} replies, {tally.resumes} resumes, {tally.resets} resets, "
+        f"{tally.failures} failures, {tally.mismatches} mismatches; "
+        f"{per_stream[len(per_stream) // 2]:.0f} KiB a stream in the middle, {per_stream[-1]:.0f} at the end"
+    )
+    return 1 if tally.mismatches or tally.failures else 0
+
+
+async def _read_one_first(http: aiohttp.ClientSession, url: str) -> None:
+    """Have everything imported before memory is measured."""
+    tally = Tally()
+    await _one(http, url, -1, 1, tally, asyncio.get_running_loop().time() + 0.01)
+
+
+def main() -> None:
+    """Read the arguments, run, and exit with 1 on any mismatch."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--streams", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--tokens", type=int, default=40)
+    parser.add_argument("--delay", type=float, default=0.5, help="seconds between tokens")
+    arguments = parser.parse_args()
+    raise SystemExit(
+        asyncio.run(run(arguments.streams, arguments.seconds, arguments.tokens, arguments.delay))
+    )
+
+
+if __name__ == "__main__":
+    main()
