@@ -1,0 +1,67 @@
+"""What a person does with the chat's page, in the words of the tests."""
+
+import re
+from typing import Any
+
+from playwright.async_api import Locator, Page, expect
+
+from tests.harness import World, text_of
+
+
+class ChatPage:
+    """The chat in a browser. Everything is found as a person or a screen reader finds it."""
+
+    def __init__(self, page: Page, url: str, model: str = "fake") -> None:
+        self.page = page
+        self.url = url
+        self.model = model
+        self.prompt = page.get_by_label("Message", exact=True)
+        self.stop = page.get_by_role("button", name="Stop")
+        self.send = page.get_by_role("button", name="Send")
+        self.replies = page.locator(".message.assistant")
+        self.banner = page.get_by_role("alert")
+
+    @property
+    def reply(self) -> Locator:
+        """The newest reply's text."""
+        return self.replies.last.locator(".prose")
+
+    @property
+    def chat_id(self) -> str:
+        """The chat that the address names."""
+        found = re.search(r"/chat/([\w-]+)$", self.page.url)
+        assert found, self.page.url
+        return found[1]
+
+    async def open(self, chat_id: str | None = None) -> None:
+        """Open a chat, or a new one, and choose the model."""
+        await self.page.goto(f"{self.url}/chat" + (f"/{chat_id}" if chat_id else ""))
+        await self.page.get_by_label("Model").select_option(self.model)
+
+    async def ask(self, prompt: str) -> None:
+        """Type a question and press Enter."""
+        await self.prompt.fill(prompt)
+        await self.prompt.press("Enter")
+        await expect(self.page.locator(".bubble").last).to_have_text(prompt)
+
+    async def some(self, text: str | re.Pattern[str] = re.compile(r"\S")) -> None:
+        """Wait until the newest reply has some text."""
+        await expect(self.reply).to_contain_text(text)
+
+    async def finished(self, timeout: float = 20_000) -> None:
+        """Wait until no reply is being written."""
+        await expect(self.send).to_be_visible(timeout=timeout)
+        await expect(self.page.locator("[data-live]")).to_have_count(0)
+
+    async def shown(self) -> str:
+        """Return the newest reply as it is shown, white space made one."""
+        return " ".join((await self.reply.inner_text()).split())
+
+    def stored(self, world: World) -> dict[str, Any]:
+        """Return the newest reply's row."""
+        [(status, source, parts)] = world.sql(
+            "select status, source, parts from messages where chat_id = %s and role = 'assistant'"
+            " order by position desc limit 1",
+            self.chat_id,
+        )
+        return {"status": status, "source": source, "text": " ".join(text_of({"parts": parts}).split())}

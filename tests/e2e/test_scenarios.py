@@ -1,0 +1,106 @@
+"""The five things that the page must do, in Chromium, against a real server."""
+
+import asyncio
+import re
+
+from playwright.async_api import Page, expect
+
+from tests.e2e.chat_page import ChatPage
+from tests.harness import World
+
+LONG = {"count": 400, "delay": 0.02}
+
+
+async def test_a_new_chat_streams_and_is_saved(world: World, page: Page) -> None:
+    world.model("fake", delay=0.05)
+    chat = ChatPage(page, world.server().url)
+    await chat.open()
+    await expect(page.get_by_role("heading", name="What shall we talk about?")).to_be_visible()
+    await chat.ask("one two three four five six seven eight nine ten")
+    await expect(chat.stop).to_be_visible()
+    await chat.finished()
+    stored = chat.stored(world)
+    assert stored["status"] == "complete"
+    assert await chat.shown() == stored["text"]
+    await expect(chat.replies.last).to_contain_text("tokens")
+    await expect(page.get_by_role("navigation", name="Chats").get_by_role("link", name="one two")).to_be_visible()
+    await expect(chat.prompt).to_be_focused()
+
+
+async def test_history_is_loaded_and_goes_on(world: World, page: Page) -> None:
+    server = world.server()
+    client = world.client(server, "demo-free")
+    started, _ = await client.ask("The first question")
+    for number in range(2, 31):
+        await client.ask(f"Question {number}", chatId=started["chatId"])
+    chat = ChatPage(page, server.url)
+    await chat.open(started["chatId"])
+    await expect(page.locator(".bubble").last).to_have_text("Question 30")
+    await expect(page.locator(".bubble").last).to_be_in_viewport()
+    # Scrolling up brings the earlier ones, and what is read stays where it is.
+    scroller = page.locator(".scroller")
+    for _ in range(8):
+        await scroller.evaluate("element => element.scrollTo(0, 0)")
+        await asyncio.sleep(0.3)
+    await expect(page.locator(".bubble").first).to_have_text("The first question")
+    await expect(page.locator(".bubble")).to_have_count(30)
+    await chat.ask("One more")
+    await chat.finished()
+    await expect(page.locator(".bubble").last).to_be_in_viewport()
+
+
+async def test_the_same_question_is_answered_from_the_cache(world: World, page: Page) -> None:
+    chat = ChatPage(page, world.server().url)
+    await chat.open()
+    await chat.ask("What is AI?")
+    await chat.finished()
+    first = await chat.shown()
+    await page.get_by_role("link", name="New chat").click()
+    await expect(page.locator(".message")).to_have_count(0)
+    await chat.ask("What is AI?")
+    await chat.finished()
+    await expect(chat.replies.last).to_contain_text("From cache")
+    assert await chat.shown() == first
+    assert chat.stored(world)["source"] == "cache"
+
+
+async def test_a_killed_server_shows_a_banner_and_a_reload_works(world: World, page: Page) -> None:
+    world.model("slow", count=100, delay=0.05, numbered=True)
+    server = world.server(LEASE_SECONDS="2")
+    chat = ChatPage(page, server.url, "slow")
+    await chat.open()
+    await chat.ask("Go on for long")
+    await chat.some()
+    server.kill()
+    await expect(chat.replies.last).to_contain_text("Reconnecting")
+    await expect(chat.banner).to_contain_text("The connection was lost", timeout=40_000)
+    port = server.url.rpartition(":")[2]
+    again = world.server(PORT=port, LEASE_SECONDS="2")
+    await page.route(
+        f"{server.url}/**", lambda route: route.continue_(url=route.request.url.replace(server.url, again.url))
+    )
+    await chat.banner.get_by_role("button", name="Reload").click()
+    await chat.finished(timeout=40_000)
+    stored = chat.stored(world)
+    assert stored["status"] == "complete"
+    assert await chat.shown() == stored["text"]
+
+
+async def test_stopped_midway_saved_and_asked_again(world: World, page: Page) -> None:
+    world.model("slow", **LONG)
+    chat = ChatPage(page, world.server().url, "slow")
+    await chat.open()
+    await chat.ask("Go on for long")
+    await chat.some(re.compile(r"\w+ \w+"))
+    await chat.stop.click()
+    await chat.finished(timeout=3000)
+    await expect(chat.replies.last).to_contain_text("Stopped")
+    stored = chat.stored(world)
+    assert stored["status"] == "stopped"
+    assert stored["text"]
+    assert await chat.shown() == stored["text"]
+    world.fake.script("slow")
+    await chat.ask("And now something short")
+    await chat.finished()
+    assert chat.stored(world)["status"] == "complete"
+    await expect(chat.replies).to_have_count(2)
