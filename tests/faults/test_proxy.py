@@ -1,0 +1,113 @@
+"""The fault proxy does what it says, or the tests that use it prove nothing."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.faults.proxy import FaultProxy
+from tests.harness import eventually
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@pytest.fixture
+async def proxy() -> AsyncIterator[FaultProxy]:
+    """A proxy before a server that echoes."""
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1000):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with FaultProxy(f"echo://user:word@127.0.0.1:{port}/path") as made:
+        yield made
+    server.close()
+
+
+@pytest.fixture
+async def streams(proxy: FaultProxy) -> AsyncIterator[Streams]:
+    """A connection through the proxy that has been used."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    assert await _echo((reader, writer), b"hello") == b"hello"
+    yield reader, writer
+    writer.close()
+
+
+async def _echo(streams: Streams, data: bytes) -> bytes:
+    reader, writer = streams
+    writer.write(data)
+    return await asyncio.wait_for(reader.readexactly(len(data)), 0.3)
+
+
+def test_the_url_leads_through_it(proxy: FaultProxy) -> None:
+    assert proxy.url == f"echo://user:word@127.0.0.1:{proxy.port}/path"
+
+
+async def test_delays(proxy: FaultProxy, streams: Streams) -> None:
+    proxy.delay(0.1)
+    loop = asyncio.get_running_loop()
+    begin = loop.time()
+    assert await _echo(streams, b"late") == b"late"
+    assert loop.time() - begin >= 0.2
+
+
+@pytest.mark.parametrize("way", ["up", "down", "both"])
+async def test_stalls_and_delivers_later(proxy: FaultProxy, streams: Streams, way: str) -> None:
+    proxy.stall(*(() if way == "both" else (getattr(proxy, way),)))
+    with pytest.raises(TimeoutError):
+        await _echo(streams, b"held")
+    await proxy.heal()
+    assert await asyncio.wait_for(streams[0].readexactly(4), 1) == b"held"
+
+
+async def test_corrupts(proxy: FaultProxy, streams: Streams) -> None:
+    proxy.corrupt(proxy.down)
+    assert await _echo(streams, b"abc") == bytes([ord("a"), ord("b") ^ 0xFF, ord("c")])
+    await proxy.heal()
+    assert await _echo(streams, b"abc") == b"abc"
+
+
+async def test_cuts_in_good_order(proxy: FaultProxy, streams: Streams) -> None:
+    proxy.cut()
+    assert await asyncio.wait_for(streams[0].read(), 1) == b""
+
+
+async def test_resets(proxy: FaultProxy, streams: Streams) -> None:
+    proxy.reset()
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(streams[0].read(), 1)
+
+
+async def test_half_open_connections_are_lost_and_new_ones_work(proxy: FaultProxy, streams: Streams) -> None:
+    proxy.half_open()
+    with pytest.raises(TimeoutError):
+        await _echo(streams, b"lost")
+    await proxy.heal()
+    with pytest.raises(TimeoutError):
+        await _echo(streams, b"still lost")
+    fresh = await asyncio.open_connection("127.0.0.1", proxy.port)
+    assert await _echo(fresh, b"new") == b"new"
+    fresh[1].close()
+
+
+async def test_refuses(proxy: FaultProxy, streams: Streams) -> None:
+    await proxy.refuse()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", proxy.port)
+    assert await _echo(streams, b"present") == b"present"
+    await proxy.heal()
+    fresh = await asyncio.open_connection("127.0.0.1", proxy.port)
+    assert await _echo(fresh, b"again") == b"again"
+    fresh[1].close()
+
+
+async def test_passes_ends_on(proxy: FaultProxy, streams: Streams) -> None:
+    streams[1].write_eof()
+    assert await asyncio.wait_for(streams[0].read(), 1) == b""
+    await eventually(lambda: proxy.open_connections == 0)
