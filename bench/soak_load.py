@@ -107,7 +107,7 @@ async def _watch(server: Server, tally: Tally, seconds: float) -> list[float]:
     while time.monotonic() - begin < seconds:
         await asyncio.sleep(max(1.0, seconds / 12))
         if server.process.poll() is not None:
-            raise SystemExit(f"the server ended with {server.process.returncode}:\n{server.said()}")
+            raise SystemExit(f"the server ended with {server.process.returncode}:\n{server.said()[-8000:]}")
         used = process.memory_info().rss
         if tally.open:
             per_stream.append((used - idle) / tally.open / 1024)
@@ -148,7 +148,7 @@ async def run(streams: int, seconds: float, tokens: int, delay: float) -> int:
                     per_stream = watch.result()
             finally:
                 if tally.failures:
-                    print(server.said())
+                    print(server.said()[-8000:])
                 await world.close()
                 fake.close()
     print(

@@ -136,6 +136,12 @@ def demo_database_url(_admin: psycopg.Connection, stores: Addresses, _demo_templ
     yield from _copy(_admin, stores, _demo_template)
 
 
+@pytest.fixture(scope="module")
+def module_database_url(_admin: psycopg.Connection, stores: Addresses, _demo_template: str) -> Iterator[str]:
+    """Return the URL of a database like `demo_database_url` that the tests of a module share."""
+    yield from _copy(_admin, stores, _demo_template)
+
+
 @pytest.fixture
 def own_empty_database(_admin: psycopg.Connection, stores: Addresses) -> Iterator[str]:
     """Return the URL of a database with nothing in it, not even a schema."""
@@ -153,6 +159,14 @@ def _valkey(pytestconfig: pytest.Config, stores: Addresses) -> Iterator[tuple[st
 @pytest.fixture
 def valkey_url(_valkey: tuple[str, redis.Redis]) -> str:
     """Return the URL of an empty Valkey database."""
+    url, client = _valkey
+    client.flushdb()
+    return url
+
+
+@pytest.fixture(scope="module")
+def module_valkey_url(_valkey: tuple[str, redis.Redis]) -> str:
+    """Return the URL of a Valkey database that was empty when the module began."""
     url, client = _valkey
     client.flushdb()
     return url

@@ -27,14 +27,20 @@ _names = itertools.count()
 class Process:
     """A child process with a URL; `freeze` and `thaw` stop and continue it."""
 
-    def __init__(self, command: list[str], env: dict[str, str], log: Path) -> None:
+    def __init__(self, command: list[str], env: dict[str, str], log: Path, out: Path | None = None) -> None:
+        """`log` takes standard error, `out` standard output; without it a test has to read that itself."""
         self.log = log
+        self.out = out
         self.url = ""
-        with log.open("ab") as out:
+        with contextlib.ExitStack() as files:
             self.process = subprocess.Popen(
-                command, cwd=_ROOT, env=env, stdout=subprocess.PIPE, stderr=out, start_new_session=True
+                command,
+                cwd=_ROOT,
+                env=env,
+                stdout=subprocess.PIPE if out is None else files.enter_context(out.open("ab")),
+                stderr=files.enter_context(log.open("ab")),
+                start_new_session=True,
             )
-        # Whatever the child says goes through a pipe into the log, so that a test can read it.
 
     def wait_for_line(self, start: str) -> str:
         """Return the rest of the first line of output that begins so."""
@@ -46,11 +52,8 @@ class Process:
         raise RuntimeError(f"the process ended: {self.log.read_text()[-2000:]}")
 
     def said(self) -> str:
-        """Return the end of what it wrote to standard error, and to standard output while nobody read it."""
-        out = b""
-        if self.process.poll() is not None and self.process.stdout is not None:
-            out = self.process.stdout.read()
-        return self.log.read_text()[-4000:] + out.decode()[-4000:]
+        """Return all it wrote, unless a test reads its standard output itself."""
+        return self.log.read_text() + (self.out.read_text() if self.out is not None else "")
 
     def kill(self) -> None:
         """End it at once, as a crash does."""
@@ -100,8 +103,7 @@ class Server(Process):
         command = [sys.executable, "-m", "uvicorn", "local.server:app", "--host", "127.0.0.1", "--port", "0"]
         command += ["--no-access-log", "--timeout-graceful-shutdown", "5"]
         log = folder / f"server-{next(_names)}.log"
-        super().__init__(command, _environment(**(defaults | settings)), log)
-        self._out = log.with_suffix(".out")
+        super().__init__(command, _environment(**(defaults | settings)), log, log.with_suffix(".out"))
         self.url = self._wait()
 
     def _wait(self) -> str:
@@ -322,6 +324,7 @@ class World:
         self.fake = fake
         self.servers: list[Server] = []
         self.clients: list[Client] = []
+        self._common: list[Server] = []
         add_model(database_url, "fake")
 
     def server(self, **settings: str) -> Server:
@@ -338,6 +341,12 @@ class World:
         server = Server(self.folder, **(defaults | settings))
         self.servers.append(server)
         return server
+
+    def common_server(self, number: int = 0) -> Server:
+        """Return a server with the default settings that others use too."""
+        while len(self._common) <= number:
+            self._common.append(self.server())
+        return self._common[number]
 
     def client(self, server: Server, user: str = "demo-pro") -> Client:
         """Return a client of a server."""
@@ -358,12 +367,20 @@ class World:
             cursor = connection.execute(statement.encode(), arguments)
             return cursor.fetchall() if cursor.description else []
 
-    async def close(self) -> None:
-        """End everything but the stores."""
-        for client in self.clients:
+    async def leave(self) -> None:
+        """Close every client, and every server that is not common."""
+        clients, self.clients = self.clients, []
+        for client in clients:
             await client.close()
         for server in self.servers:
-            server.close()
+            if server not in self._common:
+                server.close()
+        self.servers = list(self._common)
+
+    async def close(self) -> None:
+        """End everything but the stores."""
+        self._common = []
+        await self.leave()
 
 
 @pytest.fixture(scope="session")
@@ -380,3 +397,20 @@ async def world(tmp_path: Path, demo_database_url: str, valkey_url: str, fake: F
     made = World(tmp_path, demo_database_url, valkey_url, fake)
     yield made
     await made.close()
+
+
+@pytest.fixture(scope="module")
+def _module_world(
+    tmp_path_factory: pytest.TempPathFactory, module_database_url: str, module_valkey_url: str, fake: Fake
+) -> Iterator[World]:
+    made = World(tmp_path_factory.mktemp("module"), module_database_url, module_valkey_url, fake)
+    yield made
+    for server in made.servers:
+        server.close()
+
+
+@pytest.fixture
+async def shared(_module_world: World) -> AsyncIterator[World]:
+    """Return the world that a module's tests share: they tell themselves apart by models and prompts."""
+    yield _module_world
+    await _module_world.leave()
