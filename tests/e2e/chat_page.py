@@ -49,9 +49,9 @@ class ChatPage:
         await expect(self.reply).to_contain_text(text)
 
     async def finished(self, timeout: float = 20_000) -> None:
-        """Wait until no reply is being written."""
-        await expect(self.send).to_be_visible(timeout=timeout)
-        await expect(self.page.locator("[data-live]")).to_have_count(0)
+        """Wait until the newest reply is there with its end."""
+        await expect(self.replies.last).not_to_have_attribute("data-status", "pending", timeout=timeout)
+        await expect(self.send).to_be_visible()
 
     async def shown(self) -> str:
         """Return the newest reply as it is shown, white space made one."""

@@ -2,13 +2,15 @@
 
 import asyncio
 import re
+from typing import Any
 
 from playwright.async_api import Page, expect
 
 from tests.e2e.chat_page import ChatPage
+from tests.e2e.wire import Wire
 from tests.harness import World
 
-LONG = {"count": 400, "delay": 0.02}
+_LONG: dict[str, Any] = {"count": 400, "delay": 0.02}
 
 
 async def test_a_new_chat_streams_and_is_saved(world: World, page: Page) -> None:
@@ -23,7 +25,9 @@ async def test_a_new_chat_streams_and_is_saved(world: World, page: Page) -> None
     assert stored["status"] == "complete"
     assert await chat.shown() == stored["text"]
     await expect(chat.replies.last).to_contain_text("tokens")
-    await expect(page.get_by_role("navigation", name="Chats").get_by_role("link", name="one two")).to_be_visible()
+    await expect(
+        page.get_by_role("navigation", name="Chats").get_by_role("link", name="one two")
+    ).to_be_visible()
     await expect(chat.prompt).to_be_focused()
 
 
@@ -67,27 +71,24 @@ async def test_the_same_question_is_answered_from_the_cache(world: World, page: 
 async def test_a_killed_server_shows_a_banner_and_a_reload_works(world: World, page: Page) -> None:
     world.model("slow", count=100, delay=0.05, numbered=True)
     server = world.server(LEASE_SECONDS="2")
-    chat = ChatPage(page, server.url, "slow")
-    await chat.open()
-    await chat.ask("Go on for long")
-    await chat.some()
-    server.kill()
-    await expect(chat.replies.last).to_contain_text("Reconnecting")
-    await expect(chat.banner).to_contain_text("The connection was lost", timeout=40_000)
-    port = server.url.rpartition(":")[2]
-    again = world.server(PORT=port, LEASE_SECONDS="2")
-    await page.route(
-        f"{server.url}/**", lambda route: route.continue_(url=route.request.url.replace(server.url, again.url))
-    )
-    await chat.banner.get_by_role("button", name="Reload").click()
-    await chat.finished(timeout=40_000)
-    stored = chat.stored(world)
-    assert stored["status"] == "complete"
-    assert await chat.shown() == stored["text"]
+    async with Wire(server.url) as wire:
+        chat = ChatPage(page, wire.url, "slow")
+        await chat.open()
+        await chat.ask("Go on for long")
+        await chat.some()
+        server.kill()
+        await expect(chat.replies.last).to_contain_text("Reconnecting")
+        await expect(chat.banner).to_contain_text("The connection was lost", timeout=40_000)
+        wire.target = world.server(LEASE_SECONDS="2").url
+        await chat.banner.get_by_role("button", name="Reload").click()
+        await chat.finished(timeout=40_000)
+        stored = chat.stored(world)
+        assert stored["status"] == "complete"
+        assert await chat.shown() == stored["text"]
 
 
 async def test_stopped_midway_saved_and_asked_again(world: World, page: Page) -> None:
-    world.model("slow", **LONG)
+    world.model("slow", **_LONG)
     chat = ChatPage(page, world.server().url, "slow")
     await chat.open()
     await chat.ask("Go on for long")

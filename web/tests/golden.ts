@@ -1,13 +1,13 @@
 /** The streams that the Python tests decode too, with the events they hold. */
 
 import { readdirSync, readFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
 import type { Received } from "../src/chat/connection";
 import type { ServerEvent } from "../src/chat/sse";
 import { SseDecoder } from "../src/chat/sse";
 import { parseFrame } from "../src/chat/wire";
 
-const folder = fileURLToPath(new URL("../../tests/golden/", import.meta.url));
+// Vitest runs in web/; jsdom has a URL of its own, which node's file functions do not take.
+const folder = "../tests/golden/";
 
 export const names = readdirSync(folder)
   .filter((name) => name.endsWith(".sse"))

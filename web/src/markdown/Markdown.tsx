@@ -1,7 +1,7 @@
 /** A reply's Markdown as React elements, drawn block by block. */
 
 import type { Token, Tokens } from "marked";
-import { memo, type ReactNode, useState } from "react";
+import { createContext, memo, type ReactNode, useContext, useState } from "react";
 import { Blocks } from "./blocks";
 import { CodeBlock } from "./CodeBlock";
 import { Inline } from "./Inline";
@@ -9,8 +9,17 @@ import { Inline } from "./Inline";
 /** `growing` while more text is to come. */
 export function Markdown({ text, growing }: { text: string; growing: boolean }): ReactNode {
   const [blocks] = useState(() => new Blocks());
-  return <BlockList tokens={blocks.update(text, growing)} growing={growing} />;
+  const tokens = blocks.update(text, growing);
+  const heading = tokens.find((token): token is Tokens.Heading => token.type === "heading");
+  return (
+    <TopHeading value={heading?.depth ?? 1}>
+      <BlockList tokens={tokens} growing={growing} />
+    </TopHeading>
+  );
 }
+
+/** The depth of a reply's first heading: models begin with any, and an outline must not skip a level. */
+const TopHeading = createContext(1);
 
 function BlockList({ tokens, growing = false, tight = false }: { tokens: Token[]; growing?: boolean; tight?: boolean }): ReactNode {
   const last = tokens.length - 1;
@@ -63,7 +72,8 @@ function block({ token, growing, tight }: BlockProps): ReactNode {
 
 /** The page has an h1 and each message an h2 of its own, so a reply's headings begin below them. */
 function Heading({ token }: { token: Tokens.Heading }): ReactNode {
-  const Tag = `h${Math.min(6, token.depth + 2)}` as "h3";
+  const level = 3 + token.depth - useContext(TopHeading);
+  const Tag = `h${Math.max(3, Math.min(6, level))}` as "h3";
   return <Tag className={`heading-${token.depth}`}><Inline tokens={token.tokens} /></Tag>;
 }
 
