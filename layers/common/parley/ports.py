@@ -84,7 +84,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """Somebody asked to stop the session, or its user was disabled, and no reply was saved yet."""
+    """Somebody asked to stop the session, and no reply was saved yet; `disabled` is about its user."""
 
     disabled: bool
 
@@ -150,14 +150,17 @@ class Store(Protocol):
     ) -> Attached | Overtaken | Ended | Stopping:
         """Bind the session to an epoch of a generation and vouch for it.
 
-        A writer becomes the session's owner; a reader only where nobody else vouches.
+        A writer becomes the session's owner; a reader only where nobody else vouches. Raises `NotFound`.
         """
         ...
 
     async def claim(
         self, session_id: str, key: str, lease_seconds: float
     ) -> int | Overtaken | Ended | Stopping:
-        """Win the right to write the session's reply without a log: the new epoch, or who has it."""
+        """Win the right to write the session's reply without a log: the new epoch, or who has it.
+
+        Raises `NotFound`.
+        """
         ...
 
     async def pulse(self, epochs: dict[str, int], lease_seconds: float) -> list[Pulse]:
@@ -165,11 +168,14 @@ class Store(Protocol):
         ...
 
     async def finish(self, session_id: str, reply: Reply, source: str) -> Saved | Overtaken | Ended:
-        """Save a session's reply and end the session, unless a later epoch has it."""
+        """Save a session's reply and end the session, unless a later epoch has it; raises `NotFound`."""
         ...
 
     async def reply(self, session_id: str) -> tuple[bool, Reply | None]:
-        """Return whether another process vouches for the session, and its reply once it ended."""
+        """Return whether another process vouches for the session, and its reply once it ended.
+
+        Raises `NotFound`.
+        """
         ...
 
     async def request_stop(self, session_id: str, user_id: str | None) -> Stop:
@@ -180,15 +186,15 @@ class Store(Protocol):
         ...
 
     async def history(self, user_id: str, chat_id: str, before: int | None, limit: int) -> Page:
-        """Return a page of messages, oldest first; raises `NotFound`."""
+        """Return a page of messages, oldest first; raises `NotFound`, `UserDisabled`."""
         ...
 
     async def chats(self, user_id: str, before: str | None, limit: int) -> ChatPage:
-        """Return a page of the user's chats, latest first; raises `NotFound`."""
+        """Return a page of the user's chats, latest first; raises `NotFound`, `UserDisabled`."""
         ...
 
     async def models(self, user_id: str) -> tuple[OfferedModel, ...]:
-        """Return the catalogue as the user sees it; raises `NotFound`."""
+        """Return the catalogue as the user sees it; raises `NotFound`, `UserDisabled`."""
         ...
 
     async def orphans(self, grace_seconds: float, limit: int) -> list[Orphan]:

@@ -258,15 +258,19 @@ class PostgresStore:
         return await self._standing(session_id)
 
     async def _standing(self, session_id: str) -> Overtaken | Ended | Stopping:
-        rows = await self._connections.run(_STANDING, {"id": session_id, "owner": self._owner})
-        if not rows:
-            raise NotFound
-        state, epoch, stopping, disabled = rows[0][:4]
+        row = await self._row(session_id)
+        state, epoch, stopping, disabled = row[:4]
         if state == "ended":
-            return Ended(reply_of(rows[0][5:]))
+            return Ended(reply_of(row[5:]))
         if stopping:
             return Stopping(disabled)
         return Overtaken(epoch)
+
+    async def _row(self, session_id: str) -> Row:
+        rows = await self._connections.run(_STANDING, {"id": session_id, "owner": self._owner})
+        if not rows:
+            raise NotFound
+        return rows[0]
 
     async def pulse(self, epochs: dict[str, int], lease_seconds: float) -> list[Pulse]:
         if not epochs:
@@ -289,14 +293,12 @@ class PostgresStore:
         )
         if count:
             return Saved()
-        standing = await self._standing(session_id)
-        return Overtaken(reply.epoch) if isinstance(standing, Stopping) else standing
+        row = await self._row(session_id)
+        return Ended(reply_of(row[5:])) if row[0] == "ended" else Overtaken(row[1])
 
     async def reply(self, session_id: str) -> tuple[bool, Reply | None]:
-        rows = await self._connections.run(_STANDING, {"id": session_id, "owner": self._owner})
-        if not rows:
-            raise NotFound
-        return rows[0][4], reply_of(rows[0][5:]) if rows[0][0] == "ended" else None
+        row = await self._row(session_id)
+        return row[4], reply_of(row[5:]) if row[0] == "ended" else None
 
     async def request_stop(self, session_id: str, user_id: str | None) -> Stop:
         rows = await self._connections.run(_REQUEST_STOP, [session_id, user_id, user_id])
