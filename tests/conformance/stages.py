@@ -1,0 +1,121 @@
+"""Where the conformance suites play: a catalogue, users, and clocks that can be moved, per adapter."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+import psycopg
+
+from parley.adapters.catalogue import load
+from parley.adapters.connections import Connections
+from parley.adapters.memory_store import MemoryStore
+from parley.adapters.memory_tables import MemoryDatabase, ModelRow, UserRow
+from parley.adapters.postgres import PostgresStore
+from parley.conversation import Model
+from parley.ports import Store
+
+MODELS: list[dict[str, Any]] = [
+    {"id": "small", "plans": ["free", "pro"]},
+    {"id": "large", "plans": ["pro"], "parameters": {"temperature": 0.5}, "system_prompt": "Be kind."},
+    {"id": "hidden", "plans": ["free", "pro"], "enabled": False},
+]
+for _model in MODELS:
+    _model |= {"provider": "maker", "name": f"{_model['id']}-1", "title": _model["id"].title()}
+    _model |= {"max_output_tokens": 100, "context_characters": 1000}
+
+
+class Stage(Protocol):
+    """Makes stores that share their data, as several processes do, and changes what no use case does."""
+
+    def store(
+        self, owner: str = "here", *, session_seconds: int = 600, create_users: bool = False
+    ) -> Store: ...
+
+    async def add_user(self, user_id: str, plan: str) -> None: ...
+
+    async def disable(self, user_id: str) -> None: ...
+
+    async def pass_time(self, seconds: float) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class PostgresStage:
+    """`Stage` on a database; time passes by making everything older."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._stores: list[Store] = []
+
+    def store(self, owner: str = "here", *, session_seconds: int = 600, create_users: bool = False) -> Store:
+        connections = Connections(self._url, size=4, timeout=5)
+        store = PostgresStore(
+            connections, owner=owner, session_seconds=session_seconds, create_users=create_users
+        )
+        self._stores.append(store)
+        return store
+
+    @classmethod
+    async def load(cls, url: str) -> "PostgresStage":
+        """Return a stage on a migrated database, to which the catalogue is added."""
+        await load(url, MODELS)
+        return cls(url)
+
+    async def _execute(self, statement: str, *arguments: object) -> None:
+        connection = await psycopg.AsyncConnection.connect(self._url, autocommit=True)
+        async with connection:
+            await connection.execute(statement.encode(), arguments)
+
+    async def add_user(self, user_id: str, plan: str) -> None:
+        await self._execute("insert into users (id, plan_id) values (%s, %s)", user_id, plan)
+
+    async def disable(self, user_id: str) -> None:
+        await self._execute("update users set disabled_at = now() where id = %s", user_id)
+
+    async def pass_time(self, seconds: float) -> None:
+        past = "{0} = {0} - make_interval(secs => %s)"
+        for table, columns in {
+            "sessions": ("expires_at", "lease_until", "stop_requested_at", "ended_at"),
+            "chats": ("created_at", "updated_at"),
+            "messages": ("created_at", "completed_at"),
+        }.items():
+            changes = ", ".join(past.format(column) for column in columns)
+            await self._execute(f"update {table} set {changes}", *[seconds] * len(columns))
+
+    async def close(self) -> None:
+        for store in self._stores:
+            await store.close()
+
+
+class MemoryStage:
+    """`Stage` in memory; time passes by moving the clock."""
+
+    def __init__(self) -> None:
+        self._ahead = timedelta()
+        self.database = MemoryDatabase(
+            clock=lambda: datetime.now(UTC) + self._ahead,
+            plans={"free": "Free", "pro": "Pro"},
+            default_plan="free",
+        )
+        for given in MODELS:
+            fields = dict(given)
+            plans, enabled = tuple(fields.pop("plans")), fields.pop("enabled", True)
+            self.database.models[fields["id"]] = ModelRow(Model(**fields), plans, enabled)
+
+    def store(
+        self, owner: str = "here", *, session_seconds: int = 600, create_users: bool = False
+    ) -> MemoryStore:
+        return MemoryStore(
+            self.database, owner=owner, session_seconds=session_seconds, create_users=create_users
+        )
+
+    async def add_user(self, user_id: str, plan: str) -> None:
+        self.database.users[user_id] = UserRow(plan)
+
+    async def disable(self, user_id: str) -> None:
+        self.database.users[user_id].disabled = True
+
+    async def pass_time(self, seconds: float) -> None:
+        self._ahead += timedelta(seconds=seconds)
+
+    async def close(self) -> None:
+        return
