@@ -6,16 +6,20 @@ $(WEB_MODULES): web/package-lock.json
 	cd web && npm ci --no-audit --no-fund
 	@touch $@
 
-.PHONY: web-build web-dev web-check web-test
+.PHONY: web-build web-dev web-check web-test screenshots
 
-web-build: $(WEB_MODULES) ## build the web UI into web/dist
+web-build: $(WEB_MODULES) ## Build the web UI into web/dist
 	cd web && npm run build
 
-web-dev: $(WEB_MODULES) ## the web UI with hot reload; /api goes to PARLEY_API (http://127.0.0.1:8000)
+web-dev: $(WEB_MODULES) ## Serve the web UI with hot reload; PARLEY_API=http://127.0.0.1:8000 is its server
 	cd web && npm run dev
 
 web-check: $(WEB_MODULES)
 	cd web && npm run check
 
-web-test: web-check ## types and unit tests of the web UI
+web-test: web-check ## Check the web UI's types and run its unit tests
 	cd web && npm test
+
+screenshots: $(installed) web/dist/index.html ## Make the pictures in docs/images from the running product
+	@command -v convert > /dev/null || apt-get install --yes --no-install-recommends imagemagick
+	@PYTHONPATH=layers/common:. $(python) -m tests.e2e.pictures

@@ -30,8 +30,19 @@ export function readConfig({ base = "/api", endpoints = {}, auth = {} }: File): 
   };
 }
 
-/** Where the page that signs people in leaves their token, on this origin. */
+/** Where the page that signs people in (`sign-in.html`, or a deployment's own) leaves their token. */
 const TOKEN = "parley.token";
+
+/** The page to sign in at first; null where nobody has to, or nobody said where. */
+export function signInFirst({ auth }: Config): string | null {
+  return auth.kind === "bearer" && sessionStorage.getItem(TOKEN) === null ? auth.signInUrl : null;
+}
+
+/** Forgets a token that was refused, and begins anew. */
+export function signInAgain(): void {
+  sessionStorage.removeItem(TOKEN);
+  location.reload();
+}
 
 export function authFor(config: Config, userId: string): Auth {
   if (config.auth.kind === "trusted") return { kind: "trusted", userId };

@@ -2,7 +2,7 @@
 
 import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
-import { loadConfig } from "./config";
+import { loadConfig, signInFirst } from "./config";
 import { loadHighlighter } from "./markdown/highlight";
 import "./styles/index.css";
 import { App } from "./ui/App";
@@ -14,6 +14,8 @@ if (!location.pathname.startsWith("/chat")) history.replaceState(null, "", "/cha
 
 loadConfig().then(
   (config) => {
+    const signIn = signInFirst(config);
+    if (signIn !== null) return location.replace(signIn);
     createRoot(root).render(
       <StrictMode>
         <App config={config} />

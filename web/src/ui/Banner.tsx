@@ -2,6 +2,7 @@
 
 import type { ReactNode } from "react";
 import type { Problem } from "../chat/state";
+import { signInAgain } from "../config";
 import { Icon } from "./Icon";
 
 interface BannerProps {
@@ -33,6 +34,11 @@ export function Banner({ problem, onRetry, onDismiss }: BannerProps): ReactNode 
         </span>
       </div>
       <div className="banner-actions">
+        {failure.code === "unauthorized" ? (
+          <button type="button" className="button" onClick={signInAgain}>
+            Sign in again
+          </button>
+        ) : null}
         {failure.retryable || about === "reply" ? (
           <button type="button" className="button" onClick={onRetry}>
             Retry
