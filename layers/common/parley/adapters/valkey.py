@@ -28,8 +28,10 @@ from parley.encoding import from_json, to_json
 from parley.errors import LogUnavailable
 from parley.ports import Fenced, Flushed, Follow, Hit, Slice, Wait, Watch, Write
 
+# uvloop answers a write to a connection that just broke with a bare RuntimeError.
+_BROKEN = (RedisConnectionError, RuntimeError)
 _FAULTS = (
-    RedisConnectionError, RedisTimeoutError, OSError, TimeoutError,
+    *_BROKEN, RedisTimeoutError, OSError, TimeoutError,
     BusyLoadingError, ClusterDownError, MasterDownError, OutOfMemoryError, ReadOnlyError,
 )  # fmt: skip
 
@@ -63,7 +65,7 @@ class ValkeyLog:
             protocol=2,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
-            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+            retry=Retry(NoBackoff(), 1, supported_errors=_BROKEN),  # type: ignore[arg-type]
             driver_info=None,
             max_connections=_MOST_CONNECTIONS,
         )

@@ -8,6 +8,9 @@ from redis.exceptions import RedisError
 
 from parley.bell import Bell
 
+# RuntimeError is what uvloop answers a write to a connection that just broke with.
+_FAULTS = (RedisError, OSError, TimeoutError, RuntimeError)
+
 
 class Watcher:
     """Shares one pub/sub connection among all watches.
@@ -49,7 +52,7 @@ class Watcher:
             if not bells:
                 del self._bells[name]
                 if self._pubsub is not None:
-                    with contextlib.suppress(RedisError, OSError, TimeoutError):
+                    with contextlib.suppress(*_FAULTS):
                         async with asyncio.timeout(0.25):
                             await self._pubsub.unsubscribe(name)
 
@@ -57,7 +60,7 @@ class Watcher:
         while True:
             try:
                 message = await pubsub.get_message(timeout=None)
-            except (RedisError, OSError, TimeoutError):
+            except _FAULTS:
                 # Missed news: everybody looks for himself, and again once subscribed anew.
                 self._ring_everybody()
                 await asyncio.sleep(0.5)
@@ -79,7 +82,7 @@ class Watcher:
             self._listening.cancel()
             await asyncio.wait({self._listening})
         if self._pubsub is not None:
-            with contextlib.suppress(RedisError, OSError):
+            with contextlib.suppress(*_FAULTS):
                 await self._pubsub.aclose()  # type: ignore[no-untyped-call]
 
 
