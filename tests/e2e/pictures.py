@@ -16,7 +16,7 @@ from tests.local.laptop import Laptop
 
 _EARLIER = ("How does a stream resume?", "Merge overlapping intervals in Python", "Postgres or Valkey?")
 _QUESTION = "What happens when I close my laptop?"
-_FRAME_SECONDS = 0.12
+_FRAME_SECONDS = 0.2
 
 
 async def _talk(chat: ChatPage, question: str) -> None:
@@ -47,7 +47,7 @@ async def _stills(browser: Browser, url: str, chat_id: str, folder: Path) -> Non
 
 async def _frames(browser: Browser, url: str, folder: Path) -> None:
     """Ask, stop halfway, ask again: a picture every so often."""
-    page = await _page(browser, 1000, 660)
+    page = await _page(browser, 960, 620)
     chat = ChatPage(page, url, "demo")
     await chat.open()
     filming = asyncio.ensure_future(_film(page, folder))
@@ -76,7 +76,19 @@ async def _film(page: Page, folder: Path) -> None:
 def _animate(frames: Path, target: Path) -> None:
     pictures = [str(path) for path in sorted(frames.glob("*.png"))]
     command = ["convert", "-delay", str(round(_FRAME_SECONDS * 100)), "-loop", "0", *pictures]
-    command += ["-resize", "800x", "-colors", "64", "-layers", "Optimize", str(target)]
+    # Without dithering, what does not move is equal from frame to frame, and is stored once.
+    command += [
+        "-resize",
+        "720x",
+        "+dither",
+        "-colors",
+        "32",
+        "-fuzz",
+        "2%",
+        "-layers",
+        "OptimizePlus",
+        str(target),
+    ]
     subprocess.run(command, check=True)
 
 
@@ -99,11 +111,13 @@ def main() -> int:
     target = Path(__file__).resolve().parents[2] / "docs" / "images"
     target.mkdir(parents=True, exist_ok=True)
     if shutil.which("convert") is None:
-        print("The animated picture needs ImageMagick: apt-get install imagemagick", file=sys.stderr)
+        sys.stderr.write("The animated picture needs ImageMagick: apt-get install imagemagick\n")
         return 1
-    with tempfile.TemporaryDirectory() as folder:
-        with Laptop(Path(folder) / "data", env={"DEMO_TOKENS_PER_SECOND": "35"}) as laptop:
-            asyncio.run(_make(laptop.ready(), target))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Laptop(Path(folder) / "data", env={"DEMO_TOKENS_PER_SECOND": "35"}) as laptop,
+    ):
+        asyncio.run(_make(laptop.ready(), target))
     return 0
 
 

@@ -214,7 +214,9 @@ async def test_64_the_keyboard_is_enough(world: World, page: Page) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1440])
 async def test_64_axe_finds_nothing(world: World, page: Page, scheme: str, width: int) -> None:
-    text = "## Title\n\nA [link](https://example.com) and `code`.\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n> quoted\n\n"
+    text = (
+        "## Title\n\n[link](https://a.example) and `code`\n\n> quoted\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n"
+    )
     world.model(
         "rich",
         tokens=(f"{text}- one\n- two\n\n```python\n# why\ndef f(x: int) -> str:\n    return 'a'\n```\n",),

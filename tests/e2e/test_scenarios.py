@@ -105,3 +105,20 @@ async def test_stopped_midway_saved_and_asked_again(world: World, page: Page) ->
     await chat.finished()
     assert chat.stored(world)["status"] == "complete"
     await expect(chat.replies).to_have_count(2)
+
+
+async def test_the_page_of_one_file_asks_resumes_and_stops(world: World, page: Page) -> None:
+    async with Wire(world.server(DEMO_TOKENS_PER_SECOND="20").url) as wire:
+        await page.goto(f"{wire.url}/simple.html")
+        await page.get_by_label("Model").select_option("demo")
+        await page.get_by_label("Your question").fill("Tell me 500 words")
+        await page.get_by_role("button", name="Send").click()
+        reply = page.get_by_role("region", name="Reply")
+        await expect(reply).to_contain_text("demo model")
+        wire.cut()
+        await expect(page.get_by_role("status")).to_contain_text("Reconnecting")
+        await expect(reply).to_contain_text("know nothing")
+        await page.get_by_role("button", name="Stop").click()
+        await expect(page.get_by_role("status")).to_have_text("Done (stopped).")
+        [(parts,)] = world.sql("select parts from messages where role = 'assistant'")
+        assert await reply.text_content() == parts[0]["text"]
