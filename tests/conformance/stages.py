@@ -4,14 +4,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import psycopg
+import redis.asyncio
 
 from parley.adapters.catalogue import load
 from parley.adapters.connections import Connections
+from parley.adapters.memory_log import MemoryLog
 from parley.adapters.memory_store import MemoryStore
 from parley.adapters.memory_tables import MemoryDatabase, ModelRow, UserRow
 from parley.adapters.postgres import PostgresStore
+from parley.adapters.valkey import ValkeyLog
 from parley.conversation import Model
-from parley.ports import Store
+from parley.ports import Log, Store
 
 MODELS: list[dict[str, Any]] = [
     {"id": "small", "plans": ["free", "pro"]},
@@ -119,3 +122,45 @@ class MemoryStage:
 
     async def close(self) -> None:
         return
+
+
+class MemoryLogStage:
+    """One log for all, since nobody else can see it; it forgets what it has no room for."""
+
+    def __init__(self) -> None:
+        self._log: MemoryLog | None = None
+
+    def log(self, *, lease_seconds: float = 10, cache_seconds: int = 60) -> Log:
+        if self._log is None:
+            self._log = MemoryLog(lease_seconds=lease_seconds, cache_seconds=cache_seconds, entries=30)
+        return self._log
+
+    async def lose(self) -> None:
+        for number in range(30):
+            await self.log().join(f"filler {number}", "s", "filler", epoch=0, may_create=True)
+
+    async def close(self) -> None:
+        return
+
+
+class ValkeyLogStage:
+    """Each log with its own connections."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._logs: list[ValkeyLog] = []
+
+    def log(self, *, lease_seconds: float = 10, cache_seconds: int = 60, prefix: str = "test") -> Log:
+        log = ValkeyLog(
+            self._url, prefix=prefix, timeout=2, lease_seconds=lease_seconds, cache_seconds=cache_seconds
+        )
+        self._logs.append(log)
+        return log
+
+    async def lose(self) -> None:
+        async with redis.asyncio.Redis.from_url(self._url) as server:
+            await server.flushdb()
+
+    async def close(self) -> None:
+        for log in self._logs:
+            await log.close()

@@ -269,7 +269,8 @@ class Fenced:
 class Slice:
     """What the log has after a position. `alive` says that its writer holds the lease.
 
-    `superseded` says that the epoch asked for is gone: a later one began, or the log was lost.
+    `superseded` says that the epoch asked for is gone: a later one began before it ended, or the log
+    was lost.
     """
 
     text: str
@@ -306,7 +307,8 @@ class Log(Protocol):
         """Attach a session to a generation: one round trip that finds, follows, or elects.
 
         `epoch` is the one the session followed before, or 0; a new epoch is above it. `may_create`
-        False forbids to begin anew where the log is lost.
+        False forbids to begin anew where the log is lost. A takeover keeps the attached sessions; any
+        other new epoch begins with this one only.
         """
         ...
 

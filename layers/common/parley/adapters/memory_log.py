@@ -4,20 +4,34 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from parley.bell import Bell, ring_all
 from parley.conversation import Reply
 from parley.events import End
 from parley.ports import Fenced, Flushed, Follow, Hit, Slice, Wait, Watch, Write
 
+T = TypeVar("T")
+
 
 @dataclass(slots=True)
 class _Entry:
+    """One epoch. `earlier` is the one before it, where that ended: it stays readable."""
+
     epoch: int
     owner: str
     lease_until: float
     text: str = ""
     end: End | None = None
+    earlier: "_Entry | None" = None
+
+    @property
+    def alive(self) -> bool:
+        return self.lease_until > time.monotonic()
+
+
+@dataclass(slots=True)
+class _Sessions:
     attached: set[str] = field(default_factory=set)
     stops: set[str] = field(default_factory=set)
 
@@ -30,6 +44,7 @@ class MemoryLog:
         self._cache_seconds = cache_seconds
         self._most = entries
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._sessions: OrderedDict[str, _Sessions] = OrderedDict()
         self._done: OrderedDict[str, tuple[float, Reply]] = OrderedDict()
         self._bells: dict[str, set[Bell]] = {}
         self._parked: dict[str, tuple[Reply, str]] = {}
@@ -42,28 +57,36 @@ class MemoryLog:
             self._done.move_to_end(key)
             return Hit(reply)
         entry = self._entries.get(key)
-        if entry is not None:
-            entry.attached.add(session_id)
-            if entry.end is not None and entry.epoch == epoch:
-                return Follow(entry.epoch)
-            if entry.end is None and entry.lease_until > time.monotonic():
-                if entry.owner == owner:
-                    return Write(entry.epoch, takeover=False)
-                return Follow(entry.epoch)
-        elif not may_create:
+        running = entry is not None and entry.end is None
+        if entry is not None and (entry.alive if running else entry.epoch == epoch):
+            self._sessions_of(key).attached.add(session_id)
+            if running and entry.owner == owner:
+                return Write(entry.epoch, takeover=False)
+            return Follow(entry.epoch)
+        if entry is None and not may_create:
             return Wait()
-        top = entry.epoch if entry else 0
-        takeover = entry is not None and entry.end is None
-        following = max(top, epoch) + 1
-        if not takeover:
+        following = max(entry.epoch if entry else 0, epoch) + 1
+        if not running:
             following = max(following, int(time.time() * 1000))
-        attached = entry.attached if entry else {session_id}
-        self._entries[key] = _Entry(following, owner, time.monotonic() + self._lease, attached=attached)
-        self._entries.move_to_end(key)
-        while len(self._entries) > self._most:
-            self._entries.popitem(last=False)
+            self._sessions.pop(key, None)
+        sessions = self._sessions_of(key)
+        sessions.attached.add(session_id)
+        sessions.stops.clear()
+        self._begin(key, following, owner)
         self._ring(key)
-        return Write(following, takeover=takeover)
+        return Write(following, takeover=running)
+
+    def _sessions_of(self, key: str) -> _Sessions:
+        return _latest(self._sessions, key, self._sessions.get(key) or _Sessions(), self._most)
+
+    def _begin(self, key: str, epoch: int, owner: str) -> _Entry:
+        earlier = self._entries.get(key)
+        if earlier is not None:
+            earlier.earlier = None
+        entry = _Entry(epoch, owner, time.monotonic() + self._lease)
+        if earlier is not None and earlier.end is not None:
+            entry.earlier = earlier
+        return _latest(self._entries, key, entry, self._most)
 
     async def flush(
         self, key: str, epoch: int, owner: str, position: int, text: str, whole: Sequence[str]
@@ -76,40 +99,42 @@ class MemoryLog:
         entry.lease_until = time.monotonic() + self._lease
         if text:
             self._ring(key)
-        return Flushed(frozenset(entry.stops), len(entry.attached))
+        return self._flushed(key)
 
     async def end(self, key: str, owner: str, reply: Reply, flushed: int) -> Flushed | Fenced:
         entry = self._mine(key, reply.epoch, owner)
         if entry is None:
             return Fenced()
-        entry.text, entry.end, entry.lease_until = reply.text, reply.end, 0.0
-        if reply.cacheable and self._cache_seconds:
-            self._done[key] = (time.monotonic() + self._cache_seconds, reply)
-            while len(self._done) > self._most:
-                self._done.popitem(last=False)
-        self._ring(key)
-        return Flushed(frozenset(entry.stops), len(entry.attached))
+        if entry.end is None:
+            entry.text, entry.end, entry.lease_until = reply.text, reply.end, 0.0
+            if reply.cacheable and self._cache_seconds:
+                _latest(self._done, key, (time.monotonic() + self._cache_seconds, reply), self._most)
+            self._ring(key)
+        return self._flushed(key)
 
     def _mine(self, key: str, epoch: int, owner: str) -> _Entry | None:
-        entry = self._entries.get(key)
-        if entry is None:
-            entry = self._entries[key] = _Entry(epoch, owner, time.monotonic() + self._lease)
-        held = entry.owner == owner or entry.lease_until <= time.monotonic()
-        return entry if entry.epoch == epoch and held else None
+        entry = self._entries.get(key) or self._begin(key, epoch, owner)
+        return entry if entry.epoch == epoch and (entry.owner == owner or not entry.alive) else None
+
+    def _flushed(self, key: str) -> Flushed:
+        sessions = self._sessions_of(key)
+        return Flushed(frozenset(sessions.stops), len(sessions.attached))
 
     async def abandon(self, key: str, owner: str) -> bool:
         entry = self._entries.get(key)
-        if entry is None or entry.attached or entry.owner != owner or entry.lease_until <= time.monotonic():
+        if entry is None or entry.owner != owner or not entry.alive or self._sessions_of(key).attached:
             return False
-        del self._entries[key]
+        del self._entries[key], self._sessions[key]
         self._ring(key)
         return True
 
     async def read(self, key: str, epoch: int, position: int) -> Slice:
         entry = self._entries.get(key)
+        if entry is not None and entry.epoch != epoch:
+            entry = entry.earlier
         if entry is not None and entry.epoch == epoch:
-            alive = entry.lease_until > time.monotonic()
-            return Slice(entry.text[position:], entry.end, alive, False, frozenset(entry.stops))
+            stops = frozenset(self._sessions_of(key).stops)
+            return Slice(entry.text[position:], entry.end, entry.alive, False, stops)
         until, reply = self._done.get(key, (0.0, None))
         if reply is not None and until > time.monotonic() and reply.epoch == epoch:
             return Slice(reply.text[position:], reply.end, True, False, frozenset())
@@ -130,13 +155,11 @@ class MemoryLog:
         ring_all(self._bells.get(key, ()))
 
     async def stop(self, key: str, session_id: str) -> int:
-        entry = self._entries.get(key)
-        if entry is None:
-            return 0
-        entry.attached.discard(session_id)
-        entry.stops.add(session_id)
+        sessions = self._sessions_of(key)
+        sessions.attached.discard(session_id)
+        sessions.stops.add(session_id)
         self._ring(key)
-        return len(entry.attached)
+        return len(sessions.attached)
 
     async def park(self, session_id: str, reply: Reply, source: str) -> None:
         self._parked[session_id] = (reply, source)
@@ -152,6 +175,15 @@ class MemoryLog:
 
     async def close(self) -> None:
         return
+
+
+def _latest(table: OrderedDict[str, T], key: str, value: T, most: int) -> T:
+    """Put a value last, and drop the first ones that there is no room for."""
+    table[key] = value
+    table.move_to_end(key)
+    while len(table) > most:
+        table.popitem(last=False)
+    return value
 
 
 class _Watching:

@@ -1,5 +1,6 @@
 """The log in Valkey (or Redis 7): streams whose entry ids are cursors."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -145,7 +146,8 @@ class ValkeyLog:
         ]  # fmt: skip
         answer = await self._run(self._write, self._keys(key), arguments)
         if answer[0] == b"lost":
-            arguments[3:5] = ["".join(whole), 1]
+            # `whole` may have grown meanwhile; the entry must end at `position`.
+            arguments[3:5] = ["".join(whole)[:position], 1]
             answer = await self._run(self._write, self._keys(key), arguments)
         if answer[0] != b"ok":
             return Fenced()
@@ -179,19 +181,29 @@ class ValkeyLog:
         await self._breaker.call(lambda: self._client.hset(self._parked, session_id, value))
 
     async def parked(self, limit: int) -> list[tuple[str, Reply, str]]:
-        found: dict[bytes, bytes]
-        _, found = await self._breaker.call(lambda: self._scan(limit))
+        found = await self._breaker.call(lambda: self._scan(limit))
         replies = []
         for session_id, value in found.items():
             try:
-                source, reply = from_json(value)
-                replies.append((session_id.decode(), reply_of_bytes(reply.encode()), source))
-            except (ValueError, TypeError):
+                match from_json(value):
+                    case [str(source), str(reply)]:
+                        replies.append((session_id.decode(), reply_of_bytes(reply.encode()), source))
+                    case _:
+                        raise ValueError("not a parked reply")
+            except ValueError:
                 await self.unpark(session_id.decode())
         return replies
 
-    async def _scan(self, limit: int) -> Any:
-        return await self._client.hscan(self._parked, count=limit)
+    async def _scan(self, limit: int) -> dict[bytes, bytes]:
+        """Return up to `limit` entries, however many the server gives at a time."""
+        found: dict[bytes, bytes] = {}
+        cursor: Any = 0
+        part: Any
+        while True:
+            cursor, part = await self._client.hscan(self._parked, cursor, count=limit)
+            found |= part
+            if not int(cursor) or len(found) >= limit:
+                return dict(itertools.islice(found.items(), limit))
 
     async def unpark(self, session_id: str) -> None:
         await self._breaker.call(lambda: self._client.hdel(self._parked, session_id))

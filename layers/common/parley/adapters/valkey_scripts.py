@@ -19,28 +19,36 @@ if #last > 0 then
   top = tonumber(string.match(last[1][1], '^%d+'))
   ended = last[1][2][1] == 'e'
 end
+local running = #last > 0 and not ended
 local lease = redis.call('GET', KEYS[3])
-redis.call('SADD', KEYS[4], ARGV[1])
-redis.call('PEXPIRE', KEYS[4], ARGV[6])
 local head = string.format('%.0f', top)
-if ended and top == mine then return {'follow', head} end
-if #last > 0 and not ended and lease then
+local function attach()
+  redis.call('SADD', KEYS[4], ARGV[1])
+  redis.call('PEXPIRE', KEYS[4], ARGV[6])
+end
+if ended and top == mine then
+  attach()
+  return {'follow', head}
+end
+if running and lease then
+  attach()
   if lease == ARGV[2] then return {'write', head, 0} end
   return {'follow', head}
 end
 if #last == 0 and ARGV[4] == '0' then return {'wait'} end
-local takeover = #last > 0 and not ended
 local epoch = math.max(top, mine) + 1
-if not takeover then
+if not running then
   local time = redis.call('TIME')
   epoch = math.max(epoch, time[1] * 1000 + math.floor(time[2] / 1000))
+  redis.call('DEL', KEYS[4])
 end
+attach()
 local name = string.format('%.0f', epoch)
 redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[5])
 redis.call('XADD', KEYS[2], name .. '-0', 'o', ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[6])
 redis.call('DEL', KEYS[5])
-return {'write', name, takeover and 1 or 0}
+return {'write', name, running and 1 or 0}
 """
 
 # KEYS done, log, lease, attached, stops
@@ -83,12 +91,11 @@ return {'ok', redis.call('SMEMBERS', KEYS[5]), redis.call('SCARD', KEYS[4])}
 # ARGV epoch, position
 READ = """
 local rows = redis.call('XRANGE', KEYS[2], '(' .. ARGV[1] .. '-' .. ARGV[2], ARGV[1])
-local stops = redis.call('SMEMBERS', KEYS[5])
-local alive = redis.call('EXISTS', KEYS[3])
-if #rows > 0 then return {'rows', rows, stops, alive} end
 local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
-if #last > 0 and tonumber(string.match(last[1][1], '^%d+')) == tonumber(ARGV[1]) then
-  return {'rows', rows, stops, alive}
+local current = #last > 0 and tonumber(string.match(last[1][1], '^%d+')) == tonumber(ARGV[1])
+-- What ended is whole, also when a later epoch has begun.
+if current or (#rows > 0 and rows[#rows][2][1] == 'e') then
+  return {'rows', rows, redis.call('SMEMBERS', KEYS[5]), redis.call('EXISTS', KEYS[3])}
 end
 local done = redis.call('GET', KEYS[1])
 if done and tonumber(string.match(done, '^%d+') or 0) == tonumber(ARGV[1]) then return {'done', done} end
