@@ -1,6 +1,7 @@
 """Reads: a chat's messages, a user's chats, the models on offer."""
 
 import re
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -59,9 +60,19 @@ async def chats(
 ) -> Response:
     """Return a page of the user's chats, the latest first."""
     user = await principal(request, its, user_id)
-    if before is not None and not _BEFORE_CHAT.fullmatch(before):
-        raise InvalidRequest("before must be a nextBefore of this list.", field="before")
-    return answer(chats_json(await its.store.chats(user, before, limit)))
+    at = None if before is None else _place(before)
+    return answer(chats_json(await its.store.chats(user, at, limit)))
+
+
+def _place(before: str) -> str:
+    """Return a place in the list of chats as the store takes it: there is no 30 February."""
+    try:
+        if _BEFORE_CHAT.fullmatch(before):
+            time, _, chat_id = before.partition("_")
+            return f"{datetime.fromisoformat(time).astimezone(UTC).isoformat()}_{chat_id}"
+    except (ValueError, OverflowError):
+        pass
+    raise InvalidRequest("before must be a nextBefore of this list.", field="before")
 
 
 @router.get("/chat/models", responses=answers(200, ModelListBody, *_REFUSALS))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from parley.context import title_of
 from parley.conversation import Order, Reply, Started
 from parley.encoding import to_json
-from parley.errors import InvalidRequest, LogUnavailable, NotFound, TooLarge
+from parley.errors import InvalidRequest, LogUnavailable, NotFound, TooLarge, UnknownModel
 from parley.events import Completed, FinishReason
 from parley.ids import is_id, new_id, new_session_id
 from parley.ports import Log, Store
@@ -49,6 +49,8 @@ async def start(store: Store, ask: Ask, *, prompt_characters: int) -> Started:
 def _check(ask: Ask, prompt_characters: int) -> None:
     if ask.chat_id is not None and not is_id(ask.chat_id):
         raise NotFound
+    if not ask.model_id.isprintable():
+        raise UnknownModel  # NUL among them, which no query takes
     if ask.prompt is None:
         if ask.regenerate and ask.chat_id is not None:
             return
