@@ -247,4 +247,17 @@ describe("stopping", () => {
     finish?.();
     expect((await settled(conversation, idle)).messages[1]?.status).toBe("stopped");
   });
+
+  it("may be asked for before the server has named the session", async () => {
+    const server = new FakeServer()
+      .on("start", json(started, 201))
+      .on("stream", () => sse([], { open: true }))
+      .on("stop", json({}, 202));
+    const conversation = open(server, null);
+    void conversation.send("Hello?", "demo");
+    await conversation.stop();
+    expect(server.to("stop")).toHaveLength(0);
+    await vi.waitUntil(() => server.to("stop").length === 1, { interval: 2 });
+    conversation.dispose();
+  });
 });

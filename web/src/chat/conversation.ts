@@ -122,8 +122,10 @@ export class Conversation {
   /** Stops the reply; its end still comes over the stream. */
   async stop(): Promise<void> {
     const reply = this.state.reply;
-    if (reply?.sessionId == null) return;
+    if (reply === null) return;
     this.apply({ type: "stopping" });
+    // Before the server named the session there is nothing to stop; `start` sees to it then.
+    if (reply.sessionId === null) return;
     try {
       await this.options.client.stop(reply.sessionId, this.whole.signal);
     } catch (thrown) {
@@ -171,6 +173,7 @@ export class Conversation {
       this.apply({ type: "started", started });
       this.options.onStarted?.(started);
       void this.follow(started.sessionId);
+      if (this.state.reply?.stopping) await this.stop();
     } catch (thrown) {
       this.fail(thrown, (failure, error) => {
         // A send that may work later stays on the page; any other goes back to be changed.

@@ -68,7 +68,7 @@ export function ChatView({ client, chatId, offered, onStarted, onSettled, onTitl
   }, [model, regenerate, toEnd]);
 
   if (chat.history === "missing") return <Missing />;
-  const live = chat.reply === null ? null : { stoppable: chat.reply.sessionId !== null, stopping: chat.reply.stopping };
+  const live = chat.reply === null ? null : { stopping: chat.reply.stopping };
   return (
     <>
       <MessageList

@@ -11,7 +11,7 @@ interface ComposerProps {
   /** Whether a question may be sent now. */
   ready: boolean;
   /** A reply is being produced; null where there is none. */
-  live: { stoppable: boolean; stopping: boolean } | null;
+  live: { stopping: boolean } | null;
   handedBack: string | null;
   onHandBackTaken: () => void;
   onSend: (prompt: string) => void;
@@ -92,7 +92,7 @@ export function Composer(props: ComposerProps): ReactNode {
           <kbd>Enter</kbd> sends, <kbd>Shift Enter</kbd> breaks the line
         </span>
         {live ? (
-          <button type="button" className="round stop" onClick={onStop} disabled={!live.stoppable || live.stopping} aria-label="Stop">
+          <button type="button" className="round stop" onClick={() => live.stopping || onStop()} aria-disabled={live.stopping} aria-label="Stop">
             <Icon name="stop" />
           </button>
         ) : (

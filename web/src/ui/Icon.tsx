@@ -4,7 +4,7 @@ import type { ReactNode } from "react";
 
 const PATHS = {
   send: "M12 19V5M5 12l7-7 7 7",
-  stop: "M8 8h8v8H8z",
+  stop: "M7 7h10v10H7z",
   plus: "M12 5v14M5 12h14",
   menu: "M4 7h16M4 12h16M4 17h10",
   close: "M6 6l12 12M18 6L6 18",
