@@ -159,7 +159,9 @@ class Generation:
                     return flushed
                 flushed = upto
                 self._stopped_by(outcome.stops)
-                if outcome.stops and not outcome.attached and await self._nobody_left(log):
+                # A log that was lost meanwhile may have forgotten who is attached here.
+                here = self.attached - outcome.stops
+                if outcome.stops and not outcome.attached and not here and await self._nobody_left(log):
                     self.lose()
                     return flushed
         finally:

@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 
 from parley.conversation import Reply
-from parley.errors import LogUnavailable
+from parley.errors import LogUnavailable, NotFound
 from parley.events import Completed, End, Failed, FinishReason
-from parley.ports import Log, Orphan, Store
+from parley.ports import Log, Orphan, Saved, Store
 
 # A reader may take over an orphan by itself; the purge waits until none has come.
 _GRACE_SECONDS = 60.0
@@ -45,17 +45,19 @@ async def _save_parked(store: Store, log: Log, batch: int) -> int:
     saved = 0
     with contextlib.suppress(LogUnavailable):
         for session_id, reply, source in await log.parked(batch):
-            await store.finish(session_id, reply, source)
+            # A session that is gone took its reply's place along; nobody can ask for it any more.
+            with contextlib.suppress(NotFound):
+                saved += isinstance(await store.finish(session_id, reply, source), Saved)
             await log.unpark(session_id)
-            saved += 1
     return saved
 
 
 async def _end_orphans(store: Store, log: Log, batch: int, grace_seconds: float) -> int:
     ended = 0
     for orphan in await store.orphans(grace_seconds, batch):
-        await store.finish(orphan.session_id, await _recovered(log, orphan), "provider")
-        ended += 1
+        with contextlib.suppress(NotFound):
+            outcome = await store.finish(orphan.session_id, await _recovered(log, orphan), "provider")
+            ended += isinstance(outcome, Saved)
     return ended
 
 

@@ -413,7 +413,9 @@ class Runs:
 
     async def _save_unsaved(self) -> None:
         for session_id, (reply, source) in list(self._unsaved.items()):
-            await self._store.finish(session_id, reply, source.value)
+            # A session that is gone took its reply's place along.
+            with contextlib.suppress(NotFound):
+                await self._store.finish(session_id, reply, source.value)
             self._unsaved.pop(session_id, None)
             with contextlib.suppress(LogUnavailable):
                 await self._log.unpark(session_id)

@@ -1,0 +1,178 @@
+"""Parley in memory for the unit tests: a scripted model, and processes that share a store and a log."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, cast
+
+from parley.adapters.memory_log import MemoryLog
+from parley.context import title_of
+from parley.conversation import Order, Reply, Started
+from parley.errors import LogUnavailable, ParleyError, ProviderFault, StoreUnavailable
+from parley.events import Delta, Finish, FinishReason, ModelEvent, Usage
+from parley.generation import Limits
+from parley.ids import new_id, new_session_id
+from parley.ports import ChatModel, Log, Question, Store
+from parley.runs import Answer, Policy, Run, Runs
+from tests.conformance.stages import MemoryStage
+
+STOP = Finish(FinishReason.STOP, "stop", Usage(3, 4))
+Step = ModelEvent | Exception | float | asyncio.Event
+
+
+class ScriptedModel:
+    """Says its script each time it is asked: events, pauses in seconds, gates, and an error at last."""
+
+    version = "scripted/1"
+
+    def __init__(self, *script: Step) -> None:
+        self.script: tuple[Step, ...] = script or (Delta("Hello, "), Delta("world!"), STOP)
+        self.questions: list[Question] = []
+        self.talking = 0
+
+    async def stream(self, question: Question) -> AsyncGenerator[ModelEvent, None]:
+        self.questions.append(question)
+        self.talking += 1
+        try:
+            for step in self.script:
+                if isinstance(step, asyncio.Event):
+                    await step.wait()
+                elif isinstance(step, float):
+                    await asyncio.sleep(step)
+                elif isinstance(step, Exception):
+                    raise step
+                else:
+                    yield step
+        finally:
+            self.talking -= 1
+
+    async def close(self) -> None:
+        return
+
+    def of(self, provider: str) -> ChatModel:
+        """Be all the models, too."""
+        if provider != "maker":
+            raise ProviderFault("model_not_configured", "There is no such provider.")
+        return self
+
+
+class Switch:
+    """Stands before a port, and raises what it would raise if it were away."""
+
+    def __init__(self, port: object, error: Callable[[], ParleyError]) -> None:
+        self._port = port
+        self._error = error
+        self.away: set[str] = set()
+
+    def turn_off(self, *names: str) -> None:
+        """Have these methods fail; all of them where none is named."""
+        self.away = set(names) or {"*"}
+
+    def turn_on(self) -> None:
+        """Have everything work."""
+        self.away = set()
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._port, name)
+
+        async def call(*arguments: Any, **named: Any) -> Any:
+            if self.away & {"*", name}:
+                raise self._error()
+            return await method(*arguments, **named)
+
+        return call
+
+
+LIMITS = Limits(gap=2, total=5, attempts=3, backoff=0.01, flush=0.005, lease=0.3, characters=10_000)
+
+
+class World:
+    """What several processes share."""
+
+    def __init__(self) -> None:
+        self.stage = MemoryStage()
+        self.log = MemoryLog(lease_seconds=0.3, cache_seconds=60)
+        self.processes: list[Process] = []
+
+    async def open(self) -> "World":
+        await self.stage.add_user("ada", "pro")
+        await self.stage.add_user("bob", "pro")
+        return self
+
+    def process(self, model: ScriptedModel | None = None, **policy: Any) -> "Process":
+        process = Process(self, f"process {len(self.processes)}", model or ScriptedModel(), **policy)
+        self.processes.append(process)
+        return process
+
+    async def close(self) -> None:
+        for process in self.processes:
+            process.store_switch.turn_on()
+            await process.runs.close(0.2)
+
+
+class Process:
+    """One process; `model` is its own, the store and the log are shared and may be away for it."""
+
+    def __init__(self, world: World, name: str, model: ScriptedModel, **policy: Any) -> None:
+        self.model = model
+        self.store_switch = Switch(world.stage.store(name), StoreUnavailable)
+        self.log_switch = Switch(world.log, LogUnavailable)
+        self.store = cast("Store", self.store_switch)
+        self.log = cast("Log", self.log_switch)
+        defaults: dict[str, Any] = {
+            "limits": LIMITS, "key_secret": b"secret", "share_context_free": True,
+            "session_lease": 0.6, "pulse": 0.2,
+        }  # fmt: skip
+        self.runs = Runs(self.store, self.log, model, Policy(**(defaults | policy)))
+
+    async def start(self, prompt: str | None = "Why?", user: str = "ada", **fields: Any) -> Started:
+        """Open a session."""
+        order: dict[str, Any] = {
+            "user_id": user, "prompt": prompt, "model_id": "small", "chat_id": None, "regenerate": False,
+            "idempotency_key": None, "request_hash": str(prompt), "title": title_of(prompt or ""),
+            "new_session_id": new_session_id(), "new_chat_id": new_id(), "new_message_id": new_id(),
+            "new_reply_id": new_id(),
+        }  # fmt: skip
+        return await self.store.start(Order(**(order | fields)))
+
+    async def read(self, session_id: str, deadline: float | None = None) -> Run:
+        """Open a session's run, as its reader does."""
+        return self.runs.open(await self.store.session(session_id), deadline)
+
+    async def ask(self, prompt: str = "Why?", user: str = "ada", **fields: Any) -> Run:
+        """Start and read."""
+        return await self.read((await self.start(prompt, user, **fields)).session_id)
+
+    def crash(self) -> None:
+        """Do nothing more, and say goodbye to nobody."""
+        self.store_switch.turn_off()
+        self.log_switch.turn_off()
+        for task in (*self.runs._tasks, self.runs._pulsing):
+            if task is not None:
+                task.cancel()
+
+    async def stored(self, run: Run) -> Reply:
+        """Return the reply that the store has."""
+        _, reply = await self.store.reply(run.session.id)
+        assert reply is not None
+        return reply
+
+
+async def answer(run: Run) -> Answer:
+    """Wait for a run's end."""
+    await until(lambda: run.answer is not None)
+    assert run.answer is not None
+    return run.answer
+
+
+async def shown(run: Run, length: int) -> str:
+    """Wait until a run shows so much text; return it."""
+    await until(lambda: run.generation is not None and run.generation.tape.length >= length)
+    assert run.generation is not None
+    return run.generation.tape.text()
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Wait until `condition` holds."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.002)
