@@ -1,0 +1,59 @@
+"""A bell wakes its one waiter, whoever came first."""
+
+import asyncio
+
+import pytest
+
+from parley.bell import Bell, ring_all
+
+
+async def test_a_ring_wakes_the_waiter() -> None:
+    bell = Bell()
+    waiter = asyncio.create_task(bell.wait())
+    await asyncio.sleep(0)
+    assert not waiter.done()
+    bell.ring()
+    bell.ring()
+    assert await waiter
+
+
+async def test_a_ring_before_the_wait_is_not_lost_and_counts_once() -> None:
+    bell = Bell()
+    bell.ring()
+    bell.ring()
+    assert await bell.wait()
+    assert not await bell.wait(0.001)
+
+
+async def test_silence_ends_at_the_timeout() -> None:
+    bell = Bell()
+    begin = asyncio.get_running_loop().time()
+    assert not await bell.wait(0.02)
+    assert not await bell.wait(0)
+    assert 0.015 < asyncio.get_running_loop().time() - begin < 1
+
+
+async def test_a_ring_at_the_timeout_is_kept_or_told() -> None:
+    bell = Bell()
+    loop = asyncio.get_running_loop()
+    for _ in range(20):
+        loop.call_later(0.001, bell.ring)
+        told = await bell.wait(0.001)
+        assert told or await bell.wait(1)
+
+
+async def test_a_cancelled_waiter_leaves_a_bell_that_works() -> None:
+    bell = Bell()
+    waiter = asyncio.create_task(bell.wait(5))
+    await asyncio.sleep(0)
+    waiter.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiter
+    bell.ring()
+    assert await bell.wait()
+
+
+async def test_ring_all() -> None:
+    bells = [Bell() for _ in range(3)]
+    ring_all(bells)
+    assert [await bell.wait(0) for bell in bells] == [True] * 3

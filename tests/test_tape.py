@@ -1,0 +1,52 @@
+"""A tape gives any rest of what was put on it."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parley.bell import Bell
+from parley.events import Completed, FinishReason, StreamState
+from parley.tape import Tape
+
+pieces = st.lists(st.text(max_size=6), max_size=12)
+
+
+@given(pieces)
+def test_any_rest_of_any_appends(pieces: list[str]) -> None:
+    tape = Tape(1)
+    whole = ""
+    for piece in ["", *pieces]:
+        tape.append(piece)
+        whole += piece
+        assert (tape.length, tape.text()) == (len(whole), whole)
+        for position in range(len(whole) + 2):
+            assert tape.after(position) == whole[position:]
+
+
+@given(pieces, st.data())
+def test_a_reader_that_comes_now_and_then_misses_nothing(pieces: list[str], data: st.DataObject) -> None:
+    tape, read = Tape(1), ""
+    for piece in pieces:
+        tape.append(piece)
+        if data.draw(st.booleans()):
+            read += tape.after(len(read))
+    assert read + tape.after(len(read)) == "".join(pieces)
+
+
+async def test_all_news_ring() -> None:
+    tape, bells = Tape(1), [Bell(), Bell()]
+    tape.bells.update(bells)
+    end = Completed(FinishReason.STOP)
+
+    async def rung() -> set[bool]:
+        return {await bell.wait(0) for bell in bells}
+
+    assert await rung() == {False}
+    tape.append("")
+    assert await rung() == {False}
+    tape.append("x")
+    assert await rung() == {True}
+    tape.tell(StreamState.RETRYING)
+    assert await rung() == {True}
+    tape.finish(end)
+    assert await rung() == {True}
+    assert (tape.status, tape.end, tape.epoch) == (StreamState.RETRYING, end, 1)
