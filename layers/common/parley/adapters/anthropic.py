@@ -153,6 +153,8 @@ class _Events:
                     lump.reasoning.append(body.delta.thinking)
             case "message_start" if body.message is not None:
                 self._count(body.message.usage)
+                # The reply has just begun: a later event counts what it came to.
+                self._usage.output_tokens = None
             case "message_delta":
                 self._count(body.usage)
                 if body.delta is not None and body.delta.stop_reason:
