@@ -17,7 +17,7 @@ import httpx
 import psycopg
 import pytest
 
-from parley.sse import Decoder
+from parley.sse import HEARTBEAT, Decoder
 
 _ROOT = Path(__file__).resolve().parent.parent
 _SECRET = "a secret that only the tests know, long enough"
@@ -121,8 +121,10 @@ class Server(Process):
 class Fake(Process):
     """The fake provider in a process of its own, scripted over HTTP."""
 
+    arguments: tuple[str, ...] = ()
+
     def __init__(self, folder: Path) -> None:
-        command = [sys.executable, "-m", "local.fake_provider", "--port", "0"]
+        command = [sys.executable, "-m", "local.fake_provider", "--port", "0", *self.arguments]
         super().__init__(command, _environment(), folder / f"fake-{next(_names)}.log")
         self.url = self.wait_for_line("fake provider: ")
 
@@ -235,6 +237,7 @@ class Client:
                 raise Refused(response)
             decoder = Decoder()
             async for chunk in response.aiter_raw():
+                reading.comments += chunk.count(HEARTBEAT)
                 for event in decoder.feed(chunk):
                     body = json.loads(event.data)
                     reading.take(body, event.last_event_id)

@@ -187,7 +187,8 @@ class Generation:
                     extra={"code": fault.fault, "provider": question.model.provider, "attempt": attempt},
                 )
                 if wait is None:
-                    return Failed(fault.fault, fault.message, fault.may_retry, fault.retry_after_ms)
+                    after = _retry_after_ms(fault, attempt, limits)
+                    return Failed(fault.fault, fault.message, fault.may_retry, after)
             self.tape.tell(StreamState.RETRYING)
             await asyncio.sleep(wait)
             attempt += 1
@@ -263,6 +264,13 @@ class Generation:
             self.lose()
             if watch is not None:
                 await watch.close()
+
+
+def _retry_after_ms(fault: ProviderFault, attempt: int, limits: Limits) -> int | None:
+    """Return when asking again may help: as the provider said, else after one more backoff."""
+    if fault.retry_after_ms is None and fault.may_retry:
+        return round(limits.backoff * 2.0**attempt * 1000)
+    return fault.retry_after_ms
 
 
 async def _close(stream: object) -> None:
