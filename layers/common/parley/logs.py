@@ -30,13 +30,21 @@ class JsonFormatter(logging.Formatter):
             + f".{int(record.msecs):03d}Z",
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
         }
         entry |= redact({k: v for k, v in vars(record).items() if k not in _STANDARD})
         if record.exc_info and record.exc_info[0] is not None:
             entry["error"] = record.exc_info[0].__name__
             entry["trace"] = _places(record.exc_info[2])
         return json.dumps(entry, default=str)
+
+
+def _message(record: logging.LogRecord) -> str:
+    """Return our own words; of other libraries' only the first line of the template, which quotes nothing."""
+    if record.name == "parley" or record.name.startswith("parley."):
+        return record.getMessage()
+    lines = str(record.msg).splitlines()
+    return lines[0] if lines else ""
 
 
 def _places(trace: Any) -> list[str]:

@@ -12,10 +12,8 @@ from parley.errors import InvalidRequest, ParleyError
 from parley.http.bodies import Body, ErrorBody, answer
 from parley.http.limits import Limits
 from parley.http.services import Services
-from parley.logs import logger
 from parley.settings import Settings
 
-_log = logger("http")
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -52,8 +50,9 @@ def create_app(
     app.add_exception_handler(ParleyError, _on_parley_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(Exception, _on_bug)
+    app.add_middleware(Limits, body_bytes=settings.body_bytes)
     if settings.allowed_origins:
+        # The outermost, so that a page can read refusals too.
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.allowed_origins),
@@ -62,7 +61,6 @@ def create_app(
             expose_headers=["retry-after"],
             max_age=3600,
         )
-    app.add_middleware(Limits, body_bytes=settings.body_bytes)
     return app
 
 
@@ -95,9 +93,3 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     response = answer({"error": detail}, error.status_code)
     response.headers.update(error.headers or {})
     return response
-
-
-async def _on_bug(request: Request, error: Exception) -> Response:
-    _log.error("request_broke", exc_info=error, extra={"path": request.url.path})
-    detail = {"code": "internal", "message": "Something went wrong here.", "retryable": True}
-    return answer({"error": detail}, 500)

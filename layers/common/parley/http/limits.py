@@ -1,10 +1,14 @@
-"""What every request passes through: a bound on its body, and headers on its answer."""
+"""What every request passes through: a bound on its body, headers on its answer, an answer to bugs."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from parley.encoding import to_json
+from parley.logs import logger
 
+_log = logger("http")
+# More digits than any body has bytes; Python refuses to read thousands of them.
+_LENGTH_DIGITS = 18
 _HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -17,8 +21,15 @@ class _TooLong(Exception):
     pass
 
 
+class BrokenOff(Exception):
+    """An answer broke off in the middle; the log has the reason, without quoting it."""
+
+
 class Limits:
-    """ASGI middleware that answers 413 as soon as a body is known to be too long."""
+    """ASGI middleware that answers 413 as soon as a body is known to be too long, and 500 to bugs.
+
+    Bugs end here because servers write an exception's message into their logs, and it may quote data.
+    """
 
     def __init__(self, app: ASGIApp, body_bytes: int) -> None:
         self._app = app
@@ -27,11 +38,6 @@ class Limits:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-            return
-        headers = dict(scope["headers"])
-        length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > self._most:
-            await self._refuse(send)
             return
         received = 0
         started = False
@@ -55,25 +61,33 @@ class Limits:
                 out.setdefault("cache-control", "no-store")
             await send(message)
 
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or len(length) > _LENGTH_DIGITS or int(length) > self._most:
+            await self._refuse(dressed)
+            return
         try:
             await self._app(scope, bounded, dressed)
         except _TooLong:
             if started:
-                raise
-            await self._refuse(send)
+                raise BrokenOff from None
+            await self._refuse(dressed)
+        except Exception as error:
+            _log.error("request_broke", exc_info=error, extra={"path": scope["path"]})
+            if started:
+                raise BrokenOff from None
+            await _answer(
+                dressed, 500, {"code": "internal", "message": "Something went wrong here.", "retryable": True}
+            )
 
     async def _refuse(self, send: Send) -> None:
-        body = to_json(
-            {
-                "error": {
-                    "code": "too_large",
-                    "message": f"The body is longer than {self._most} bytes.",
-                    "retryable": False,
-                    "field": "body",
-                }
-            }
-        )
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        headers += [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
-        await send({"type": "http.response.start", "status": 413, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        message = f"The body is longer than {self._most} bytes."
+        detail = {"code": "too_large", "message": message, "retryable": False, "field": "body"}
+        await _answer(send, 413, detail)
+
+
+async def _answer(send: Send, status: int, detail: dict[str, object]) -> None:
+    body = to_json({"error": detail})
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
