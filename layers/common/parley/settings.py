@@ -1,5 +1,6 @@
 """The settings, read once from the environment; the table in README.md is made from this file."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -126,6 +127,8 @@ class Settings:
                 "AUTH_MODE=trusted believes any userId, so inside Lambda it also needs"
                 " ALLOW_TRUSTED_IN_LAMBDA=true."
             )
+        if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+            raise SettingsError("LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR.")
         if self.key_secret and len(self.key_secret) < 32:
             raise SettingsError("KEY_SECRET must have at least 32 characters.")
         if self.pulse_seconds * 2 > self.session_lease_seconds:
@@ -136,13 +139,14 @@ def _read(name: str, raw: str, kind: object) -> Any:
     try:
         if kind is bool:
             return {"true": True, "1": True, "false": False, "0": False}[raw.lower()]
-        if kind is int:
-            return int(raw)
-        if kind is float:
-            return float(raw)
+        if kind is int or kind is float:
+            number = int(raw) if kind is int else float(raw)
+            if not 0 <= number < math.inf:
+                raise ValueError
+            return number
         if get_origin(kind) is tuple and get_args(kind):
             return tuple(part.strip() for part in raw.split(",") if part.strip())
     except (KeyError, ValueError):
-        expected = "true or false" if kind is bool else "a number"
+        expected = "true or false" if kind is bool else "a number from 0 up"
         raise SettingsError(f"{name} must be {expected}.") from None
     return raw

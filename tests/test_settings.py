@@ -1,0 +1,84 @@
+"""Settings are read strictly, and secrets are not shown."""
+
+import pytest
+
+from parley.settings import Settings, SettingsError
+
+SECRETS = {
+    "DATABASE_URL": "postgresql://u:hidden-1@h/d",
+    "VALKEY_URL": "redis://:hidden-2@h",
+    "KEY_SECRET": "hidden-3" * 5,
+    "OPENAI_API_KEY": "hidden-4",
+    "ANTHROPIC_API_KEY": "hidden-5",
+    "XAI_API_KEY": "hidden-6",
+}
+
+
+def test_defaults_make_sense_by_themselves() -> None:
+    settings = Settings.from_env({})
+    assert settings == Settings()
+    assert (settings.auth_mode, settings.allow_trusted_in_lambda) == ("jwt", False)
+    assert settings.pulse_seconds * 2 <= settings.session_lease_seconds
+    assert Settings.from_env({"SESSION_SECONDS": "", "AUTH_MODE": ""}) == settings
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "field", "value"),
+    [
+        ("DATABASE_URL", " a b ", "database_url", " a b "),
+        ("SESSION_SECONDS", "5", "session_seconds", 5),
+        ("RETENTION_DAYS", "0", "retention_days", 0),
+        ("HEARTBEAT_SECONDS", "0.5", "heartbeat_seconds", 0.5),
+        ("DEMO_MODEL", "true", "demo_model", True),
+        ("DEMO_MODEL", "1", "demo_model", True),
+        ("SHARE_CONTEXT_FREE", "False", "share_context_free", False),
+        ("ALLOWED_ORIGINS", "https://a.example, https://b.example,", "allowed_origins",
+         ("https://a.example", "https://b.example")),
+        ("LOG_LEVEL", "DEBUG", "log_level", "DEBUG"),
+    ],
+)  # fmt: skip
+def test_values(name: str, raw: str, field: str, value: object) -> None:
+    assert getattr(Settings.from_env({name: raw}), field) == value
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"AUTH_MODE": "none"},
+        {"AUTH_MODE": "Trusted"},
+        {"DEMO_MODEL": "yes"},
+        {"SESSION_SECONDS": "ten"},
+        {"SESSION_SECONDS": "1.5"},
+        {"SESSION_SECONDS": "-1"},
+        {"HEARTBEAT_SECONDS": "soon"},
+        {"HEARTBEAT_SECONDS": "nan"},
+        {"HEARTBEAT_SECONDS": "inf"},
+        {"HEARTBEAT_SECONDS": "-0.1"},
+        {"KEY_SECRET": "too short"},
+        {"SESSION_LEASE_SECONDS": "9"},
+        {"LOG_LEVEL": "LOUD"},
+    ],
+)
+def test_nonsense_is_named_and_not_quoted(env: dict[str, str]) -> None:
+    with pytest.raises(SettingsError) as error:
+        Settings.from_env(env)
+    [[name, value]] = env.items()
+    assert str(error.value).startswith(f"{name} must")
+    assert name not in ("KEY_SECRET",) or value not in str(error.value)
+
+
+def test_trusted_mode_needs_a_second_word_in_lambda() -> None:
+    trusted = {"AUTH_MODE": "trusted"}
+    in_lambda = {"AWS_LAMBDA_FUNCTION_NAME": "start"}
+    assert Settings.from_env(trusted).auth_mode == "trusted"
+    assert Settings.from_env(in_lambda).auth_mode == "jwt"
+    with pytest.raises(SettingsError, match="ALLOW_TRUSTED_IN_LAMBDA"):
+        Settings.from_env(trusted | in_lambda)
+    both = trusted | in_lambda | {"ALLOW_TRUSTED_IN_LAMBDA": "true"}
+    assert Settings.from_env(both).allow_trusted_in_lambda
+
+
+def test_secrets_are_read_but_not_shown() -> None:
+    settings = Settings.from_env(SECRETS)
+    assert settings.openai_api_key == "hidden-4"
+    assert "hidden" not in repr(settings)
