@@ -2,13 +2,18 @@
 
 import asyncio
 import random
+import time
 
+import pytest
 import uvloop
 
+from local.fake_provider import reply_to
 from parley.adapters.valkey import ValkeyLog
 from parley.errors import LogUnavailable
 from parley.ports import Fenced, Write
 from tests.faults.proxy import FaultProxy
+from tests.faults.test_readers import LEASES
+from tests.harness import Reading, World, eventually, text_of
 
 
 def test_40_a_reset_at_any_moment_is_a_fault_of_the_log_and_nothing_else(valkey_url: str) -> None:
@@ -36,3 +41,44 @@ def test_40_a_reset_at_any_moment_is_a_fault_of_the_log_and_nothing_else(valkey_
 
     failed = asyncio.Runner(loop_factory=uvloop.new_event_loop).run(reset_now_and_then())
     assert failed < 60
+
+
+@pytest.mark.parametrize("how", ["slow", "stalled", "half open", "lying", "reset", "cut"])
+async def test_40_between_the_process_and_its_log(shared: World, how: str) -> None:
+    model = shared.model(f"network-{how}", delay=0.04)
+    prompt = f"Is the network {how}, and what if it is, for as long as this takes?"
+    async with FaultProxy(shared.valkey_url) as proxy:
+        here, there = (shared.client(shared.server(VALKEY_URL=proxy.url, **LEASES)) for _ in range(2))
+        for client in (here, there):
+            await client.ask("Load.", shared.model("load-network"), regenerate=True)
+        started = await here.start(prompt, model)
+        reading, elsewhere = Reading(), Reading()
+        reads = asyncio.create_task(here.read(started["sessionId"], reading))
+        await eventually(lambda: len(reading.text) > 3)
+        other = asyncio.create_task(there.read(started["sessionId"], elsewhere))
+        await eventually(lambda: len(elsewhere.text) > 3)
+        match how:
+            case "slow":
+                proxy.delay(0.1)
+            case "stalled":
+                proxy.stall()
+            case "half open":
+                proxy.half_open()
+            case "lying":
+                proxy.corrupt(proxy.down)
+            case "reset":
+                proxy.reset()
+            case _:
+                proxy.cut()
+        await asyncio.wait_for(asyncio.gather(reads, other), 20)
+        assert reading.text == elsewhere.text == reply_to(prompt) == text_of(await here.reply(started))
+        assert reading.end == elsewhere.end
+        assert reading.end is not None
+        assert reading.end["saved"] is True
+        assert "reset" not in reading.types()
+        assert shared.fake.calls(model) == 1
+        begin = time.monotonic()
+        _, after = await there.ask(f"And is it {how} still?", model)
+        assert after.text == reply_to(f"And is it {how} still?")
+        assert time.monotonic() - begin < 3
+        await proxy.heal()
