@@ -1,0 +1,90 @@
+"""The purge function's handler, on a real Postgres and a real Valkey."""
+
+import json
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from functions.purge import app
+from parley.errors import StoreUnavailable
+from parley.settings import Settings
+
+NOTHING = {
+    "parked_saved": 0, "orphans_ended": 0, "sessions_expired": 0, "sessions_deleted": 0, "chats_deleted": 0,
+}  # fmt: skip
+SECRET = "a prompt that nobody may see"
+
+
+class Context(LambdaContext):
+    """What Lambda tells of an invocation."""
+
+    function_name = "purge"
+    memory_limit_in_mb = 128
+    invoked_function_arn = "arn:aws:lambda:eu-west-1:123456789012:function:purge"
+    aws_request_id = "request-1"
+
+
+@pytest.fixture
+def database(
+    demo_database_url: str, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[psycopg.Connection]:
+    settings = Settings(
+        database_url=demo_database_url, valkey_url=valkey_url, key_secret="s" * 32, retention_days=30
+    )
+    monkeypatch.setattr(app, "settings", lambda: settings)
+    with psycopg.connect(demo_database_url, autocommit=True) as connection:
+        yield connection
+
+
+def start(database: psycopg.Connection, session_id: str) -> None:
+    database.execute(
+        "select start_session('demo-pro', false, %s, 'demo', null, false,"
+        " null, 'h', 't', %s, %s, %s, %s, 600)",
+        [SECRET, session_id, f"chat-{session_id}", f"message-{session_id}", f"reply-{session_id}"],
+    )
+
+
+def test_the_counts_are_returned_logged_and_measured(
+    database: psycopg.Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("expired", "live", "orphan", "old"):
+        start(database, name)
+    database.execute(
+        "update sessions set expires_at = now() - interval '1 second' where id in ('expired', 'old')"
+    )
+    database.execute(
+        "update sessions set state = 'streaming', epoch = 5, lease_until = now() - interval '2 minutes'"
+        " where id = 'orphan'"
+    )
+    database.execute("update chats set updated_at = now() - interval '31 days' where id = 'chat-old'")
+    expected = NOTHING | {
+        "orphans_ended": 1, "sessions_expired": 2, "sessions_deleted": 2, "chats_deleted": 1,
+    }  # fmt: skip
+    assert app.handler({"source": "aws.scheduler"}, Context()) == expected
+    lines = [json.loads(line) for line in capsys.readouterr().out.split("\n") if line.startswith("{")]
+    [measured] = [line for line in lines if "_aws" in line]
+    assert {name: measured[name] for name in expected} == {name: [count] for name, count in expected.items()}
+    assert measured["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "Parley"
+    said = json.dumps(lines)
+    assert all(secret not in said for secret in (SECRET, "chat-old", "ssssssss", "postgresql://"))
+    states = database.execute("select id, state from sessions order by id").fetchall()
+    assert states == [("live", "open"), ("orphan", "ended")]
+    assert app.handler({}, Context()) == NOTHING
+
+
+# Powertools warns where there is nothing to measure.
+@pytest.mark.filterwarnings("ignore:No application metrics")
+def test_a_database_that_is_away_fails_the_invocation(
+    valkey_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(
+        database_url="postgresql://parley:hidden@127.0.0.1:1/x", valkey_url=valkey_url, key_secret="s" * 32,
+        database_timeout=1.0,
+    )  # fmt: skip
+    monkeypatch.setattr(app, "settings", lambda: settings)
+    with pytest.raises(StoreUnavailable) as caught:
+        app.handler({}, Context())
+    assert "hidden" not in str(caught.value)
+    assert "hidden" not in capsys.readouterr().out
