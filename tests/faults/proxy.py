@@ -9,6 +9,7 @@ It lives in the test's event loop, so a test that blocks the loop blocks the pro
 """
 
 import asyncio
+import random
 import socket
 import struct
 from contextlib import suppress
@@ -115,7 +116,7 @@ class FaultProxy:
             way.open.clear()
 
     def corrupt(self, way: Way) -> None:
-        """Flip the bits of one byte in the middle of whatever is forwarded together."""
+        """Flip the bits of a random byte of whatever is forwarded together."""
         way.corrupt = True
 
     def half_open(self) -> None:
@@ -191,8 +192,8 @@ class FaultProxy:
                 if link.silent:
                     continue
                 if way.corrupt:
-                    middle = len(data) // 2
-                    data = data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]
+                    place = random.randrange(len(data))
+                    data = data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
                 way.bytes += len(data)
                 writer.write(data)
                 await writer.drain()

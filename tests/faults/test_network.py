@@ -3,13 +3,17 @@
 import asyncio
 import random
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 import uvloop
 
 from local.fake_provider import reply_to
 from parley.adapters.valkey import ValkeyLog
+from parley.conversation import Reply
 from parley.errors import LogUnavailable
+from parley.events import Completed, FinishReason
 from parley.ports import Fenced, Write
 from tests.faults.proxy import FaultProxy
 from tests.faults.test_readers import LEASES
@@ -41,6 +45,36 @@ def test_40_a_reset_at_any_moment_is_a_fault_of_the_log_and_nothing_else(valkey_
 
     failed = asyncio.Runner(loop_factory=uvloop.new_event_loop).run(reset_now_and_then())
     assert failed < 60
+
+
+async def test_40_an_answer_that_makes_no_sense_is_a_fault_of_the_log(valkey_url: str) -> None:
+    async with FaultProxy(valkey_url) as proxy:
+        faults = 0
+        for number in range(60):
+            log = ValkeyLog(proxy.url, prefix="lies", timeout=0.1, lease_seconds=5, cache_seconds=60)
+            reply = Reply(1, "abc", Completed(FinishReason.STOP))
+            joined = await log.join(str(number), "session", "owner", epoch=0, may_create=True)
+            assert isinstance(joined, Write)
+            await log.stop(str(number), "other session")
+            await log.park("session", reply, "provider")
+            calls: list[Callable[[], Awaitable[object]]] = [
+                partial(log.join, str(number), "session", "owner", epoch=0, may_create=True),
+                partial(log.flush, str(number), joined.epoch, "owner", 1, "a", ["a"]),
+                partial(log.read, str(number), joined.epoch, 0),
+                partial(log.parked, 10),
+                partial(log.end, str(number), "owner", reply, 1),
+                partial(log.join, str(number), "session", "owner", epoch=0, may_create=True),
+            ]
+            for place, call in enumerate(calls):
+                if place == number % len(calls):
+                    proxy.corrupt(proxy.down)
+                try:
+                    await call()
+                except LogUnavailable:
+                    faults += 1
+            await proxy.heal()
+            await log.close()
+        assert faults
 
 
 @pytest.mark.parametrize("how", ["slow", "stalled", "half open", "lying", "reset", "cut"])

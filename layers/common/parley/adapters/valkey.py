@@ -70,7 +70,7 @@ class ValkeyLog:
             driver_info=None,
             max_connections=_MOST_CONNECTIONS,
         )
-        self._breaker = Breaker(timeout, self._probe, faults=_FAULTS, refusals=(RedisError,))
+        self._breaker = Breaker(timeout, self._probe, faults=_FAULTS, refusals=(RedisError, ValueError))
         self._watcher = Watcher(self._client)
         self._join = self._client.register_script(scripts.JOIN)
         self._write = self._client.register_script(scripts.WRITE)
@@ -95,19 +95,19 @@ class ValkeyLog:
         arguments = [session_id, owner, epoch, int(may_create), self._lease_ms, self._log_ms]
         for _ in range(2):
             answer = await self._run(self._join, keys, arguments)
-            match answer[0]:
-                case b"hit":
-                    try:
+            try:
+                match answer[0]:
+                    case b"hit":
                         return Hit(reply_of_bytes(answer[1]))
-                    except ValueError:
-                        # Corrupt, or an older version's: worth nothing.
-                        await self._breaker.call(lambda: self._client.delete(keys[0]))
-                case b"follow":
-                    return Follow(int(answer[1]))
-                case b"write":
-                    return Write(int(answer[1]), takeover=bool(answer[2]))
-                case _:
-                    return Wait()
+                    case b"follow":
+                        return Follow(int(answer[1]))
+                    case b"write":
+                        return Write(int(answer[1]), takeover=bool(answer[2]))
+                    case b"wait":
+                        return Wait()
+            except ValueError:
+                # Corrupt, or an older version's: worth nothing.
+                await self._breaker.call(lambda: self._client.delete(keys[0]))
         raise LogUnavailable
 
     async def flush(
@@ -149,9 +149,12 @@ class ValkeyLog:
             # `whole` may have grown meanwhile; the entry must end at `position`.
             arguments[3:5] = ["".join(whole)[:position], 1]
             answer = await self._run(self._write, self._keys(key), arguments)
-        if answer[0] != b"ok":
+        if answer[0] == b"fenced":
             return Fenced()
-        return Flushed(_names(answer[1]), int(answer[2]))
+        try:
+            return Flushed(_names(answer[1]), int(answer[2]))
+        except (ValueError, LookupError):
+            raise LogUnavailable from None
 
     async def read(self, key: str, epoch: int, position: int) -> Slice:
         answer = await self._run(self._read, self._keys(key), [epoch, position])
@@ -183,15 +186,16 @@ class ValkeyLog:
     async def parked(self, limit: int) -> list[tuple[str, Reply, str]]:
         found = await self._breaker.call(lambda: self._scan(limit))
         replies = []
-        for session_id, value in found.items():
+        for name, value in found.items():
+            session_id = name.decode("utf-8", "replace")
             try:
                 match from_json(value):
                     case [str(source), str(reply)]:
-                        replies.append((session_id.decode(), reply_of_bytes(reply.encode()), source))
+                        replies.append((session_id, reply_of_bytes(reply.encode()), source))
                     case _:
                         raise ValueError("not a parked reply")
             except ValueError:
-                await self.unpark(session_id.decode())
+                await self.unpark(session_id)
         return replies
 
     async def _scan(self, limit: int) -> dict[bytes, bytes]:
