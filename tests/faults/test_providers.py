@@ -263,7 +263,7 @@ async def test_33_silence_and_drip(shared: World, hasty: Client) -> None:
         model = shared.model(f"stalls-{wire}", wire, tokens=_TOKENS, fault="stall", fault_after=3)
         begin = time.monotonic()
         reading, _ = await _ends(hasty, model, "Go on?", status="failed", text="".join(_TOKENS[:3]))
-        assert 1.0 <= time.monotonic() - begin < 2.5
+        assert 1.0 <= time.monotonic() - begin < 5.0
         assert reading.end is not None
         assert reading.end["code"] == "provider_timeout"
         assert reading.end["retryable"] is True
@@ -274,7 +274,7 @@ async def test_33_silence_and_drip(shared: World, hasty: Client) -> None:
         model = shared.model(f"silent-{wire}", wire, fault="silence")
         begin = time.monotonic()
         reading, _ = await _ends(hasty, model, "Hello?", status="failed", text="")
-        assert 2.0 <= time.monotonic() - begin < 4.5
+        assert 2.0 <= time.monotonic() - begin < 8.0
         assert reading.types() == ["start", "typing", "status", "error"]
         assert reading.end is not None
         assert reading.end["code"] == "provider_timeout"
@@ -285,7 +285,7 @@ async def test_33_silence_and_drip(shared: World, hasty: Client) -> None:
         model = shared.model(f"drips-{wire}", wire, packet_bytes=1, packet_delay=0.15)
         begin = time.monotonic()
         reading, _ = await _ends(hasty, model, "Faster?", status="failed", text="")
-        assert 3.0 <= time.monotonic() - begin < 4.5
+        assert 3.0 <= time.monotonic() - begin < 8.0
         assert reading.end is not None
         assert reading.end["code"] == "provider_timeout"
         assert reading.comments >= 6
@@ -295,7 +295,7 @@ async def test_33_silence_and_drip(shared: World, hasty: Client) -> None:
         model = shared.model(f"dawdles-{wire}", wire, count=1000, delay=0.5)
         begin = time.monotonic()
         started, reading = await hasty.ask("Are you done?", model)
-        assert 3.0 <= time.monotonic() - begin < 4.5
+        assert 3.0 <= time.monotonic() - begin < 8.0
         assert reading.end is not None
         assert reading.end["finishReason"] == "truncated"
         reply = await hasty.reply(started)
