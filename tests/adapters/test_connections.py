@@ -9,6 +9,7 @@ import pytest
 
 from parley.adapters.connections import Connections
 from parley.errors import StoreUnavailable
+from tests.harness import eventually
 
 _NOWHERE = "postgresql://parley@127.0.0.1:1/parley"
 
@@ -104,8 +105,11 @@ async def test_a_cancelled_statement_gives_nobody_its_answer(connections: Connec
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await connections.run("select %s::int", [number]) == [(number,)]
-    await asyncio.sleep(0.2)
-    assert await backends(connections) <= 3
+
+    async def few() -> bool:
+        return await backends(connections) <= 3
+
+    await eventually(few)
 
 
 async def test_a_serialization_failure_is_tried_again(connections: Connections) -> None:
@@ -137,6 +141,9 @@ async def test_closing_leaves_no_connection(connections: Connections, database_u
     await asyncio.gather(*(connections.run("select pg_sleep(0.02)") for _ in range(3)))
     await connections.close()
     observer = Connections(database_url, size=1, timeout=2)
-    await asyncio.sleep(0.05)
-    assert await backends(observer) == 1
+
+    async def alone() -> bool:
+        return await backends(observer) == 1
+
+    await eventually(alone)
     await observer.close()
