@@ -15,7 +15,7 @@ sources := functions layers/common/parley local tests bench
 .DEFAULT_GOAL := help
 include web/web.mk
 
-.PHONY: help dev chat test check format purge lock clean
+.PHONY: help dev chat test soak soak-load check format purge lock clean
 
 help:  ## List the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## *\(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | \
@@ -37,6 +37,12 @@ purge: $(installed)  ## Run the purge once, on the data of `make dev`; DATA=.dat
 
 test: $(installed)  ## Run every test; ARGS="tests/test_sse.py -k cursor" narrows it
 	@$(python) -m pytest -n auto $(ARGS)
+
+soak: $(installed)  ## Live at random under faults and check what must hold; SECONDS=600
+	@PARLEY_SOAK_SECONDS="$(or $(SECONDS),600)" $(python) -m pytest -q tests/faults/test_invariants.py
+
+soak-load: $(installed)  ## Run many slow streams through one process; STREAMS=1000 SECONDS=60
+	@$(python) -m bench.soak_load --streams "$(or $(STREAMS),1000)" --seconds "$(or $(SECONDS),60)"
 
 check: $(installed)  ## Check format, lint, types and import rules
 	@failed=0; \

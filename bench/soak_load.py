@@ -9,7 +9,8 @@ import json
 import random
 import tempfile
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -35,6 +36,7 @@ class Tally:
     mismatches: int = 0
     failures: int = 0
     open: int = 0
+    ends: Counter[str] = field(default_factory=Counter)
 
 
 def _expected(prompt: str, tokens: int) -> str:
@@ -46,6 +48,8 @@ async def _one(
 ) -> None:
     loop = asyncio.get_running_loop()
     dice = random.Random(number)
+    # People do not all come in the same instant; a stampede is another test.
+    await asyncio.sleep(max(0, number) / 100)
     turn = 0
     while loop.time() < deadline:
         turn += 1
@@ -83,6 +87,8 @@ async def _read(http: aiohttp.ClientSession, url: str, dice: random.Random, tall
                         elif body["type"] == "reset":
                             tally.resets += 1
                             text = ""
+                        if body["type"] in ("done", "error"):
+                            tally.ends[str(body.get("finishReason") or body["code"])] += 1
                         ended = ended or body["type"] in ("done", "error")
                     if not ended and time.monotonic() > leave:
                         break
@@ -115,7 +121,8 @@ async def _watch(server: Server, tally: Tally, seconds: float) -> list[float]:
         print(
             f"{time.monotonic() - begin:4.0f} s  open {tally.open:5}  done {tally.done:6}"
             f"  resumes {tally.resumes:6}  mismatches {tally.mismatches}  failures {tally.failures}"
-            f"  cpu {process.cpu_percent():3.0f} %  memory {used / 2**20:.0f} MiB  {each:.0f} KiB a stream",
+            f"  cpu {process.cpu_percent():3.0f} %  memory {used / 2**20:.0f} MiB  {each:.0f} KiB a stream"
+            f"  {dict(tally.ends)}",
             flush=True,
         )
     return per_stream
@@ -153,7 +160,7 @@ async def run(streams: int, seconds: float, tokens: int, delay: float) -> int:
                 fake.close()
     print(
         f"{tally.done} replies, {tally.resumes} resumes, {tally.resets} resets, "
-        f"{tally.failures} failures, {tally.mismatches} mismatches; "
+        f"{tally.failures} failures, {tally.mismatches} mismatches, ends {dict(tally.ends)}; "
         f"{per_stream[len(per_stream) // 2]:.0f} KiB a stream in the middle, {per_stream[-1]:.0f} at the end"
     )
     return 1 if tally.mismatches or tally.failures else 0
@@ -170,8 +177,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--tokens", type=int, default=40)
-    parser.add_argument("--delay", type=float, default=0.5, help="seconds between tokens")
+    parser.add_argument("--tokens", type=int, default=30)
+    parser.add_argument("--delay", type=float, default=2.0, help="seconds between tokens")
     arguments = parser.parse_args()
     raise SystemExit(
         asyncio.run(run(arguments.streams, arguments.seconds, arguments.tokens, arguments.delay))

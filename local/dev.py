@@ -13,7 +13,6 @@ from pathlib import Path
 
 import psycopg
 import uvicorn
-import uvloop
 
 from local import environment
 from local.embedded import Addresses, EmbeddedError, EmbeddedStores
@@ -39,8 +38,7 @@ def main() -> int:
     parser.add_argument("--follow-parent", action="store_true", help="stop when the parent process is gone")
     options = parser.parse_args()
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(options.port, options.data, follow_parent=options.follow_parent))
+        asyncio.run(_serve(options.port, options.data, follow_parent=options.follow_parent))
     except (StartError, EmbeddedError, SettingsError, environment.EnvFileError) as error:
         print(f"Parley cannot start: {error}", file=sys.stderr)
         return 1

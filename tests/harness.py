@@ -101,7 +101,7 @@ class Server(Process):
         }
         # Port 0 lets the kernel choose; uvicorn says which on standard error.
         command = [sys.executable, "-m", "uvicorn", "local.server:app", "--host", "127.0.0.1", "--port", "0"]
-        command += ["--no-access-log", "--timeout-graceful-shutdown", "5"]
+        command += ["--loop", "asyncio", "--no-access-log", "--timeout-graceful-shutdown", "5"]
         log = folder / f"server-{next(_names)}.log"
         super().__init__(command, _environment(**(defaults | settings)), log, log.with_suffix(".out"))
         self.url = self._wait()

@@ -21,7 +21,7 @@ from tests.harness import Reading, World, eventually, text_of
 
 
 def test_40_a_reset_at_any_moment_is_a_fault_of_the_log_and_nothing_else(valkey_url: str) -> None:
-    """Under uvloop, as servers run: its transports fail in ways that asyncio's do not."""
+    """Under uvloop, where somebody serves Parley so: its transports fail in ways that asyncio's do not."""
 
     async def reset_now_and_then() -> int:
         async with FaultProxy(valkey_url) as proxy:

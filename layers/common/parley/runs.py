@@ -34,6 +34,7 @@ from parley.ports import (
 
 _log = logger("runs")
 _MOST_PRODUCTIONS = 4
+_PATIENCE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +169,15 @@ class Runs:
 
     async def _answer(self, run: Run) -> None:
         try:
-            await self._join_until_settled(run)
+            for attempt in range(_PATIENCE):
+                try:
+                    await self._join_until_settled(run)
+                    break
+                except StoreUnavailable:
+                    # The stream has begun, and its reader can wait longer than one statement may.
+                    if attempt + 1 == _PATIENCE:
+                        raise
+                    await asyncio.sleep(0.5)
         except (StoreUnavailable, NotFound) as error:
             run.settle(_lost(run, error.code, error.message), saved=False)
         except Exception:

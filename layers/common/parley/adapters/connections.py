@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import psycopg
 from psycopg import errors
@@ -13,7 +13,6 @@ from psycopg.types.json import set_json_dumps, set_json_loads
 from parley.encoding import from_json, to_json
 from parley.errors import StoreUnavailable
 
-T = TypeVar("T")
 Row = tuple[Any, ...]
 Connection = psycopg.AsyncConnection[Row]
 
@@ -36,7 +35,9 @@ class Connections:
         self._url = url
         self._timeout = timeout
         self._idle: list[Connection] = []
+        self._size = size
         self._places = asyncio.Semaphore(size)
+        self._late: set[asyncio.Future[list[Row]]] = set()
 
     async def run(self, statement: str, arguments: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
         """Run one statement and return its rows, within the timeout.
@@ -50,9 +51,38 @@ class Connections:
                 await self._places.acquire()
         except TimeoutError:
             raise StoreUnavailable from None
+        task = asyncio.ensure_future(self._run(statement, arguments, deadline))
         try:
-            return await self._run(statement, arguments, deadline)
-        finally:
+            done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - loop.time()))
+        except asyncio.CancelledError:
+            self._leave_behind(task)
+            raise
+        if not done:
+            self._leave_behind(task)
+            raise StoreUnavailable
+        self._places.release()
+        return task.result()
+
+    def _leave_behind(self, task: "asyncio.Future[list[Row]]") -> None:
+        """Let a statement whose caller is gone come to its end by itself, and keep its connection.
+
+        To cancel it would have psycopg open a connection to ask the server for that, one for each late
+        statement of a server that is late already. Only what is still there much later is cancelled.
+        """
+        prompt = len(self._late) < self._size
+        self._late.add(task)
+        timer = asyncio.get_running_loop().call_later(self._timeout * 2, task.cancel)
+
+        def over(ended: "asyncio.Future[list[Row]]") -> None:
+            timer.cancel()
+            self._late.discard(ended)
+            if not ended.cancelled():
+                ended.exception()
+            if not prompt:
+                self._places.release()
+
+        task.add_done_callback(over)
+        if prompt:
             self._places.release()
 
     async def _run(
@@ -65,8 +95,8 @@ class Connections:
             connection: Connection | None = None
             try:
                 fresh = not self._idle
-                connection = await self._take(deadline)
-                rows = await _bounded(_execute(connection, statement, arguments), deadline, connection)
+                connection = await self._take()
+                rows = await _execute(connection, statement, arguments)
             except _AGAIN:
                 assert connection is not None
                 self._idle.append(connection)
@@ -80,26 +110,27 @@ class Connections:
                         raise StoreUnavailable from None
                     broken = True
                     continue
-            except TimeoutError:
-                raise StoreUnavailable from None
+            except asyncio.CancelledError:
+                self._discard(connection)
+                raise
             except psycopg.Error:
                 if connection is not None:
-                    self._idle.append(connection)
+                    self._keep(connection)
                 raise
             else:
-                self._idle.append(connection)
+                self._keep(connection)
                 return rows
             if loop.time() + pause > deadline:
                 raise StoreUnavailable from None
             await asyncio.sleep(pause * (1 + random.random()))  # noqa: S311 - jitter
             pause = min(pause * 2, 0.5)
 
-    async def _take(self, deadline: float) -> Connection:
+    async def _take(self) -> Connection:
         while self._idle:
             connection = self._idle.pop()
             if not connection.closed:
                 return connection
-        return await _bounded(self._connect(), deadline)
+        return await self._connect()
 
     async def _connect(self) -> Connection:
         connection = await psycopg.AsyncConnection.connect(
@@ -119,13 +150,24 @@ class Connections:
             with contextlib.suppress(psycopg.Error):
                 connection.pgconn.finish()
 
+    def _keep(self, connection: Connection) -> None:
+        # Late statements have connections beyond the size, for as long as they last.
+        if len(self._idle) < self._size:
+            self._idle.append(connection)
+        else:
+            self._discard(connection)
+
     def _drop_idle(self) -> None:
         idle, self._idle = self._idle, []
         for connection in idle:
             self._discard(connection)
 
     async def close(self) -> None:
-        """Close the idle connections."""
+        """Close the connections; what is still under way is cancelled."""
+        for task in list(self._late):
+            task.cancel()
+        if self._late:
+            await asyncio.wait(self._late, timeout=self._timeout)
         idle, self._idle = self._idle, []
         for connection in idle:
             await connection.close()
@@ -136,32 +178,3 @@ async def _execute(
 ) -> list[Row]:
     cursor = await connection.execute(statement.encode(), arguments)
     return await cursor.fetchall() if cursor.description else []
-
-
-async def _bounded(work: Coroutine[Any, Any, T], deadline: float, connection: Connection | None = None) -> T:
-    """Await `work` until `deadline`; past it, or when cancelled, leave it and its connection behind.
-
-    psycopg answers a cancellation by asking the server to cancel and waiting for that, up to ten
-    seconds from a server that went silent: nobody here waits along.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
-    except asyncio.CancelledError:
-        _abandon(task, connection)
-        raise
-    if done:
-        return task.result()
-    _abandon(task, connection)
-    raise TimeoutError
-
-
-def _abandon(task: "asyncio.Future[Any]", connection: Connection | None) -> None:
-    def close(ended: "asyncio.Future[Any]") -> None:
-        if not ended.cancelled() and ended.exception() is None and connection is None:
-            ended.result().pgconn.finish()
-        if connection is not None:
-            connection.pgconn.finish()
-
-    task.add_done_callback(close)
-    task.cancel()

@@ -37,7 +37,8 @@ class Services:
         await self.store.close()
 
 
-def _of_request(request: Request) -> Services:
+async def _of_request(request: Request) -> Services:
+    # A coroutine function, since FastAPI runs any other in a thread.
     return cast("Services", request.app.state.services())
 
 
