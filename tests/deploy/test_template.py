@@ -386,7 +386,6 @@ def test_guided_answers_are_a_parameter_set_too() -> None:
     assert parameters(text, "other") == []
 
 
-@pytest.mark.xfail(reason="the stream does not write reply_ended yet")
 def test_metrics_are_read_from_lines_the_code_writes() -> None:
     code = "".join(path.read_text("utf-8") for path in (ROOT / "layers/common/parley").rglob("*.py"))
     patterns = json.dumps(

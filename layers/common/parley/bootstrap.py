@@ -7,8 +7,9 @@ from parley.adapters.connections import Connections
 from parley.adapters.memory_log import MemoryLog
 from parley.adapters.models import ConfiguredModels
 from parley.adapters.postgres import PostgresStore
+from parley.adapters.secrets import Secrets
 from parley.generation import Limits
-from parley.http.services import Services
+from parley.http.services import Services, Verifier
 from parley.ids import new_id
 from parley.ports import Log
 from parley.runs import Policy, Runs
@@ -19,12 +20,16 @@ def build(settings: Settings) -> Services:
     """Make the services that the settings ask for; raises `SettingsError`."""
     if not settings.database_url:
         raise SettingsError("DATABASE_URL is not set.")
+    secrets = Secrets(settings)
+    settings = secrets.keys()
     if not settings.key_secret:
         raise SettingsError("KEY_SECRET is not set.")
     owner = new_id()
     store = PostgresStore(
         Connections(
-            settings.database_url, size=settings.database_pool_size, timeout=settings.database_timeout
+            secrets.database_url if settings.database_secret_arn else settings.database_url,
+            size=settings.database_pool_size,
+            timeout=settings.database_timeout,
         ),
         owner=owner,
         session_seconds=settings.session_seconds,
@@ -32,7 +37,17 @@ def build(settings: Settings) -> Services:
     )
     log = _log(settings)
     models = ConfiguredModels(settings)
-    return Services(settings, store, log, models, Runs(store, log, models, _policy(settings)))
+    runs = Runs(store, log, models, _policy(settings))
+    return Services(settings, store, log, models, runs, _verifier(settings))
+
+
+def _verifier(settings: Settings) -> Verifier | None:
+    """Return what verifies tokens; without an issuer nobody is let in."""
+    if settings.auth_mode != "jwt" or not settings.jwt_issuer:
+        return None
+    from parley.adapters.jwt import JwtVerifier  # noqa: PLC0415 - cryptography takes a while to import
+
+    return JwtVerifier.of(settings)
 
 
 def _log(settings: Settings) -> Log:

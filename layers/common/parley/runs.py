@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import secrets
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 
@@ -62,6 +63,7 @@ class Run:
         self.stopping = False
         self.disabled = False
         self.productions = 0
+        self.opened = time.monotonic()
         self.task: asyncio.Task[None] | None = None
 
     def settle(self, reply: Reply, *, saved: bool) -> None:
@@ -187,6 +189,23 @@ class Runs:
             if run.answer is None:
                 run.settle(_lost(run, "unavailable", "This server is going away."), saved=False)
             self._runs.pop(run.session.id, None)
+            self._report(run)
+
+    def _report(self, run: Run) -> None:
+        """Write the one line that metrics are made of."""
+        assert run.answer is not None
+        begun = run.generation.tape.begun if run.generation is not None else None
+        fields = {
+            "source": run.source.value,
+            "model": run.session.model.id,
+            "status": run.answer.reply.status.value,
+            "saved": run.answer.saved,
+            "characters": len(run.answer.reply.text),
+            "seconds": round(time.monotonic() - run.opened, 3),
+        }
+        if begun is not None:
+            fields["first_token_ms"] = max(0, round((begun - run.opened) * 1000))
+        _log.info("reply_ended", extra=fields)
 
     async def _join_until_settled(self, run: Run) -> None:
         session = run.session

@@ -1,5 +1,6 @@
 """A generation's text in this process's memory, with the bells of those who read along."""
 
+import time
 from bisect import bisect_right
 
 from parley.bell import Bell, ring_all
@@ -7,15 +8,16 @@ from parley.events import End, StreamState
 
 
 class Tape:
-    """Grows at its end only. Positions count code points, as cursors do."""
+    """Grows at its end only. Positions count code points, as cursors do. `begun` is when text came first."""
 
-    __slots__ = ("_starts", "bells", "end", "epoch", "length", "pieces", "status")
+    __slots__ = ("_starts", "begun", "bells", "end", "epoch", "length", "pieces", "status")
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
         self.pieces: list[str] = []
         self._starts: list[int] = []
         self.length = 0
+        self.begun: float | None = None
         self.end: End | None = None
         self.status: StreamState | None = None
         self.bells: set[Bell] = set()
@@ -23,6 +25,8 @@ class Tape:
     def append(self, text: str) -> None:
         """Add text and wake the readers."""
         if text:
+            if self.begun is None:
+                self.begun = time.monotonic()
             self.pieces.append(text)
             self._starts.append(self.length)
             self.length += len(text)

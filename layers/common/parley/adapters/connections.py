@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -15,6 +15,8 @@ from parley.errors import StoreUnavailable
 
 Row = tuple[Any, ...]
 Connection = psycopg.AsyncConnection[Row]
+# Returns the database's URL; is given the one that the server refused, when its password was changed.
+UrlSource = Callable[[str | None], Awaitable[str]]
 
 # The server rolled back by itself and asks to try again.
 _AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
@@ -31,7 +33,8 @@ class Connections:
     since RDS Proxy would pin the connection.
     """
 
-    def __init__(self, url: str, *, size: int, timeout: float) -> None:
+    def __init__(self, url: "str | UrlSource", *, size: int, timeout: float) -> None:
+        """`url` may be a function that is asked at each new connection."""
         self._url = url
         self._timeout = timeout
         self._idle: list[Connection] = []
@@ -133,8 +136,22 @@ class Connections:
         return await self._connect()
 
     async def _connect(self) -> Connection:
+        if isinstance(self._url, str):
+            return await self._open(self._url)
+        url = await self._url(None)
+        try:
+            return await self._open(url)
+        except psycopg.OperationalError as error:
+            if "password authentication failed" not in str(error):
+                raise
+            renewed = await self._url(url)
+            if renewed == url:
+                raise
+        return await self._open(renewed)
+
+    async def _open(self, url: str) -> Connection:
         connection = await psycopg.AsyncConnection.connect(
-            self._url,
+            url,
             autocommit=True,
             prepare_threshold=None,
             connect_timeout=max(2, round(self._timeout)),

@@ -161,6 +161,10 @@ select m.id, m.title, m.provider,
  order by m.rank, m.id
 """
 
+_CREATE_USER = """
+insert into users (id, plan_id) select %s, p.id from plans p where p.is_default on conflict do nothing
+"""
+
 _ORPHANS = """
 with lost as (
     select id from sessions
@@ -333,7 +337,8 @@ class PostgresStore:
 
     async def chats(self, user_id: str, before: str | None, limit: int) -> ChatPage:
         before_at, _, before_id = (before or "").partition("_")
-        rows = await self._connections.run(
+        rows = await self._of_user(
+            user_id,
             _CHATS,
             {
                 "user": user_id, "limit": limit + 1,
@@ -348,11 +353,19 @@ class PostgresStore:
         return ChatPage(tuple(chats), last)
 
     async def models(self, user_id: str) -> tuple[OfferedModel, ...]:
-        rows = await self._connections.run(_MODELS, [user_id])
+        rows = await self._of_user(user_id, _MODELS, [user_id])
         self._require_user(rows, 5)
         return tuple(
             OfferedModel(row[0], row[1], row[2], row[3], tuple(row[4])) for row in rows if row[0] is not None
         )
+
+    async def _of_user(self, user_id: str, statement: str, arguments: Any) -> list[Row]:
+        """Run a statement that has a row for every user; who is new and verified becomes one."""
+        rows = await self._connections.run(statement, arguments)
+        if not rows and self._create_users:
+            await self._connections.run(_CREATE_USER, [user_id])
+            rows = await self._connections.run(statement, arguments)
+        return rows
 
     def _require_user(self, rows: list[Row], disabled_column: int) -> None:
         if not rows:
