@@ -27,7 +27,7 @@ def mount_web(app: FastAPI) -> None:
     """Add the web UI's routes, after all others."""
     csp = policy()
 
-    @app.get("/{path:path}", include_in_schema=False)
+    @app.api_route("/{path:path}", methods=["GET", "HEAD"], include_in_schema=False)
     async def page(path: str, request: Request) -> Response:
         found = _file(path)
         if found is None:
