@@ -58,6 +58,10 @@ class ChatModels(Protocol):
         """Return the adapter of `provider`; raises `ProviderFault` where there is no key for it."""
         ...
 
+    def has(self, provider: str) -> bool:
+        """Return whether `of` finds an adapter."""
+        ...
+
     async def close(self) -> None:
         """Close every adapter."""
         ...
