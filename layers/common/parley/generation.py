@@ -176,11 +176,16 @@ class Generation:
         tape = self.tape
         finish: Finish | None = None
         last = total if self.deadline is None else min(total, self.deadline)
+        # A timer that moves with every token would cost as much as the token: it moves once a second.
+        slack = min(1.0, limits.gap / 4)
+        moves = loop.time() + slack
         stream = model.stream(question)
         try:
-            async with asyncio.timeout_at(min(last, loop.time() + limits.gap)) as timer:
+            async with asyncio.timeout_at(min(last, moves + limits.gap)) as timer:
                 async for event in stream:
-                    timer.reschedule(min(last, loop.time() + limits.gap))
+                    if (now := loop.time()) >= moves:
+                        moves = now + slack
+                        timer.reschedule(min(last, moves + limits.gap))
                     if type(event) is Delta:
                         tape.append(event.text)
                         if tape.length >= limits.characters:

@@ -10,6 +10,8 @@ import aiohttp
 import httpx2
 from yarl import URL
 
+from parley.adapters.body import LUMPS
+
 _CONNECT_SECONDS = 5.0
 _KEEPALIVE_SECONDS = 30.0
 
@@ -52,8 +54,13 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             data=request.content,
             allow_redirects=False,
         )
+        stream = _Stream(response)
         return httpx2.Response(
-            response.status, headers=response.raw_headers, stream=_Stream(response), request=request
+            response.status,
+            headers=response.raw_headers,
+            stream=stream,
+            request=request,
+            extensions={LUMPS: stream.read},
         )
 
     async def aclose(self) -> None:
@@ -78,8 +85,12 @@ class _Stream(httpx2.AsyncByteStream):
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
 
+    async def read(self) -> bytes:
+        """Return what has arrived, once there is any; nothing at the end. Raises aiohttp's errors."""
+        return await self._response.content.readany()
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while data := await self._response.content.readany():
+        while data := await self.read():
             yield data
 
     async def aclose(self) -> None:
