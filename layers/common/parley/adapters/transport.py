@@ -11,7 +11,7 @@ import aiohttp
 import httpx2
 from yarl import URL
 
-from parley.adapters.body import LUMPS
+from parley.adapters.body import SOURCE
 
 _CONNECT_SECONDS = 5.0
 _KEEPALIVE_SECONDS = 30.0
@@ -62,7 +62,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             headers=response.raw_headers,
             stream=stream,
             request=request,
-            extensions={LUMPS: stream.read},
+            extensions={SOURCE: stream},
         )
 
     def _proxy_of(self, scheme: str, host: str) -> str | None:
