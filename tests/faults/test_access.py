@@ -14,6 +14,7 @@ from fastapi import APIRouter
 from starlette.routing import Route
 
 from parley.ids import new_id, new_session_id
+from tests.functions.in_process import CONTEXT, event, lambda_world
 from tests.functions.in_process import history as history_function
 from tests.functions.in_process import start as start_function
 from tests.harness import World
@@ -340,6 +341,27 @@ async def test_19_25_what_the_plan_does_not_allow(
     assert (response.status_code, response.json()["error"]["code"]) == (429, "rate_limited")
     assert int(response.headers["retry-after"]) >= 1
     _check_headers(response)
+
+
+# -- https ---------------------------------------------------------------------------------------------
+
+
+async def test_behind_https_every_answer_says_to_stay_there(jwt_site: Site) -> None:
+    # As Lambda Web Adapter passes on what CloudFront and function URLs say.
+    headers = {"x-forwarded-proto": "https"}
+    async with httpx.AsyncClient(base_url=f"{jwt_site.url}/api", headers=headers) as http:
+        for path in ("/ready", "/chat/list", "/nowhere", "/chat/stream?sessionId=x"):
+            response = await http.get(path)
+            assert response.headers["strict-transport-security"] == "max-age=63072000; includeSubDomains"
+
+
+@pytest.mark.parametrize(("path", "status"), [("/ready", 204), ("/nowhere", 404), ("/chat/start", 405)])
+def test_a_function_url_is_always_https(path: str, status: int) -> None:
+    with lambda_world(start_function.app):
+        answer = start_function.handler(event("GET", path), CONTEXT)
+    assert answer["statusCode"] == status
+    assert answer["headers"]["strict-transport-security"] == "max-age=63072000; includeSubDomains"
+    assert answer["headers"]["x-content-type-options"] == "nosniff"
 
 
 # -- users at first sight -----------------------------------------------------------------------------
