@@ -12,6 +12,12 @@ from parley.adapters.catalogue import CatalogueError, load, read
 
 _CATALOGUE = Path(__file__).with_name("catalogue.toml")
 _USERS = (("demo-free", "free"), ("demo-pro", "pro"))
+# On the default plan, where the catalogue was made to have others.
+_USER = """
+insert into users (id, plan_id)
+select %s, p.id from plans p where p.is_default or p.id = %s order by p.is_default limit 1
+on conflict do nothing
+"""
 
 
 async def seed(database_url: str, catalogue: Path = _CATALOGUE) -> None:
@@ -23,9 +29,7 @@ async def seed(database_url: str, catalogue: Path = _CATALOGUE) -> None:
     await load(database_url, read(tables(catalogue)))
     connection = await psycopg.AsyncConnection.connect(database_url, connect_timeout=10)
     async with connection, connection.cursor() as cursor:
-        await cursor.executemany(
-            "insert into users (id, plan_id) values (%s, %s) on conflict do nothing", _USERS
-        )
+        await cursor.executemany(_USER, _USERS)
 
 
 def tables(catalogue: Path) -> dict[str, Any]:

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from local.fake_provider import reply_to
+from parley.adapters.valkey import ValkeyLog
+from parley.conversation import Reply
+from parley.events import Completed, FinishReason, Usage
 from tests.faults.test_maintenance import _purge as purge_once
 from tests.faults.test_readers import LEASES
 from tests.harness import Client, Reading, Refused, World, eventually, text_of
@@ -248,6 +251,24 @@ async def test_25_what_a_crash_leaves_is_settled_by_the_purge(world: World) -> N
     assert (await purge_once(world)).orphans_ended == 0
     assert _usage(world, client.user) == (used, 0)
     await there.start("Tokens 01?", model)
+
+
+async def test_25_what_was_parked_is_settled_once(world: World) -> None:
+    model = world.model("limit-parked", count=500, delay=0.02)
+    server = world.server(**LEASES)
+    client = world.client(server)
+    started = await client.start("Tokens 00?", model)
+    await client.read(started["sessionId"], upto=10)
+    [[epoch]] = world.sql("select epoch from sessions where id = %s", started["sessionId"])
+    server.kill()
+    # What its server would have left, had the database been away at the end.
+    reply = Reply(epoch, "All of it.", Completed(FinishReason.STOP, "stop", Usage(2, 500)))
+    log = ValkeyLog(world.valkey_url, prefix="parley", timeout=1, lease_seconds=5, cache_seconds=60)
+    for saved in (1, 0):
+        await log.park(started["sessionId"], reply, "provider")
+        assert (await purge_once(world)).parked_saved == saved
+        assert _usage(world, client.user) == (502, 0)
+    await log.close()
 
 
 async def _purged(world: World) -> bool:

@@ -125,6 +125,14 @@ async def test_plans_follow_the_catalogue(demo_database_url: str, tmp_path: Path
     ]
 
 
+async def test_a_catalogue_may_have_other_plans(database_url: str, tmp_path: Path) -> None:
+    catalogue = tmp_path / "catalogue.toml"
+    catalogue.write_text(PLAN.replace('"free"', '"team"') + '[[plans]]\nid = "pro"\ntitle = "Pro"\n')
+    await seed(database_url, catalogue)
+    users = await rows(database_url, "select id, plan_id from users order by id")
+    assert users == [("demo-free", "team"), ("demo-pro", "pro")]
+
+
 async def test_prices_are_kept_exactly(demo_database_url: str, tmp_path: Path) -> None:
     prices = "select input_price::text, output_price::text from models where id = 'demo'"
     catalogue = tmp_path / "catalogue.toml"
