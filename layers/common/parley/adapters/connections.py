@@ -20,6 +20,8 @@ UrlSource = Callable[[str | None], Awaitable[str]]
 
 # The server rolled back by itself and asks to try again.
 _AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
+# What was prepared does not fit any more: a migration came in between, or a pooler changed the connection.
+_STALE_PLANS = (errors.FeatureNotSupported, errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement)
 # The server is there but takes nobody right now: wait within the bound. While connecting, libpq passes on
 # the server's words only, not its code.
 _CROWDED = ("too many", "connection slots", "starting up", "shutting down", "recovery mode")
@@ -29,14 +31,18 @@ class Connections:
     """Up to `size` connections in autocommit mode, each running one statement at a time.
 
     Every statement that is run must be repeatable: a connection that breaks while it runs leaves
-    open whether it took effect, and it is run again. psycopg must never prepare statements here,
-    since RDS Proxy would pin the connection.
+    open whether it took effect, and it is run again.
     """
 
-    def __init__(self, url: "str | UrlSource", *, size: int, timeout: float) -> None:
-        """`url` may be a function that is asked at each new connection."""
+    def __init__(self, url: "str | UrlSource", *, size: int, timeout: float, prepare: bool = False) -> None:
+        """`url` may be a function that is asked at each new connection.
+
+        `prepare` has the server keep the plan of what a connection runs again, which saves it half of the
+        work; a pooler in between (RDS Proxy, PgBouncer) would pin the connection for it.
+        """
         self._url = url
         self._timeout = timeout
+        self._prepare = prepare
         self._idle: list[Connection] = []
         self._size = size
         self._places = asyncio.Semaphore(size)
@@ -103,7 +109,7 @@ class Connections:
             except _AGAIN:
                 assert connection is not None
                 self._idle.append(connection)
-            except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+            except (psycopg.OperationalError, psycopg.InterfaceError, OSError, *_STALE_PLANS) as error:
                 self._discard(connection)
                 # The others in the pool broke for the same reason, most likely.
                 self._drop_idle()
@@ -153,7 +159,7 @@ class Connections:
         connection = await psycopg.AsyncConnection.connect(
             url,
             autocommit=True,
-            prepare_threshold=None,
+            prepare_threshold=1 if self._prepare else None,
             connect_timeout=max(2, round(self._timeout)),
             application_name="parley",
         )

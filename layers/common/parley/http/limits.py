@@ -1,5 +1,7 @@
 """What every request passes through: a bound on its body, and an answer to bugs."""
 
+from collections.abc import Awaitable, Callable
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from parley.encoding import to_json
@@ -8,6 +10,11 @@ from parley.logs import logger
 _log = logger("http")
 # More digits than any body has bytes; Python refuses to read thousands of them.
 _LENGTH_DIGITS = 18
+
+
+# What a route hands back through its scope to run once the route has ended: a stream lasts minutes, and
+# need not keep the dozen frames, stacks and requests in memory that led to it.
+LATER = "parley.later"
 
 
 class _TooLong(Exception):
@@ -54,8 +61,12 @@ class Limits:
         if not length.isdigit() or len(length) > _LENGTH_DIGITS or int(length) > self._most:
             await self._refuse(noted)
             return
+        later: list[Callable[[Receive, Send], Awaitable[None]]] = []
+        scope[LATER] = later
         try:
             await self._app(scope, bounded, noted)
+            for run in later:
+                await run(bounded, noted)
         except _TooLong:
             if started:
                 raise BrokenOff from None
