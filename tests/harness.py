@@ -327,8 +327,15 @@ class World:
         self.fake = fake
         self.servers: list[Server] = []
         self.clients: list[Client] = []
-        self._common: list[Server] = []
+        self._common: dict[tuple[object, ...], Server] = {}
         add_model(database_url, "fake")
+        self.limit()
+
+    def limit(self, **limits: int) -> None:
+        """Give every plan these limits and no other; tests ask more in a minute than people do."""
+        names = ("requests_per_minute", "concurrent_streams", "tokens_per_day")
+        changes = ", ".join(f"{name} = %s" for name in names)
+        self.sql(f"update plans set {changes}", *(limits.get(name) for name in names))
 
     def server(self, **settings: str) -> Server:
         """Start another server."""
@@ -345,11 +352,12 @@ class World:
         self.servers.append(server)
         return server
 
-    def common_server(self, number: int = 0) -> Server:
-        """Return a server with the default settings that others use too."""
-        while len(self._common) <= number:
-            self._common.append(self.server())
-        return self._common[number]
+    def common_server(self, number: int = 0, **settings: str) -> Server:
+        """Return a server that others use too, who name the same number and settings."""
+        name = (number, *sorted(settings.items()))
+        if name not in self._common:
+            self._common[name] = self.server(**settings)
+        return self._common[name]
 
     def client(self, server: Server, user: str = "demo-pro") -> Client:
         """Return a client of a server."""
@@ -376,13 +384,13 @@ class World:
         for client in clients:
             await client.close()
         for server in self.servers:
-            if server not in self._common:
+            if server not in self._common.values():
                 server.close()
-        self.servers = list(self._common)
+        self.servers = list(self._common.values())
 
     async def close(self) -> None:
         """End everything but the stores."""
-        self._common = []
+        self._common = {}
         await self.leave()
 
 
