@@ -15,7 +15,7 @@ from parley.adapters.migrations import migrate
 from parley.adapters.secrets import Secrets
 from parley.errors import Unavailable
 from parley.logs import configure, logger
-from parley.settings import Settings
+from parley.settings import Settings, SettingsError
 
 _log = logger("migrate")
 # Kept back from the function's time, in seconds, for the answer: without one the stack hangs.
@@ -29,19 +29,21 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     An event without a `ResponseURL` was sent by hand: its sender gets the answer, or the exception. Its
     `Catalogue`, a list of models, is loaded; no other way leads from outside into the database.
     """
-    settings = Settings.from_env()
-    configure(settings.log_level)
     if event.get("RequestType") == "Delete":
         return _answer(event, "SUCCESS", "The schema and the data stay.", [])
     until = time.monotonic() + context.get_remaining_time_in_millis() / 1000 - _ANSWER_SECONDS
     try:
+        # The other functions read the same: what they could not start with fails the deployment here.
+        settings = Settings.from_env()
+        configure(settings.log_level)
         applied = asyncio.run(_migrate(settings, until, event.get("Catalogue", [])))
     except Exception as error:
         _log.exception("migration_failed")
         if "ResponseURL" not in event:
             raise
         # The message may quote a row or the address with its password; the log has the place.
-        reason = f"{type(error).__name__}; see {os.environ.get('AWS_LAMBDA_LOG_GROUP_NAME', 'the log')}"
+        said = str(error) if isinstance(error, SettingsError) else type(error).__name__
+        reason = f"{said}; see {os.environ.get('AWS_LAMBDA_LOG_GROUP_NAME', 'the log')}"
         return _answer(event, "FAILED", reason, [])
     _log.info("migrated", extra={"applied": applied})
     return _answer(event, "SUCCESS", "The schema is up to date.", applied)

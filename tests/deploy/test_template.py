@@ -26,7 +26,7 @@ FUNCTIONS = of_type(TEMPLATE, "AWS::Serverless::Function")
 GLOBALS = TEMPLATE["Globals"]["Function"]
 SETTINGS = {item.metadata["name"]: item for item in fields(Settings)}
 # What the platform reads, not Parley.
-PLATFORM = re.compile(r"AWS_LWA_[A-Z_]+|AWS_LAMBDA_EXEC_WRAPPER")
+PLATFORM = re.compile(r"AWS_LWA_[A-Z_]+|AWS_LAMBDA_EXEC_WRAPPER|POWERTOOLS_METRICS_NAMESPACE")
 HTTP = ("start", "history", "stream")
 
 
@@ -384,17 +384,3 @@ def test_guided_answers_are_a_parameter_set_too() -> None:
     text = '[default.deploy.parameters]\nparameter_overrides = "Database=\\"rds\\" VpcCidr=\\"10.0.0.0/16\\""'
     assert parameters(text, "default") == ["Database=rds", "VpcCidr=10.0.0.0/16"]
     assert parameters(text, "other") == []
-
-
-def test_metrics_are_read_from_lines_the_code_writes() -> None:
-    code = "".join(path.read_text("utf-8") for path in (ROOT / "layers/common/parley").rglob("*.py"))
-    patterns = json.dumps(
-        [
-            item["Properties"]["FilterPattern"]
-            for item in of_type(TEMPLATE, "AWS::Logs::MetricFilter").values()
-        ]
-    )
-    for message in re.findall(r'message = \\"(\w+)\\"', patterns):
-        assert f'"{message}"' in code, message
-    for field in set(re.findall(r"\$\.(\w+) >=", patterns)):
-        assert f'"{field}"' in code, field

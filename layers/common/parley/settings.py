@@ -127,6 +127,10 @@ class Settings:
                 "AUTH_MODE=trusted believes any userId, so inside Lambda it also needs"
                 " ALLOW_TRUSTED_IN_LAMBDA=true."
             )
+        if self.auth_mode == "jwt" and in_lambda and not self.jwt_issuer:
+            raise SettingsError("AUTH_MODE=jwt needs JWT_ISSUER.")
+        if self.jwt_issuer and not self.jwt_audience and not self.jwt_client_id:
+            raise SettingsError("JWT_ISSUER needs JWT_AUDIENCE or JWT_CLIENT_ID.")
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise SettingsError("LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR.")
         if self.key_secret and len(self.key_secret) < 32:
