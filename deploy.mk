@@ -75,7 +75,7 @@ keys:  ## Put OPENAI_API_KEY, ANTHROPIC_API_KEY, XAI_API_KEY, VALKEY_URL of your
 			held.update({k: os.environ[k] for k in held if k != "KEY_SECRET" and os.environ.get(k)}); \
 			print(json.dumps(held))' > "$$file" && \
 		aws secretsmanager put-secret-value --secret-id "$$arn" --secret-string "file://$$file" > /dev/null && \
-		echo "Saved. Running sandboxes keep the old keys until they end; deploy again to replace them now."
+		echo "Saved. Running sandboxes fetch a key anew when theirs is refused; deploy again to replace them all."
 
 seed: $(installed)  ## Load plans and models into the database of STAGE; CATALOGUE=local/catalogue.toml
 	@file=$$(mktemp) && trap 'rm -f "$$file"' EXIT && PYTHONPATH=layers/common:. $(python) -m local.seed $(CATALOGUE) > "$$file" && \
