@@ -12,6 +12,7 @@ import psycopg
 
 from parley.adapters.catalogue import load
 from parley.adapters.migrations import migrate
+from parley.adapters.rds import let_in
 from parley.adapters.secrets import Secrets
 from parley.errors import Unavailable
 from parley.logs import configure, logger
@@ -37,6 +38,8 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         settings = Settings.from_env()
         configure(settings.log_level)
         applied = asyncio.run(_migrate(settings, until, event.get("Catalogue", [])))
+        if user := event.get("ResourceProperties", {}).get("LetIn"):
+            asyncio.run(_let_in(settings, user))
     except Exception as error:
         _log.exception("migration_failed")
         if "ResponseURL" not in event:
@@ -64,6 +67,10 @@ async def _migrate(settings: Settings, until: float, catalogue: list[dict[str, A
                 raise
             _log.info("database_awaited", extra={"error": type(error).__name__})
             await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def _let_in(settings: Settings, user: str) -> None:
+    await let_in(await Secrets(settings).database_url(), user)
 
 
 def _answer(event: dict[str, Any], status: str, reason: str, applied: list[str]) -> dict[str, Any]:

@@ -6,18 +6,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from functions.migrate import app as migrate
 from functions.purge import app as purge
 from functions.stream import app as stream
+from local.embedded import Addresses
 from local.sam_local import EVENTS, ROUTES, with_routes
 from parley import bootstrap
 from parley.settings import Settings
 from tests.deploy.templates import ROOT, load, of_type
 from tests.functions.in_process import CONTEXT, history, start
 
+RESOURCES = load()["Resources"]
 HTTP = {"StartFunction": start, "HistoryFunction": history}
 
 
@@ -109,6 +112,23 @@ def test_the_scheduler_s_event(settings: Settings) -> None:
 def test_cloudformation_s_event(settings: Settings) -> None:
     answer = migrate.handler(event("migrate"), Context())
     assert answer["Status"] == "SUCCESS"
+
+
+def test_cloudformation_lets_the_functions_roles_in(
+    own_postgres: Addresses, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    properties = RESOURCES["Schema"]["Properties"]["LetIn"]["Fn::If"]
+    user = properties[1]
+    monkeypatch.setenv("DATABASE_URL", own_postgres.database_url)
+    asked = event("migrate") | {"RequestType": "Update"}
+    with psycopg.connect(own_postgres.database_url, autocommit=True) as connection:
+        connection.execute("create role rds_iam")
+        for let_in, found in ((properties[2], 0), (user, 1)):
+            asked["ResourceProperties"]["LetIn"] = let_in
+            assert migrate.handler(asked, Context())["Status"] == "SUCCESS"
+            roles = connection.execute("select from pg_roles where rolname = %s", [user]).fetchall()
+            assert len(roles) == found
+    assert f"{user}@" in json.dumps(load()["Globals"])
 
 
 def test_a_setting_that_no_function_could_start_with_fails_the_deployment(

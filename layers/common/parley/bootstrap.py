@@ -6,10 +6,11 @@ import importlib
 import os
 
 from parley import logs
-from parley.adapters.connections import Connections
+from parley.adapters.connections import Connections, UrlSource
 from parley.adapters.memory_log import MemoryLog
 from parley.adapters.models import ConfiguredModels
 from parley.adapters.postgres import PostgresStore
+from parley.adapters.rds import with_token
 from parley.adapters.renewal import RenewingModels
 from parley.adapters.secrets import Secrets
 from parley.generation import Limits
@@ -31,7 +32,7 @@ def build(settings: Settings) -> Services:
     owner = new_id()
     store = PostgresStore(
         Connections(
-            secrets.database_url if settings.database_secret_arn else settings.database_url,
+            _database(settings, secrets),
             size=settings.database_pool_size,
             timeout=settings.database_timeout,
         ),
@@ -43,6 +44,12 @@ def build(settings: Settings) -> Services:
     models = _models(settings, secrets)
     runs = Runs(store, log, models, _policy(settings))
     return Services(settings, store, log, models, runs, _verifier(settings))
+
+
+def _database(settings: Settings, secrets: Secrets) -> str | UrlSource:
+    if settings.database_iam:
+        return lambda _: asyncio.to_thread(with_token, settings.database_url)
+    return secrets.database_url if settings.database_secret_arn else settings.database_url
 
 
 def _models(settings: Settings, secrets: Secrets) -> ChatModels:
