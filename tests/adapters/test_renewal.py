@@ -7,9 +7,9 @@ import pytest
 
 from local.fake_provider import FakeProvider, Script
 from parley.adapters.renewal import RenewingModels
-from parley.errors import ProviderFault
+from parley.errors import ProviderFault, Unavailable
 from parley.events import Finish
-from parley.settings import Settings
+from parley.settings import Settings, SettingsError
 from tests.adapters.chat_models import KEY, question, text_of
 
 
@@ -83,6 +83,18 @@ async def test_many_refused_at_once_have_the_new_key(fake: FakeProvider) -> None
     assert len(set(replies)) == 1
     await models.close()
     await fake.until(lambda: fake.stats.open_connections == 0)
+
+
+@pytest.mark.parametrize("error", [Unavailable("away", retry_after=2), SettingsError("odd")])
+async def test_keys_that_cannot_be_fetched_leave_the_refusal(fake: FakeProvider, error: Exception) -> None:
+    async def renew(_: Settings) -> Settings:
+        raise error
+
+    models = RenewingModels(Keys(fake, "sk-wrong").settings, renew)
+    with pytest.raises(ProviderFault) as caught:
+        await ask(models)
+    assert caught.value.fault == "provider_auth"
+    await models.close()
 
 
 async def test_other_faults_are_left_to_others(fake: FakeProvider) -> None:

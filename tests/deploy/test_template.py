@@ -312,9 +312,11 @@ def test_each_function_has_a_role_of_its_own(name: str) -> None:
     prefix = NAMES[name].removesuffix("Function")
     assert role == f"{prefix}Role"
     assert "Policies" not in properties
-    assert RESOURCES[role]["Properties"]["ManagedPolicyArns"] == [{"Ref": "CommonPolicy"}]
+    login = {"Fn::If": ["IamLogin", {"Ref": "LoginPolicy"}, {"Ref": "AWS::NoValue"}]}
+    shared = [{"Ref": "CommonPolicy"}] + ([login] if name != "migrate" else [])
+    assert RESOURCES[role]["Properties"]["ManagedPolicyArns"] == shared
     own = [statement for owner, statement in statements() if owner == role]
-    assert {s["Sid"] for s in own} == {"Secrets", "Logs"} | ({"Database"} if name != "migrate" else set())
+    assert {s["Sid"] for s in own} == {"Secrets", "Logs"}
     for statement in own:
         if statement["Sid"] == "Logs":
             assert statement["Resource"] == {"Fn::GetAtt": [f"{prefix}Logs", "Arn"]}

@@ -4,11 +4,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from parley.adapters.models import ConfiguredModels
-from parley.errors import ProviderFault
+from parley.errors import ProviderFault, Unavailable
 from parley.events import ModelEvent
 from parley.logs import logger
 from parley.ports import ChatModel, Question
-from parley.settings import Settings
+from parley.settings import Settings, SettingsError
 
 _log = logger("models")
 _ABOUT_THE_KEY = ("provider_auth", "model_not_configured")
@@ -38,7 +38,11 @@ class RenewingModels:
         """Fetch the keys anew, unless somebody did since `refused`; tell whether it is worth another try."""
         if self._models is not refused:
             return True
-        settings = await self._renew(self._settings)
+        try:
+            settings = await self._renew(self._settings)
+        except (Unavailable, SettingsError) as error:
+            _log.warning("keys_not_renewed", extra={"error": type(error).__name__})
+            return False
         if settings == self._settings or self._models is not refused:
             return self._models is not refused
         _log.info("keys_renewed")
@@ -66,14 +70,15 @@ class _RenewingModel:
 
     async def stream(self, question: Question) -> AsyncGenerator[ModelEvent, None]:
         asked = self._models.configured
+        begun = False
         try:
             async with aclosing(asked.of(self._provider).stream(question)) as events:
                 async for event in events:
+                    begun = True
                     yield event
             return
         except ProviderFault as fault:
-            # Providers refuse a key before they say anything.
-            if fault.fault not in _ABOUT_THE_KEY or not await self._models.renewed(asked):
+            if begun or fault.fault not in _ABOUT_THE_KEY or not await self._models.renewed(asked):
                 raise
         async with aclosing(self._models.configured.of(self._provider).stream(question)) as events:
             async for event in events:
