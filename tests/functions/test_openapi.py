@@ -20,14 +20,14 @@ _CONFIG = """
 """
 
 
-async def _run(world: World, url: str, config: str) -> str:
+async def _run(world: World, url: str, config: str, seconds: int = 12) -> str:
     """Let schemathesis loose, and return what it says once it found nothing."""
     settings = world.folder / "schemathesis.toml"
     settings.write_text(config)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "schemathesis.cli", "--config-file", str(settings), "run",
         f"{url}/api/openapi.json", "--checks", "all", "--exclude-checks", _CANNOT_SAY,
-        "--phases", "coverage,fuzzing", "--max-examples", "25", "--max-time", "12", "--seed", "1",
+        "--phases", "coverage,fuzzing", "--max-examples", "25", "--max-time", str(seconds), "--seed", "1",
         "--no-color", "--suppress-health-check", "all",
         cwd=world.folder,
         env=os.environ | {"PYTHONPATH": str(_ROOT), "SCHEMATHESIS_HOOKS": "tests.functions.openapi_hooks"},
@@ -46,6 +46,13 @@ async def test_the_api_keeps_to_its_document(world: World) -> None:
     config = _CONFIG.format(chat=started["chatId"], session=started["sessionId"])
     said = await asyncio.gather(_run(world, server.url, ""), _run(world, server.url, config))
     assert all(" passed" in out for out in said)
+    if _sessions(world) == 1:
+        # A crowded machine did not get as far as that in time.
+        await _run(world, server.url, "", seconds=90)
     assert "request_broke" not in server.said()
     # Some of it was even carried out.
-    assert world.sql("select count(*) from sessions")[0][0] > 1
+    assert _sessions(world) > 1
+
+
+def _sessions(world: World) -> int:
+    return int(world.sql("select count(*) from sessions")[0][0])
