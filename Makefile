@@ -14,6 +14,7 @@ sources := functions layers/common/parley local tests bench
 
 .DEFAULT_GOAL := help
 include web/web.mk
+include bench/bench.mk
 
 .PHONY: help dev chat test soak soak-load check format purge lock clean
 
