@@ -16,11 +16,19 @@ import uvloop
 
 from bench import machine, report
 from bench.bench import Bench, log
-from bench.cases import path, relay, streams
+from bench.cases import cold, cost, growth, path, relay, resume, streams
 from bench.contenders import ALL
 from bench.tables import TABLES
 
-_CASES = {"relay": relay.run, "streams": streams.run, "path": path.run}
+_CASES = {
+    "relay": relay.run,
+    "streams": streams.run,
+    "path": path.run,
+    "resume": resume.run,
+    "cold": cold.run,
+    "cost": cost.run,
+    "growth": growth.run,
+}
 
 
 async def _run(arguments: argparse.Namespace) -> int:

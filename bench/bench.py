@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from bench.contenders import ALL, MODELS, PYTHON
+from bench.contenders import ALL, FURTHER_MODELS, MODELS, PYTHON
 from bench.driver import BadAnswer, Connection
 from bench.install import NotInstalled
 from bench.servers import Contender, NotRunning, Upstream
@@ -31,7 +31,7 @@ class Bench:
 
     async def start(self) -> None:
         """Start everything; a contender that does not start is noted as missing."""
-        await self.stores.fill(MODELS)
+        await self.stores.fill((*MODELS, *FURTHER_MODELS))
         self.upstream = Upstream(PYTHON, self.folder, free_port())
         for kind in ALL:
             name = kind.__name__.lower()
@@ -52,6 +52,7 @@ class Bench:
                 continue
             self.contenders.append(contender)
             await self.warm_up(contender)
+            self.sheet.add("process", contender.label, "memory", contender.memory())
             contender.sleep()
 
     def stop(self) -> None:
@@ -100,6 +101,7 @@ class Bench:
             self.failed.append(contender.label)
             self.sheet.note(f"{contender.label}: **failed a measurement**: {str(error)[:300]}")
         finally:
+            self.sheet.add("process", contender.label, "memory", contender.memory())
             contender.sleep()
 
     async def restart(self, contender: Contender) -> None:

@@ -6,30 +6,16 @@ from typing import Any
 from bench.driver import post
 from bench.install import PEERS, ROOT, node_peer, python_peer
 from bench.servers import Command, Contender, settings
-from bench.stores import Stores
 
 PYTHON = ROOT / ".venv/bin/python"
 KEY_SECRET = "a secret of the benchmark alone, long enough"
 # What the upstream understands: how many tokens, and how fast.
 MODELS = ("full-1", "full-20", "full-200", "full-2000", "slow-20", "slow-100000")
+# Parley's further models: of other providers, and one that is sent little of a long chat.
+FURTHER_MODELS = ("claude/full-20", "grok/full-20", "context/full-20")
 
 
-class _WithStores(Contender):
-    def __init__(self, folder: Path, port: int, stores: Stores, upstream_url: str) -> None:
-        super().__init__(folder, port)
-        self.stores = stores
-        self.upstream_url = upstream_url
-
-    def environment(self) -> dict[str, str]:
-        """Return where the stores and the model are."""
-        return {
-            "OPENAI_BASE_URL": f"{self.upstream_url}/v1",
-            "DATABASE_URL": self.stores.database_url,
-            "VALKEY_URL": self.stores.valkey_url,
-        }
-
-
-class Parley(_WithStores):
+class Parley(Contender):
     """Parley as the laptop and a container run it: every function in one process, its log and flushes on."""
 
     label = "**Parley**"
@@ -60,7 +46,7 @@ class Parley(_WithStores):
         return command, env, ROOT
 
 
-class FloorRelay(_WithStores):
+class FloorRelay(Contender):
     """A bare uvloop relay."""
 
     label = "floor: bare uvloop relay"
@@ -71,7 +57,7 @@ class FloorRelay(_WithStores):
         return [PYTHON, "-m", "bench.floor.relay", "--port", str(self.port)], self.environment(), ROOT
 
 
-class FloorStarlette(_WithStores):
+class FloorStarlette(Contender):
     """A bare relay on Starlette and uvicorn."""
 
     label = "floor: bare Starlette relay"
@@ -91,7 +77,7 @@ class FloorStarlette(_WithStores):
         return command, self.environment(), ROOT
 
 
-class FloorStores(_WithStores):
+class FloorStores(Contender):
     """One statement, one command, one write."""
 
     label = "floor with Postgres and Valkey"
@@ -102,7 +88,7 @@ class FloorStores(_WithStores):
         return [PYTHON, "-m", "bench.floor.stores", "--port", str(self.port)], self.environment(), ROOT
 
 
-class FastApi(_WithStores):
+class FastApi(Contender):
     """FastAPI, sse-starlette, AsyncOpenAI, psycopg's pool, redis-py."""
 
     label = "FastAPI + sse-starlette + AsyncOpenAI"
@@ -123,7 +109,7 @@ class FastApi(_WithStores):
         return command, self.environment(), PEERS / "fastapi"
 
 
-class Nest(_WithStores):
+class Nest(Contender):
     """NestJS @Sse, openai, pg, ioredis."""
 
     label = "NestJS @Sse + openai + pg + ioredis"
@@ -138,7 +124,7 @@ class Nest(_WithStores):
         return ["node", "dist/main.js"], env, PEERS / "nest"
 
 
-class LiteLlm(_WithStores):
+class LiteLlm(Contender):
     """LiteLLM's proxy."""
 
     label = "LiteLLM proxy"
@@ -211,6 +197,6 @@ class LiteLlmCached(LiteLlm):
         return configuration
 
 
-ALL: tuple[type[_WithStores], ...] = (
+ALL: tuple[type[Contender], ...] = (
     FloorRelay, FloorStarlette, FloorStores, Parley, FastApi, Nest, LiteLlm, LiteLlmCached,
 )  # fmt: skip

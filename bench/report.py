@@ -27,6 +27,11 @@ def kb(value: float) -> str:
     return _round(value / 1024)
 
 
+def mb(value: float) -> str:
+    """Format bytes as megabytes."""
+    return _round(value / 2**20)
+
+
 def share(value: float) -> str:
     """Format a share as per cent."""
     return f"{value * 100:.0f} %"

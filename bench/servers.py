@@ -11,12 +11,13 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from bench import machine
 from bench.driver import ask, get, post
 from bench.install import ROOT
+from bench.stores import Stores
 
 USER = "demo-pro"
 _START_SECONDS = 60.0
@@ -111,8 +112,10 @@ class Contender:
     prefix = ""
     _numbers = itertools.count()
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, stores: Stores, upstream_url: str) -> None:
         self.folder = folder
+        self.stores = stores
+        self.upstream_url = upstream_url
         self.url = f"http://127.0.0.1:{port}"
         self.port = port
         self.process: Process | None = None
@@ -126,6 +129,18 @@ class Contender:
     def command(self) -> Command:
         """Return what starts it: the command, its environment, its folder."""
         raise NotImplementedError
+
+    def environment(self) -> dict[str, str]:
+        """Return where the stores and the model are."""
+        return {
+            "OPENAI_BASE_URL": f"{self.upstream_url}/v1",
+            "DATABASE_URL": self.stores.database_url,
+            "VALKEY_URL": self.stores.valkey_url,
+        }
+
+    def another(self, port: int) -> Self:
+        """Return another process of the same, not started yet."""
+        return type(self)(self.folder, port, self.stores, self.upstream_url)
 
     def start(self) -> None:
         """Start it, and wait until it answers; raises `NotRunning`."""

@@ -9,6 +9,7 @@ from local.embedded import EmbeddedStores
 from local.seed import seed
 from parley.adapters.migrations import migrate
 
+_PROVIDERS = {"claude": "anthropic", "grok": "xai"}
 _PEERS_SCHEMA = Path(__file__).parent / "peers/schema.sql"
 
 
@@ -29,11 +30,13 @@ class Stores:
         with psycopg.connect(self.database_url, autocommit=True) as connection:
             connection.execute(_PEERS_SCHEMA.read_bytes())
             for model in models:
-                provider = "anthropic" if model.startswith("claude/") else "openai"
+                family = model.partition("/")[0]
+                provider = _PROVIDERS.get(family, "openai")
+                context = 20_000 if family == "context" else 200_000
                 connection.execute(
                     "insert into models (id, provider, name, title, max_output_tokens, context_characters)"
-                    " values (%s, %s, %s, %s, 4096, 200000)",
-                    [model, provider, model, model],
+                    " values (%s, %s, %s, %s, 4096, %s)",
+                    [model, provider, model, model, context],
                 )
                 connection.execute("insert into plan_models select id, %s from plans", [model])
 
