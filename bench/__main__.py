@@ -20,14 +20,15 @@ from bench.cases import cold, cost, growth, path, relay, resume, streams
 from bench.contenders import ALL
 from bench.tables import TABLES
 
+# What is run, and by which second of the run it should be done.
 _CASES = {
-    "relay": relay.run,
-    "streams": streams.run,
-    "path": path.run,
-    "resume": resume.run,
-    "cold": cold.run,
-    "cost": cost.run,
-    "growth": growth.run,
+    "relay": (relay.run, 100),
+    "streams": (streams.run, 300),
+    "path": (path.run, 390),
+    "resume": (resume.run, 410),
+    "cold": (cold.run, 470),
+    "cost": (cost.run, 470),
+    "growth": (growth.run, 560),
 }
 
 
@@ -41,7 +42,8 @@ async def _run(arguments: argparse.Namespace) -> int:
             await bench.start()
             for case in arguments.only or _CASES:
                 log(f"== {case}")
-                await _CASES[case](bench)
+                run, bench.due = _CASES[case][0], begin + _CASES[case][1]
+                await run(bench)
         finally:
             bench.stop()
     order = [relay.DIRECT, *(kind.label for kind in ALL)]
@@ -59,8 +61,13 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=list(_CASES), help="measure only this")
     parser.add_argument("--skip", nargs="+", default=[], choices=names, help="leave contenders out")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, rougher figures")
-    parser.add_argument("--name", default="latest", help="name of the files in bench/results")
+    parser.add_argument(
+        "--name", help="name of the files in bench/results; the date of a whole run, or latest"
+    )
     arguments = parser.parse_args()
+    if arguments.name is None:
+        partial = arguments.only or arguments.skip or arguments.quick
+        arguments.name = "latest" if partial else time.strftime("%Y-%m-%d")
     os.sched_setaffinity(0, {machine.OTHER_CORE})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     gc.disable()  # the driver's pauses would be taken for the server's

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import itertools
+import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 from bench.contenders import ALL, FURTHER_MODELS, MODELS, PYTHON
@@ -27,6 +28,7 @@ class Bench:
         self.stores = Stores(folder)
         self.contenders: list[Contender] = []
         self.failed: list[str] = []
+        self.due = math.inf
         self._prompts = itertools.count(1)
 
     async def start(self) -> None:
@@ -63,9 +65,19 @@ class Bench:
             self.upstream.stop()
         self.stores.stop()
 
-    def repetitions(self, full: int, quick: int = 1) -> range:
-        """Return how often to repeat something."""
-        return range(quick if self.quick else full)
+    def repetitions(self, full: int, quick: int = 1) -> Iterator[int]:
+        """Yield the numbers of repetitions: fewer when the run is to be quick, or the machine is slow."""
+        for number in range(quick if self.quick else full):
+            if number >= quick and self.late():
+                self.sheet.note(
+                    f"The machine was busy: {number} rounds of {full} were all there was time for."
+                )
+                return
+            yield number
+
+    def late(self) -> bool:
+        """Tell whether this part of the run should be over."""
+        return time.monotonic() > self.due
 
     def count(self, full: int, contender: Contender | None = None) -> int:
         """Return how many requests make one repetition."""

@@ -49,7 +49,7 @@ def whole(value: float) -> str:
 
 def dollars(value: float) -> str:
     """Format dollars."""
-    return f"{value:.4f}"
+    return f"{value:.2g}" if value < 0.001 else f"{value:.4f}"
 
 
 def _round(value: float) -> str:

@@ -105,14 +105,15 @@ class Upstream:
     def __init__(self) -> None:
         self.calls = 0
         self.sent = 0
+        self._late = 0.0
         self.wires = {b"/v1/chat/completions": OpenAI(), b"/v1/messages": Anthropic()}
         self._slots: list[set[Connection]] = [set() for _ in range(_SLOTS)]
         self._next_slot = itertools.cycle(self._slots)
 
     def stats(self) -> bytes:
-        """Return what was asked and sent so far."""
-        running = sum(len(slot) for slot in self._slots)
-        body = b'{"calls":%d,"sent":%d,"running":%d}' % (self.calls, self.sent, running)
+        """Return what was asked and sent so far, and the worst delay of a token since this was last asked."""
+        body = b'{"calls":%d,"sent":%d,"lateMs":%d}' % (self.calls, self.sent, self._late * 1000)
+        self._late = 0.0
         return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
     def slow(self, connection: "Connection") -> None:
@@ -134,8 +135,9 @@ class Upstream:
         for number in itertools.count(1):
             for connection in list(self._slots[number % _SLOTS]):
                 connection.send(1)
-            due = begin + number / (_SLOTS * TOKENS_PER_SECOND)
-            await asyncio.sleep(max(0.0, due - loop.time()))
+            early = begin + number / (_SLOTS * TOKENS_PER_SECOND) - loop.time()
+            self._late = max(self._late, -early)
+            await asyncio.sleep(max(0.0, early))
 
 
 class Connection(asyncio.Protocol):
