@@ -42,6 +42,7 @@ async def _run(arguments: argparse.Namespace) -> int:
             await bench.start()
             for case in arguments.only or _CASES:
                 log(f"== {case}")
+                bench.case = case
                 run, bench.due = _CASES[case][0], begin + _CASES[case][1]
                 await run(bench)
         finally:

@@ -1,12 +1,15 @@
 # The benchmarks. Included by the Makefile; docs/performance.md says what they measure and how to read them.
 
-.PHONY: bench bench-setup lock-bench clean-bench
+.PHONY: bench bench-docs bench-setup lock-bench clean-bench
 
 bench: $(installed)  ## Measure Parley beside its peers and floors; ARGS="--quick --only relay"
 	@PYTHONPATH=layers/common:. $(python) -m bench $(ARGS)
 
 bench-setup: $(installed)  ## Install the peers that `make bench` measures; it does so itself
 	@PYTHONPATH=layers/common:. $(python) -m bench.install
+
+bench-docs: $(installed)  ## Put the tables of the newest whole run into docs/performance.md
+	@PYTHONPATH=layers/common:. $(python) -m bench.docs
 
 lock-bench: $(installed)  ## Resolve the peers anew
 	@for peer in fastapi litellm; do $(python) -m uv pip compile --quiet --universal --python-version 3.11 \

@@ -28,6 +28,7 @@ class Bench:
         self.stores = Stores(folder)
         self.contenders: list[Contender] = []
         self.failed: list[str] = []
+        self.case = ""
         self.due = math.inf
         self._prompts = itertools.count(1)
 
@@ -44,7 +45,8 @@ class Bench:
             try:
                 contender.install()
                 contender.start()
-            except (NotInstalled, NotRunning, OSError) as error:
+                await self.warm_up(contender)
+            except (NotInstalled, NotRunning, BadAnswer, OSError) as error:
                 contender.stop()
                 self.failed.append(kind.label)
                 reason = " ".join(str(error)[-300:].split())
@@ -53,7 +55,6 @@ class Bench:
                 )
                 continue
             self.contenders.append(contender)
-            await self.warm_up(contender)
             self.sheet.add("process", contender.label, "memory", contender.memory())
             contender.sleep()
 
@@ -70,7 +71,7 @@ class Bench:
         for number in range(quick if self.quick else full):
             if number >= quick and self.late():
                 self.sheet.note(
-                    f"The machine was busy: {number} rounds of {full} were all there was time for."
+                    f"{self.case}: the machine was busy, and {number} of {full} rounds were all there was time for."
                 )
                 return
             yield number
@@ -109,11 +110,10 @@ class Bench:
         await asyncio.sleep(0.05)
         try:
             yield contender
-        except BadAnswer as error:
+        except (BadAnswer, NotRunning) as error:
             self.failed.append(contender.label)
             self.sheet.note(f"{contender.label}: **failed a measurement**: {str(error)[:300]}")
         finally:
-            self.sheet.add("process", contender.label, "memory", contender.memory())
             contender.sleep()
 
     async def restart(self, contender: Contender) -> None:

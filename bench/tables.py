@@ -13,7 +13,8 @@ TABLES = (
         "Relaying a reply",
         "First token: over a kept connection, one request at a time, beside a direct call. Burst: eight"
         " replies of 2,000 tokens at once, as fast as they go. Slow: 20 tokens a second in each stream."
-        " Delivered: of the tokens that were due. Memory: what each stream adds to the process (PSS).",
+        " Delivered: of the tokens that were due. Memory: what each stream adds to the process (PSS)."
+        " Parley's row has its stores, its log and its flushes in it; the others only relay.",
         (
             Column("first token, ms", relay.TABLE, "first_p50", ms, relay.DIRECT),
             Column("p99", relay.TABLE, "first_p99", ms),

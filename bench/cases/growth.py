@@ -102,7 +102,9 @@ async def _sessions(bench: Bench, parley: Parley) -> None:
     there = 0
     for sessions in (10, 1000, 100_000) if bench.quick else (10, 1000, 100_000, 1_000_000):
         if sessions > 100_000 and bench.late():
-            bench.sheet.note("The machine was busy: there was no time to put 1,000,000 sessions in.")
+            bench.sheet.note(
+                "growth: the machine was busy, and there was no time to put 1,000,000 sessions in."
+            )
             return
         row = f"sessions {sessions:,}"
         log(f"growth: {sessions:,} sessions")

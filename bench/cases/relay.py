@@ -54,7 +54,7 @@ def _note(bench: Bench, row: str, exchanges: list[Exchange]) -> None:
 async def _burst(bench: Bench, contender: Contender) -> None:
     """Relay long replies that the upstream sends as fast as it can."""
     tokens = 2000
-    count = bench.count(48, contender)
+    count = bench.count(24, contender)
     requests = await contender.open_relay(bench.prompts(count), f"full-{tokens}")
     begin = contender.cpu()
 
