@@ -71,7 +71,7 @@ class Bench:
         for number in range(quick if self.quick else full):
             if number >= quick and self.late():
                 self.sheet.note(
-                    f"{self.case}: the machine was busy, and {number} of {full} rounds were all there was time for."
+                    f"{self.case}: the machine was busy; there was time for {number} of {full} rounds."
                 )
                 return
             yield number
