@@ -5,6 +5,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import psycopg
 
+from bench import machine
 from local.embedded import EmbeddedStores
 from local.seed import seed
 from parley.adapters.migrations import migrate
@@ -20,11 +21,13 @@ class Stores:
         self._embedded = EmbeddedStores(folder / "stores", volatile=True)
         self.database_url = ""
         self.valkey_url = ""
+        self._pids: list[int] = []
 
     async def fill(self, models: tuple[str, ...]) -> None:
         """Wait until they answer; make the tables and put the models in."""
         addresses = self._embedded.wait()
         self.database_url, self.valkey_url = addresses.database_url, addresses.valkey_url
+        self._pids = [addresses.postgres_pid, addresses.valkey_pid]
         await migrate(self.database_url)
         await seed(self.database_url)
         with psycopg.connect(self.database_url, autocommit=True) as connection:
@@ -44,6 +47,10 @@ class Stores:
     def valkey(self) -> SplitResult:
         """The parts of Valkey's address."""
         return urlsplit(self.valkey_url)
+
+    def cpu(self) -> float:
+        """Return the processor time that they have taken, in seconds."""
+        return machine.cpu_seconds([pid for parent in self._pids for pid in machine.family(parent)])
 
     def stop(self) -> None:
         """Stop them."""

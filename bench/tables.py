@@ -22,6 +22,7 @@ TABLES = (
             Column("200 slow streams: CPU µs per token", streams.TABLE, "cpu_200", us, _RELAY),
             Column("delivered", streams.TABLE, "delivered_200", share),
             Column("1,000 slow streams: CPU µs per token", streams.TABLE, "cpu_1000", us, _RELAY),
+            Column("the stores' CPU", streams.TABLE, "stores_1000", us),
             Column("core used", streams.TABLE, "core_1000", share),
             Column("delivered", streams.TABLE, "delivered_1000", share),
             Column("KB a stream", streams.TABLE, "memory_1000", kb),

@@ -55,11 +55,11 @@ async def measure(bench: Bench, contender: Contender, streams: int, column: str)
     await asyncio.sleep(1)
 
     loop = asyncio.get_running_loop()
-    begin, cpu = loop.time(), contender.cpu()
+    begin, cpu, stores = loop.time(), contender.cpu(), bench.stores.cpu()
     await bench.upstream.stats()
     tokens = _tokens(exchanges)
     await asyncio.sleep(seconds)
-    took, cpu = loop.time() - begin, contender.cpu() - cpu
+    took, cpu, stores = loop.time() - begin, contender.cpu() - cpu, bench.stores.cpu() - stores
     tokens = _tokens(exchanges) - tokens
     late = (await bench.upstream.stats())["lateMs"]
     memory = contender.memory() - idle
@@ -72,6 +72,8 @@ async def measure(bench: Bench, contender: Contender, streams: int, column: str)
     bench.sheet.add(TABLE, contender.label, f"delivered_{column}", tokens / due)
     if tokens:
         bench.sheet.add(TABLE, contender.label, f"cpu_{column}", cpu / tokens)
+        if contender.keeps and not contender.relays:
+            bench.sheet.add(TABLE, contender.label, f"stores_{column}", stores / tokens)
     bench.sheet.add(TABLE, contender.label, f"core_{column}", cpu / took)
     held = sum(exchange.tokens > 0 for exchange in exchanges)
     if held == streams:
