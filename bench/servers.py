@@ -20,7 +20,7 @@ from bench.install import ROOT
 from bench.stores import Stores
 
 USER = "demo-pro"
-_START_SECONDS = 60.0
+_START_SECONDS = 120.0
 # The words of a command, its environment, its folder.
 Command = tuple[Sequence[str | Path], dict[str, str], Path]
 
