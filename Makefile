@@ -15,12 +15,13 @@ sources := functions layers/common/parley local tests bench
 .DEFAULT_GOAL := help
 include web/web.mk
 include deploy.mk
+include bench/bench.mk
 
 .PHONY: help dev chat test soak soak-load check format purge lock clean
 
 help:  ## List the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## *\(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | \
-		while IFS='|' read -r name about; do printf '%-14s %s\n' "$$name" "$$about"; done
+		while IFS='|' read -r name about; do printf '%-18s %s\n' "$$name" "$$about"; done
 
 dev: $(installed)  ## Serve Parley on this laptop; PORT=8000 DATA=.data CATALOGUE=local/catalogue.toml
 	@if ! command -v npm > /dev/null; then \

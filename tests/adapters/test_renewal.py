@@ -50,6 +50,7 @@ async def test_37_a_rotated_key_is_fetched_once(fake: FakeProvider, before: str)
     # One refusal, where there was a key to refuse, and two replies.
     assert fake.stats.calls == 2 + bool(before)
     assert models.of("anthropic").version == "anthropic/1"
+    assert (models.has("anthropic"), models.has("openai")) == (True, False)
     await models.close()
     await fake.until(lambda: fake.stats.open_connections == 0)
 
