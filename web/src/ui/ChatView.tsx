@@ -6,7 +6,7 @@ import { useChat } from "../chat/useChat";
 import type { Started } from "../chat/wire";
 import { Announcer } from "./Announcer";
 import { Banner } from "./Banner";
-import { Composer } from "./Composer";
+import { Composer, forgetDraft } from "./Composer";
 import { MessageList } from "./MessageList";
 import { ModelSelect } from "./ModelSelect";
 import { goTo } from "./route";
@@ -21,19 +21,22 @@ interface ChatViewProps {
   onStarted: (started: Started) => void;
   onSettled: () => void;
   onTitle: (title: string) => void;
+  /** What concerns more than this chat, and goes before its own problems. */
+  notice: ReactNode;
 }
 
-export function ChatView({ client, chatId, offered, onStarted, onSettled, onTitle }: ChatViewProps): ReactNode {
+export function ChatView({ client, chatId, offered, onStarted, onSettled, onTitle, notice }: ChatViewProps): ReactNode {
   const input = useRef<HTMLTextAreaElement>(null);
   const scroller = useRef<HTMLDivElement>(null);
   const content = useRef<HTMLDivElement>(null);
-  const asked = useRef("");
+  const asked = useRef({ prompt: "", model: "" });
   const following = useFollowing(scroller, content);
   const chat = useChat({
     client,
     chatId,
     onStarted: (started) => {
-      rememberModel(started.chatId, asked.current);
+      rememberModel(started.chatId, asked.current.model);
+      forgetDraft(chatId, asked.current.prompt);
       onStarted(started);
     },
     onSettled,
@@ -53,7 +56,7 @@ export function ChatView({ client, chatId, offered, onStarted, onSettled, onTitl
   const ask = useCallback(
     (prompt: string) => {
       if (model === null) return;
-      asked.current = model;
+      asked.current = { prompt, model };
       toEnd();
       input.current?.focus();
       void send(prompt, model);
@@ -83,9 +86,10 @@ export function ChatView({ client, chatId, offered, onStarted, onSettled, onTitl
         {chat.history === "loading" ? <Loading /> : null}
       </MessageList>
       <div className="dock">
-        {chat.problem ? (
-          <Banner problem={chat.problem} onRetry={() => void retry(model ?? "")} onDismiss={chat.dismiss} />
-        ) : null}
+        {notice ??
+          (chat.problem ? (
+            <Banner problem={chat.problem} onRetry={() => void retry(model ?? "")} onDismiss={chat.dismiss} />
+          ) : null)}
         <Composer
           chatId={chatId}
           input={input}
@@ -120,7 +124,8 @@ function Missing(): ReactNode {
     <section className="welcome">
       <h2>There is no such chat here</h2>
       <p>It may have been removed, or it belongs to somebody else.</p>
-      <button type="button" className="button primary" onClick={() => goTo(null)}>
+      {/* In the place of the message, to which whoever uses the keyboard skips. */}
+      <button id="prompt" type="button" className="button primary" onClick={() => goTo(null)}>
         Start a new chat
       </button>
     </section>
