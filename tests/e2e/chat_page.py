@@ -19,7 +19,7 @@ class ChatPage:
         self.stop = page.get_by_role("button", name="Stop")
         self.send = page.get_by_role("button", name="Send")
         self.replies = page.locator(".message.assistant")
-        self.banner = page.get_by_role("alert")
+        self.banner = page.get_by_role("region", name="Problem")
 
     @property
     def reply(self) -> Locator:
