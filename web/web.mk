@@ -2,11 +2,14 @@
 
 WEB_MODULES := web/node_modules/.package-lock.json
 
-$(WEB_MODULES): web/package-lock.json
+$(WEB_MODULES): web/package-lock.json | web-node
 	cd web && npm ci --no-audit --no-fund
 	@touch $@
 
-.PHONY: web-build web-dev web-check web-test web-bench screenshots
+.PHONY: web-node web-build web-dev web-check web-test web-bench screenshots
+
+web-node:
+	@command -v npm > /dev/null || { echo "The web UI needs Node.js 20 or later with npm." >&2; exit 1; }
 
 web-build: $(WEB_MODULES) ## Build the web UI into web/dist
 	cd web && npm run build

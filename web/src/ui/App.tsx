@@ -66,10 +66,6 @@ export function App({ config }: { config: Config }): ReactNode {
             <Icon name="menu" />
           </button>
         )}
-        <span className="wordmark">
-          <img src="/favicon.svg" alt="" width="22" height="22" />
-          Parley
-        </span>
         <h1>{name}</h1>
         {wide || chatId === null ? null : (
           <a className="quiet" href={pathOf(null)} aria-label="New chat" onClick={(event) => follow(event, null)}>

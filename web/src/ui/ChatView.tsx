@@ -46,10 +46,11 @@ export function ChatView({ client, chatId, offered, onStarted, onSettled, onTitl
   const ready = chat.ready && model !== null;
 
   useEffect(() => onTitle(chat.title), [chat.title, onTitle]);
-  useEffect(() => {
-    // On a touch screen the focus would bring up the keyboard before anything can be read.
+  const focus = useCallback(() => {
+    // On a touch screen the focus would bring up the keyboard, over what is to be read.
     if (matchMedia("(hover: hover)").matches) input.current?.focus();
   }, []);
+  useEffect(focus, [focus]);
 
   const { toEnd } = following;
   const { send, regenerate, retry, stop } = chat;
@@ -58,17 +59,21 @@ export function ChatView({ client, chatId, offered, onStarted, onSettled, onTitl
       if (model === null) return;
       asked.current = { prompt, model };
       toEnd();
-      input.current?.focus();
+      focus();
       void send(prompt, model);
     },
-    [model, send, toEnd],
+    [model, send, toEnd, focus],
   );
   const again = useCallback(() => {
     if (model === null) return;
     toEnd();
-    input.current?.focus();
+    focus();
     void regenerate(model);
-  }, [model, regenerate, toEnd]);
+  }, [model, regenerate, toEnd, focus]);
+  const halt = useCallback(() => {
+    focus();
+    void stop();
+  }, [stop, focus]);
 
   if (chat.history === "missing") return <Missing />;
   const live = chat.reply === null ? null : { stopping: chat.reply.stopping };
@@ -98,7 +103,7 @@ export function ChatView({ client, chatId, offered, onStarted, onSettled, onTitl
           handedBack={chat.handedBack}
           onHandBackTaken={chat.handBackTaken}
           onSend={ask}
-          onStop={() => void stop()}
+          onStop={halt}
         >
           <ModelSelect offered={offered} chosen={model} onChoose={choose} />
         </Composer>

@@ -25,6 +25,10 @@ export function Sidebar({ chats, chatId, users, user, onUser, onChosen }: Sideba
   };
   return (
     <nav className="sidebar" aria-label="Chats">
+      <p className="wordmark">
+        <img src="/favicon.svg" alt="" width="22" height="22" />
+        Parley
+      </p>
       <a className="button new" href={pathOf(null)} onClick={(event) => open(event, null)}>
         <Icon name="plus" />
         New chat
