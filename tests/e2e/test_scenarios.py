@@ -141,7 +141,7 @@ async def test_the_page_of_one_file_asks_resumes_and_stops(world: World, page: P
 
 
 async def test_the_page_of_one_file_resumes_after_a_wrong_answer(world: World, page: Page) -> None:
-    world.model("slow", count=80, delay=0.04)
+    world.model("slow", count=300, delay=0.04)
     async with Wire(world.server().url) as wire:
         await page.goto(f"{wire.url}/simple.html")
         await page.get_by_label("Model").select_option("slow")
@@ -152,6 +152,6 @@ async def test_the_page_of_one_file_resumes_after_a_wrong_answer(world: World, p
         wire.cut()
         await expect(page.get_by_role("status")).to_contain_text("The connection was lost; trying again")
         wire.answer = None
-        await expect(page.get_by_role("status")).to_have_text("Done (stop).", timeout=20_000)
+        await expect(page.get_by_role("status")).to_have_text("Done (stop).", timeout=40_000)
         [(parts,)] = world.sql("select parts from messages where role = 'assistant'")
         assert await reply.text_content() == parts[0]["text"]
