@@ -27,5 +27,6 @@ web-bench: $(installed) web/dist/index.html ## Measure how smoothly 10,000 token
 	@PYTHONPATH=layers/common:. $(python) -m tests.e2e.frames $(RATES)
 
 screenshots: $(installed) web/dist/index.html ## Make the pictures in docs/images from the running product
-	@command -v convert > /dev/null || apt-get install --yes --no-install-recommends imagemagick
+	@{ command -v convert && fc-list | grep -i emoji; } > /dev/null || \
+		apt-get install --yes --no-install-recommends imagemagick fonts-noto-color-emoji
 	@PYTHONPATH=layers/common:. $(python) -m tests.e2e.pictures

@@ -57,6 +57,23 @@ async def test_history_is_loaded_and_goes_on(world: World, page: Page) -> None:
     await expect(page.locator(".bubble").last).to_be_in_viewport()
 
 
+async def test_a_chat_that_cannot_be_loaded_is_tried_again(world: World, page: Page) -> None:
+    server = world.server()
+    started, _ = await world.client(server, "demo-free").ask("The first question")
+    async with Wire(server.url) as wire:
+        wire.answer_path = b"/api/chat/history"
+        wire.answer = response("503 Service Unavailable", "{}", "Content-Type: application/json")
+        chat = ChatPage(page, wire.url)
+        await chat.open(started["chatId"])
+        await expect(page.get_by_role("status").filter(has_text="Loading the chat")).to_be_visible()
+        await expect(chat.banner).to_contain_text("The chat could not be loaded")
+        await expect(chat.banner.get_by_role("button", name="Reload")).to_be_visible()
+        wire.answer = None
+        await chat.banner.get_by_role("button", name="Retry").click()
+        await expect(page.locator(".bubble")).to_have_text("The first question")
+        await expect(chat.banner).to_have_count(0)
+
+
 async def test_the_same_question_is_answered_from_the_cache(world: World, page: Page) -> None:
     world.model("cached", numbered=True)
     chat = ChatPage(page, world.server().url, "cached")

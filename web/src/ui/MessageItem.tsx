@@ -46,7 +46,7 @@ function Reply({ message, live, title, onRegenerate }: MessageItemProps & { titl
     <>
       <h2 className="speaker">{title}</h2>
       {empty ? null : (
-        <div className={growing ? "prose growing" : "prose"}>
+        <div className="prose">
           <Markdown text={message.text} growing={growing} />
         </div>
       )}
