@@ -126,13 +126,19 @@ function Loading(): ReactNode {
 
 function Missing(): ReactNode {
   return (
-    <section className="welcome">
-      <h2>There is no such chat here</h2>
-      <p>It may have been removed, or it belongs to somebody else.</p>
-      {/* In the place of the message, to which whoever uses the keyboard skips. */}
-      <button id="prompt" type="button" className="button primary" onClick={() => goTo(null)}>
-        Start a new chat
-      </button>
-    </section>
+    <div className="scroller">
+      <div className="column">
+        <section className="welcome">
+          <div>
+            <h2>There is no such chat here</h2>
+            <p>It may have been removed, or it belongs to somebody else.</p>
+          </div>
+          {/* In the place of the message, to which whoever uses the keyboard skips. */}
+          <button id="prompt" type="button" className="button primary" onClick={() => goTo(null)}>
+            Start a new chat
+          </button>
+        </section>
+      </div>
+    </div>
   );
 }

@@ -41,6 +41,7 @@ export function Composer(props: ComposerProps): ReactNode {
 
   useEffect(() => {
     if (handedBack === null) return;
+    setHurried(false);
     // What was typed since is not lost to what comes back.
     setText((typed) => {
       const both = typed.trim() === "" ? handedBack : `${handedBack}\n\n${typed}`;
@@ -58,7 +59,7 @@ export function Composer(props: ComposerProps): ReactNode {
   }, [text, input]);
 
   const send = () => {
-    if (!sendable) return setHurried(live === null);
+    if (!sendable) return setHurried(live === null && text.trim() !== "");
     setHurried(false);
     // The stored draft stays until the question was taken: a page that is reloaded before keeps it.
     setText("");

@@ -33,7 +33,7 @@ export function ModelSelect({ offered, chosen, onChoose }: ModelSelectProps): Re
         disabled={models.length === 0}
         onChange={(event) => onChoose(event.target.value)}
       >
-        {chosen === null ? <option value="">{offered.models === null ? "Loading models…" : "No model for you"}</option> : null}
+        {chosen === null ? <option value="">{offered.models === null ? "Loading models…" : "No model available"}</option> : null}
         {models.map((model) => (
           <option key={model.id} value={model.id} disabled={!model.available} data-plan={model.available ? planOf(model) : undefined}>
             {labelOf(model)}
