@@ -6,8 +6,8 @@
 /** A last line that may become a list, a box to tick, a heading, a rule or the underline of one: not shown yet. */
 const UNDECIDED_LINE = /(?:^|\n)[ \t>]*(?:[-+*=_#~>|:`]+|\d{1,9}[.)]?|(?:[-+*]|\d{1,9}[.)])[ \t]+\[[ xX]?\]?)[ \t]*$/;
 
-/** The first lines of what may become a table. */
-const UNDECIDED_TABLE = /(?:^|\n)[ \t]*\|[^\n]*(?:\n[ \t]*(?:[|:-][-:| \t]*)?)?$/;
+/** The first lines of what may become a table; a line this long is no row of names. */
+const UNDECIDED_TABLE = /(?:^|\n)[ \t]*\|[^\n]{0,200}(?:\n[ \t]*(?:[|:-][-:| \t]*)?)?$/;
 
 /** Behind a link's text: its address, perhaps with brackets in it, perhaps with a title, as far as they are here. */
 const TARGET = /\]\([^()\s]*(?:\([^()\s]*\)[^()\s]*)*(?:[ \t]+(?:"[^"\n]*(?:"|$)|'[^'\n]*(?:'|$))?[ \t]*)?(?:\)|\([^()\s]*$|$)/;
