@@ -20,16 +20,6 @@ _SLOW: dict[str, Any] = {
     "tokens": tuple(f" w{n}" for n in range(_WORDS)),
 }
 
-# Every text that the newest reply shows, in this document.
-_RECORD = """() => {
-  window.shown = [];
-  const look = () => {
-    const text = [...document.querySelectorAll(".message.assistant .prose")].at(-1)?.textContent.trim();
-    if (text && text !== window.shown.at(-1)) window.shown.push(text);
-  };
-  new MutationObserver(look).observe(document.body, { childList: true, characterData: true, subtree: true });
-}"""
-
 
 async def _whole(chat: ChatPage, world: World) -> None:
     """The reply ends, is the stored one, and says every word once."""
@@ -96,7 +86,7 @@ async def test_60_a_stream_survives(world: World, page: Page, what: str) -> None
     async with Wire(world.server().url) as wire:
         chat = ChatPage(page, wire.url, model)
         await chat.open()
-        await page.evaluate(_RECORD)
+        await chat.record()
         await chat.ask("Go on for long")
         await chat.some("w10")
         await _EVENTS[what](page, chat, wire)
@@ -104,7 +94,7 @@ async def test_60_a_stream_survives(world: World, page: Page, what: str) -> None
         assert wire.asked_for(b"/api/chat/stream") >= 2, "it had to resume"
     assert world.fake.calls(model) == 1
     final = await chat.reply.text_content() or ""
-    for text in await page.evaluate("window.shown ?? []"):
+    for text in await chat.recorded():
         assert final.strip().startswith(text), "what is shown is never wrong, not even for a moment"
 
 

@@ -62,7 +62,7 @@ describe("batches", () => {
     const batches = new Batches((received) => delivered.push(textOf(received)));
     batches.add([token("x".repeat(50_000))]);
     vi.advanceTimersByTime(100);
-    expect(delivered.map(({ length }) => length)).toEqual([1250]);
+    expect(delivered.map(({ length }) => length)).toEqual([834]);
     vi.stubGlobal("document", { visibilityState: "hidden" });
     vi.advanceTimersByTime(100);
     expect(delivered.join("")).toHaveLength(50_000);

@@ -9,8 +9,8 @@ import type { Received } from "./connection";
 const LATEST_MS = 100;
 
 /** Characters that any picture may add, and pictures over which a backlog is spread. */
-const LEAST = 600;
-const PICTURES = 40;
+const LEAST = 400;
+const PICTURES = 60;
 
 export class Batches {
   private readonly deliver: (received: Received[]) => void;
