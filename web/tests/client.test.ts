@@ -28,9 +28,9 @@ describe("the client", () => {
   it("waits out a short limit by itself, and hands a long one on with what it says", async () => {
     const short = failure(429, "rate_limited", { retryable: true }, { "Retry-After": "0" });
     expect(await new FakeServer().on("models", short, models()).client().models()).toHaveLength(1);
-    const long = failure(429, "rate_limited", { retryable: true, limit: "tokensPerDay", remaining: 12 }, { "Retry-After": "3600" });
+    const long = failure(429, "rate_limited", { retryable: true, limit: "tokens", remaining: { requests: 9, streams: null, tokens: 12 } }, { "Retry-After": "3600" });
     const server = new FakeServer().on("models", long);
-    const details = { status: 429, retryAfterMs: 3_600_000, limit: "tokensPerDay", remaining: 12 };
+    const details = { status: 429, retryAfterMs: 3_600_000, limit: "tokens", remaining: { requests: 9, streams: null, tokens: 12 } };
     await expect(server.client().models()).rejects.toMatchObject(details);
     expect(server.asked).toHaveLength(1);
   });

@@ -88,7 +88,7 @@ describe("sending", () => {
   });
 
   it("hands a question back whose banner is put away without another try", async () => {
-    const limited = failure(429, "rate_limited", { retryable: true, limit: 10, remaining: 0 }, { "Retry-After": "60" });
+    const limited = failure(429, "rate_limited", { retryable: true, limit: "requests", remaining: { requests: 0, streams: 3, tokens: null } }, { "Retry-After": "60" });
     const conversation = open(new FakeServer().on("start", limited), null);
     await conversation.send("One too many", "demo");
     expect(conversation.getState().problem).toMatchObject({ failure: { code: "rate_limited", retryAfterMs: 60_000 } });

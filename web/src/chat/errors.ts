@@ -1,13 +1,19 @@
 /** What can go wrong, as one error type: the server's own words, or what the network did instead. */
 
+/** What a plan may limit: questions in a minute, replies at once, tokens in a day. */
+export type Limit = "requests" | "streams" | "tokens";
+
+/** What is left of each limit; null where the plan has none. */
+export type Budget = Record<Limit, number | null>;
+
 interface Details {
   status?: number;
   retryable?: boolean;
   retryAfterMs?: number | undefined;
   field?: string | undefined;
   activeSessionId?: string | undefined;
-  limit?: number | string | undefined;
-  remaining?: number | undefined;
+  limit?: Limit | undefined;
+  remaining?: Budget | undefined;
 }
 
 /**
@@ -21,9 +27,9 @@ export class ApiError extends Error {
   readonly retryAfterMs: number | undefined;
   readonly field: string | undefined;
   readonly activeSessionId: string | undefined;
-  /** With `rate_limited`: which limit was reached, and what is left of it. */
-  readonly limit: number | string | undefined;
-  readonly remaining: number | undefined;
+  /** With `rate_limited`: which limit was reached, and what is left of each. */
+  readonly limit: Limit | undefined;
+  readonly remaining: Budget | undefined;
 
   constructor(code: string, message: string, details: Details = {}) {
     super(message);
@@ -72,8 +78,8 @@ interface Body {
   retryable?: boolean;
   field?: string;
   activeSessionId?: string;
-  limit?: number | string;
-  remaining?: number;
+  limit?: Limit;
+  remaining?: Budget;
 }
 
 function readBody(text: string): Body | null {

@@ -55,8 +55,7 @@ function labelOf(model: OfferedModel): string {
   return model.plans.length > 0 ? `${model.title} (needs ${planOf(model)})` : `${model.title} (not available)`;
 }
 
-/** The least plan that includes the model, as its name is read. */
+/** The first plan that includes the model. */
 function planOf({ plans }: OfferedModel): string {
-  const plan = plans.find((name) => name === "free") ?? plans[0] ?? "";
-  return plan.charAt(0).toUpperCase() + plan.slice(1);
+  return plans[0] ?? "";
 }
