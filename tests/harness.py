@@ -17,6 +17,10 @@ import httpx
 import psycopg
 import pytest
 
+from parley.adapters.connections import Connections
+from parley.adapters.postgres import PostgresStore
+from parley.adapters.valkey import ValkeyLog
+from parley.purge import Purged, purge
 from parley.sse import HEARTBEAT, Decoder
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -317,6 +321,19 @@ def add_model(database_url: str, model: str, name: str = "", provider: str = "op
         connection.execute("insert into plan_models select id, %s from plans on conflict do nothing", [model])
 
 
+async def run_purge(
+    database_url: str, valkey_url: str, *, batch: int = 100, days: int = 0, grace: float = 0.0
+) -> Purged:
+    """Run the purge once on these stores."""
+    store = PostgresStore(Connections(database_url, size=1, timeout=5), owner="purge", session_seconds=600)
+    log = ValkeyLog(valkey_url, prefix="parley", timeout=1, lease_seconds=5, cache_seconds=60)
+    try:
+        return await purge(store, log, batch=batch, retention_days=days, grace_seconds=grace)
+    finally:
+        await log.close()
+        await store.close()
+
+
 class World:
     """Stores, a fake provider, and as many servers as a test asks for."""
 
@@ -369,6 +386,10 @@ class World:
         with psycopg.connect(self.database_url, autocommit=True) as connection:
             cursor = connection.execute(statement.encode(), arguments)
             return cursor.fetchall() if cursor.description else []
+
+    async def purge(self, *, batch: int = 100, days: int = 0, grace: float = 0.0) -> Purged:
+        """Run the purge, as a process of its own would."""
+        return await run_purge(self.database_url, self.valkey_url, batch=batch, days=days, grace=grace)
 
     async def leave(self) -> None:
         """Close every client, and every server that is not common."""

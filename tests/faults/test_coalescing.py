@@ -169,6 +169,8 @@ async def test_10_the_call_ends_when_the_last_one_stops(shared: World, processes
     shared.model(model, tokens=_WORDS)
     _, reading = await askers[0].client.ask("Who stops last?", model)
     assert reading.text == "".join(_WORDS)
+    assert reading.source == "provider"
+    assert "reset" not in reading.types()
     assert shared.fake.calls(model) == 1
 
 

@@ -20,6 +20,8 @@ UrlSource = Callable[[str | None], Awaitable[str]]
 
 # The server rolled back by itself and asks to try again.
 _AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
+# Later than this past its deadline, a wait was not too long: the process itself was away, frozen or starved.
+_AWAY = 0.25
 # The server is there but takes nobody right now: wait within the bound. While connecting, libpq passes on
 # the server's words only, not its code.
 _CROWDED = ("too many", "connection slots", "starting up", "shutting down", "recovery mode")
@@ -57,11 +59,16 @@ class Connections:
         task = asyncio.ensure_future(self._run(statement, arguments, deadline))
         try:
             done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - loop.time()))
+            if not done and loop.time() - deadline > _AWAY:
+                # The answer may have come meanwhile, and wait in the socket.
+                done, _ = await asyncio.wait({task}, timeout=_AWAY)
         except asyncio.CancelledError:
             self._leave_behind(task)
             raise
         if not done:
             self._leave_behind(task)
+            # Where one connection has died without a word, its neighbours have too, most likely.
+            self._drop_idle()
             raise StoreUnavailable
         self._places.release()
         return task.result()
@@ -102,7 +109,7 @@ class Connections:
                 rows = await _execute(connection, statement, arguments)
             except _AGAIN:
                 assert connection is not None
-                self._idle.append(connection)
+                self._keep(connection)
             except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
                 self._discard(connection)
                 # The others in the pool broke for the same reason, most likely.
@@ -155,6 +162,8 @@ class Connections:
             autocommit=True,
             prepare_threshold=None,
             connect_timeout=max(2, round(self._timeout)),
+            # What nobody acknowledges for so long is lost: time is left to ask again on a new connection.
+            tcp_user_timeout=round(self._timeout * 400),
             application_name="parley",
         )
         set_json_loads(from_json, connection)
