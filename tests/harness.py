@@ -25,6 +25,7 @@ from parley.sse import HEARTBEAT, Decoder
 
 _ROOT = Path(__file__).resolve().parent.parent
 _SECRET = "a secret that only the tests know, long enough"
+_KEY = "key-of-the-fake"
 _names = itertools.count()
 
 
@@ -206,11 +207,43 @@ class Reading:
         return str([event for event in self.events if event["type"] == "start"][-1]["source"])
 
 
+class Secrets:
+    """What no log line and no error body may hold: prompts, replies, session ids and keys."""
+
+    def __init__(self) -> None:
+        self.words = {_SECRET, _KEY, "You said"}
+        self.sessions: set[str] = set()
+        self.errors: list[str] = []
+
+    def sent(self, prompt: str | None) -> None:
+        """Note a prompt, unless it is so short that it may be anywhere."""
+        if prompt is not None and len(prompt) >= 10:
+            self.words.add(prompt)
+
+    async def listen(self, response: httpx.Response) -> None:
+        """Note what a refusal says."""
+        if response.status_code >= 400:
+            await response.aread()
+            self.errors.append(response.text)
+
+    def check(self, servers: "list[Server]") -> None:
+        """Look for them in everything that the servers wrote, and in every refusal."""
+        for server in servers:
+            said = server.said()
+            assert not [word for word in self.words | self.sessions if word in said], server.log
+        for error in self.errors:
+            # A refusal may name the session that keeps its user's chat busy.
+            assert not [word for word in self.words if word in error], error
+        self.errors = []
+
+
 class Client:
     """A user's client of one server."""
 
-    def __init__(self, url: str, user: str = "demo-pro") -> None:
-        self.http = httpx.AsyncClient(base_url=f"{url}/api", timeout=30)
+    def __init__(self, url: str, user: str = "demo-pro", secrets: Secrets | None = None) -> None:
+        self.secrets = secrets or Secrets()
+        hooks = {"response": [self.secrets.listen]}
+        self.http = httpx.AsyncClient(base_url=f"{url}/api", timeout=30, event_hooks=hooks)
         self.user = user
 
     async def start(
@@ -219,10 +252,12 @@ class Client:
         """Open a session."""
         body = {"prompt": prompt, "modelId": model, "userId": self.user} | fields
         headers = {"idempotency-key": key} if key else {}
+        self.secrets.sent(prompt)
         response = await self.http.post("/chat/start", json=body, headers=headers)
         if response.status_code != 201:
             raise Refused(response)
         started: dict[str, Any] = response.json()
+        self.secrets.sessions.add(started["sessionId"])
         return started
 
     async def events(
@@ -344,6 +379,7 @@ class World:
         self.fake = fake
         self.servers: list[Server] = []
         self.clients: list[Client] = []
+        self.secrets = Secrets()
         self._common: list[Server] = []
         add_model(database_url, "fake")
 
@@ -353,9 +389,9 @@ class World:
             "DATABASE_URL": self.database_url,
             "VALKEY_URL": self.valkey_url,
             "OPENAI_BASE_URL": f"{self.fake.url}/v1",
-            "OPENAI_API_KEY": "key-of-the-fake",
+            "OPENAI_API_KEY": _KEY,
             "ANTHROPIC_BASE_URL": self.fake.url,
-            "ANTHROPIC_API_KEY": "key-of-the-fake",
+            "ANTHROPIC_API_KEY": _KEY,
             "PROVIDER_BACKOFF_SECONDS": "0.05",
         }
         server = Server(self.folder, **(defaults | settings))
@@ -370,7 +406,7 @@ class World:
 
     def client(self, server: Server, user: str = "demo-pro") -> Client:
         """Return a client of a server."""
-        client = Client(server.url, user)
+        client = Client(server.url, user, self.secrets)
         self.clients.append(client)
         return client
 
@@ -396,10 +432,11 @@ class World:
         clients, self.clients = self.clients, []
         for client in clients:
             await client.close()
-        for server in self.servers:
-            if server not in self._common:
-                server.close()
+        leaving = [server for server in self.servers if server not in self._common]
+        for server in leaving:
+            server.close()
         self.servers = list(self._common)
+        self.secrets.check(leaving)
 
     async def close(self) -> None:
         """End everything but the stores."""
@@ -431,6 +468,7 @@ def _module_world(
     yield made
     for server in made.servers:
         server.close()
+    made.secrets.check(made.servers)
 
 
 @pytest.fixture
