@@ -14,8 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.faults.proxy import FaultProxy
-from tests.faults.universe import OFFSETS, Hall, Universe
+from tests.faults.universe import OFFSETS, Hall, Universe, Ways
 from tests.harness import Fake, World
 
 _which, _session, _tab = st.integers(0, 1), st.integers(0, 5), st.integers(0, 1)
@@ -54,8 +53,10 @@ _steps = st.lists(st.one_of(_use, _use, _use, _fate), min_size=6, max_size=20)
 async def hall(tmp_path: Path, demo_database_url: str, valkey_url: str, fake: Fake) -> AsyncIterator[Hall]:
     """Return servers and stores that last for all examples."""
     world = World(tmp_path, demo_database_url, valkey_url, fake)
-    async with FaultProxy(demo_database_url) as database, FaultProxy(valkey_url) as valkey:
-        yield await asyncio.to_thread(Hall, world, database, valkey)
+    async with Ways(demo_database_url, valkey_url) as ways:
+        made = await asyncio.to_thread(Hall, world, ways)
+        yield made
+        made.database.close()
         await world.close()
 
 
@@ -78,7 +79,7 @@ async def test_whatever_happens_the_invariants_hold(hall: Hall) -> None:
         asyncio.run_coroutine_threadsafe(_live(hall, lived, steps), loop).result(180)
 
     @settings(
-        max_examples=6 if not seconds else 10,
+        max_examples=4 if not seconds else 10,
         deadline=None,
         database=None,
         derandomize=False,

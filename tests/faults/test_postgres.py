@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import time
@@ -62,10 +63,18 @@ def _cut_connections(database_url: str) -> None:
         )
 
 
+def _reasons(server: Server) -> set[str]:
+    """Return why a server could not reach the database, as its log tells."""
+    assert server.out is not None
+    lines = [json.loads(line) for line in server.out.read_text().splitlines()]
+    return {line["error"] for line in lines if line["message"] == "database_unavailable"}
+
+
 async def test_44_away_at_start(fragile: tuple[World, Addresses]) -> None:
     world, stores = fragile
     model = world.model("row-44")
-    client = world.client(world.server(DATABASE_TIMEOUT="1"))
+    server = world.server(DATABASE_TIMEOUT="1")
+    client = world.client(server)
     await client.ask("Load everything.", model)
     [[before]] = world.sql("select count(*) from messages")
     _freeze(stores)
@@ -79,6 +88,7 @@ async def test_44_away_at_start(fragile: tuple[World, Addresses]) -> None:
     assert int(refused.value.headers["retry-after"]) >= 1
     for path in ("/chat/history?chatId=x&userId=demo-pro", "/chat/stream?sessionId=x", "/health"):
         assert (await client.http.get(path)).status_code == 503
+    assert _reasons(server) == {"TimeoutError"}
     _thaw(stores)
     await asyncio.sleep(0.5)
     [[after]] = world.sql("select count(*) from messages")
@@ -90,8 +100,10 @@ async def test_44_away_at_start(fragile: tuple[World, Addresses]) -> None:
 
 async def test_44_refused_at_start(fragile: tuple[World, Addresses]) -> None:
     world, stores = fragile
-    client = world.client(world.server())
+    server = world.server()
+    client = world.client(server)
     await client.ask("Load everything.", world.model("row-44-b"))
+    assert not _reasons(server)
     os.kill(stores.postgres_pid, signal.SIGQUIT)
     await eventually(lambda: not Path(f"/proc/{stores.postgres_pid}/task").exists())
     begin = time.monotonic()
@@ -99,6 +111,7 @@ async def test_44_refused_at_start(fragile: tuple[World, Addresses]) -> None:
         await client.start("Are you there?", "row-44-b")
     assert refused.value.status == 503
     assert time.monotonic() - begin < 2
+    assert _reasons(server) == {"OperationalError"}
 
 
 async def test_45_away_at_save(fragile: tuple[World, Addresses]) -> None:

@@ -12,6 +12,9 @@ from psycopg.types.json import set_json_dumps, set_json_loads
 
 from parley.encoding import from_json, to_json
 from parley.errors import StoreUnavailable
+from parley.logs import logger
+
+_log = logger("database")
 
 Row = tuple[Any, ...]
 Connection = psycopg.AsyncConnection[Row]
@@ -49,13 +52,21 @@ class Connections:
 
         Raises `StoreUnavailable` where the server is away, too slow or full.
         """
+        try:
+            return await self._in_time(statement, arguments)
+        except StoreUnavailable as error:
+            # What the driver says may quote data; the kind of its error does not.
+            _log.warning("database_unavailable", extra={"error": type(error.__cause__ or error).__name__})
+            raise
+
+    async def _in_time(self, statement: str, arguments: Sequence[object] | Mapping[str, object]) -> list[Row]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout
         try:
             async with asyncio.timeout_at(deadline):
                 await self._places.acquire()
         except TimeoutError:
-            raise StoreUnavailable from None
+            raise StoreUnavailable from TimeoutError()
         task = asyncio.ensure_future(self._run(statement, arguments, deadline))
         try:
             done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - loop.time()))
@@ -69,7 +80,7 @@ class Connections:
             self._leave_behind(task)
             # Where one connection has died without a word, its neighbours have too, most likely.
             self._drop_idle()
-            raise StoreUnavailable
+            raise StoreUnavailable from TimeoutError()
         self._places.release()
         return task.result()
 
@@ -100,6 +111,7 @@ class Connections:
     ) -> list[Row]:
         loop = asyncio.get_running_loop()
         broken = False
+        reason: Exception | None = None
         pause = 0.02
         while True:
             connection: Connection | None = None
@@ -107,17 +119,19 @@ class Connections:
                 fresh = not self._idle
                 connection = await self._take()
                 rows = await _execute(connection, statement, arguments)
-            except _AGAIN:
+            except _AGAIN as error:
+                reason = error
                 assert connection is not None
                 self._keep(connection)
             except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+                reason = error
                 self._discard(connection)
                 # The others in the pool broke for the same reason, most likely.
                 self._drop_idle()
                 crowded = connection is None and any(words in str(error) for words in _CROWDED)
                 if not crowded:
                     if broken and fresh:
-                        raise StoreUnavailable from None
+                        raise StoreUnavailable from error
                     broken = True
                     continue
             except asyncio.CancelledError:
@@ -131,7 +145,7 @@ class Connections:
                 self._keep(connection)
                 return rows
             if loop.time() + pause > deadline:
-                raise StoreUnavailable from None
+                raise StoreUnavailable from reason
             await asyncio.sleep(pause * (1 + random.random()))  # noqa: S311 - jitter
             pause = min(pause * 2, 0.5)
 
