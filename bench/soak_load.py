@@ -141,7 +141,7 @@ async def run(streams: int, seconds: float, tokens: int, delay: float) -> int:
             try:
                 world.model("soak", count=tokens, delay=delay)
                 tally = Tally()
-                server = world.server(LOG_LEVEL="WARNING")
+                server = world.fresh_server(LOG_LEVEL="WARNING")
                 connector = aiohttp.TCPConnector(limit=0)
                 timeout = aiohttp.ClientTimeout(total=None)
                 async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:

@@ -22,6 +22,7 @@ from parley.adapters.postgres import PostgresStore
 from parley.adapters.valkey import ValkeyLog
 from parley.purge import Purged, purge
 from parley.sse import HEARTBEAT, Decoder
+from tests.nursery import Forked
 
 _ROOT = Path(__file__).resolve().parent.parent
 _SECRET = "a secret that only the tests know, long enough"
@@ -32,33 +33,11 @@ _names = itertools.count()
 class Process:
     """A child process with a URL; `freeze` and `thaw` stop and continue it."""
 
-    def __init__(self, command: list[str], env: dict[str, str], log: Path, out: Path | None = None) -> None:
-        """`log` takes standard error, `out` standard output; without it a test has to read that itself."""
+    def __init__(self, process: "subprocess.Popen[bytes] | Forked", log: Path) -> None:
+        """`log` is where its standard error goes."""
+        self.process = process
         self.log = log
-        self.out = out
         self.url = ""
-        with contextlib.ExitStack() as files:
-            self.process = subprocess.Popen(
-                command,
-                cwd=_ROOT,
-                env=env,
-                stdout=subprocess.PIPE if out is None else files.enter_context(out.open("ab")),
-                stderr=files.enter_context(log.open("ab")),
-                start_new_session=True,
-            )
-
-    def wait_for_line(self, start: str) -> str:
-        """Return the rest of the first line of output that begins so."""
-        assert self.process.stdout is not None
-        for raw in self.process.stdout:
-            line = raw.decode()
-            if line.startswith(start):
-                return line.removeprefix(start).strip()
-        raise RuntimeError(f"the process ended: {self.log.read_text()[-2000:]}")
-
-    def said(self) -> str:
-        """Return all it wrote, unless a test reads its standard output itself."""
-        return self.log.read_text() + (self.out.read_text() if self.out is not None else "")
 
     def kill(self) -> None:
         """End it at once, as a crash does."""
@@ -83,8 +62,6 @@ class Process:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.kill()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
 
 
 def _environment(**settings: str) -> dict[str, str]:
@@ -105,11 +82,23 @@ class Server(Process):
             "LOG_LEVEL": "INFO",
         }
         # Port 0 lets the kernel choose; uvicorn says which on standard error.
-        command = [sys.executable, "-m", "uvicorn", "local.server:app", "--host", "127.0.0.1", "--port", "0"]
-        command += ["--loop", "asyncio", "--no-access-log", "--timeout-graceful-shutdown", "5"]
+        arguments = ["local.server:app", "--host", "127.0.0.1", "--port", "0", "--loop", "asyncio"]
+        arguments += ["--no-access-log", "--timeout-graceful-shutdown", "5"]
+        env = _environment(**(defaults | settings))
         log = folder / f"server-{next(_names)}.log"
-        super().__init__(command, _environment(**(defaults | settings)), log, log.with_suffix(".out"))
+        self.out = log.with_suffix(".out")
+        log.touch()
+        super().__init__(self._start(arguments, env, log), log)
         self.url = self._wait()
+
+    def _start(
+        self, arguments: list[str], env: dict[str, str], log: Path
+    ) -> "subprocess.Popen[bytes] | Forked":
+        return Forked(arguments, env, self.out, log)
+
+    def said(self) -> str:
+        """Return all it wrote."""
+        return self.log.read_text() + self.out.read_text()
 
     def _wait(self) -> str:
         deadline = time.monotonic() + 30
@@ -123,6 +112,17 @@ class Server(Process):
         raise RuntimeError(f"the server did not start:\n{self.log.read_text()[-4000:]}")
 
 
+class FreshServer(Server):
+    """A server with an interpreter of its own, for what happens while modules are imported."""
+
+    def _start(self, arguments: list[str], env: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "uvicorn", *arguments]
+        with self.out.open("ab") as out, log.open("ab") as err:
+            return subprocess.Popen(
+                command, cwd=_ROOT, env=env, stdout=out, stderr=err, start_new_session=True
+            )
+
+
 class Fake(Process):
     """The fake provider in a process of its own, scripted over HTTP."""
 
@@ -130,8 +130,23 @@ class Fake(Process):
 
     def __init__(self, folder: Path) -> None:
         command = [sys.executable, "-m", "local.fake_provider", "--port", "0", *self.arguments]
-        super().__init__(command, _environment(), folder / f"fake-{next(_names)}.log")
-        self.url = self.wait_for_line("fake provider: ")
+        log = folder / f"fake-{next(_names)}.log"
+        with log.open("ab") as err:
+            process = subprocess.Popen(
+                command,
+                cwd=_ROOT,
+                env=_environment(),
+                stdout=subprocess.PIPE,
+                stderr=err,
+                start_new_session=True,
+            )
+        super().__init__(process, log)
+        assert process.stdout is not None
+        with process.stdout:
+            mark, _, url = process.stdout.readline().decode().partition("fake provider: ")
+        if mark or not url:
+            raise RuntimeError(f"the fake provider did not start: {log.read_text()[-2000:]}")
+        self.url = url.strip()
 
     def stats(self) -> dict[str, Any]:
         """Return what it has seen."""
@@ -383,8 +398,15 @@ class World:
         self._common: list[Server] = []
         add_model(database_url, "fake")
 
+    def fresh_server(self, **settings: str) -> Server:
+        """Start another server, in an interpreter of its own."""
+        return self._serve(FreshServer, settings)
+
     def server(self, **settings: str) -> Server:
         """Start another server."""
+        return self._serve(Server, settings)
+
+    def _serve(self, kind: type[Server], settings: dict[str, str]) -> Server:
         defaults = {
             "DATABASE_URL": self.database_url,
             "VALKEY_URL": self.valkey_url,
@@ -394,7 +416,7 @@ class World:
             "ANTHROPIC_API_KEY": _KEY,
             "PROVIDER_BACKOFF_SECONDS": "0.05",
         }
-        server = Server(self.folder, **(defaults | settings))
+        server = kind(self.folder, **(defaults | settings))
         self.servers.append(server)
         return server
 

@@ -65,7 +65,6 @@ def _cut_connections(database_url: str) -> None:
 
 def _reasons(server: Server) -> set[str]:
     """Return why a server could not reach the database, as its log tells."""
-    assert server.out is not None
     lines = [json.loads(line) for line in server.out.read_text().splitlines()]
     return {line["error"] for line in lines if line["message"] == "database_unavailable"}
 

@@ -55,7 +55,7 @@ async def fragile(tmp_path: Path, fake: Fake) -> AsyncIterator[tuple[World, int]
 
 def _server(world: World) -> Server:
     """Return a server that says all it can, and whose libraries do."""
-    return world.server(
+    return world.fresh_server(
         LOG_LEVEL="DEBUG", OPENAI_LOG="debug", ANTHROPIC_LOG="debug", PYTHONASYNCIODEBUG="1",
         OPENAI_API_KEY=f"sk-{MARK}", ANTHROPIC_API_KEY=f"sk-ant-{MARK}", KEY_SECRET=MARK * 8,
         DATABASE_TIMEOUT="1", **LEASES,
@@ -171,7 +171,6 @@ async def test_nothing_that_a_server_writes_tells_on_its_users(fragile: tuple[Wo
     assert MARK not in said
     assert not [session for session in world.secrets.sessions if session in said]
     # And in one way: each line of standard output is a JSON object.
-    assert server.out is not None
     for line in server.out.read_text().splitlines():
         assert json.loads(line)["message"]
     world.secrets.check(world.servers)
