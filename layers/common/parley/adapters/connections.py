@@ -67,6 +67,7 @@ class Connections:
                 await self._places.acquire()
         except TimeoutError:
             raise StoreUnavailable from TimeoutError()
+        begun = loop.time()
         task = asyncio.ensure_future(self._run(statement, arguments, deadline))
         try:
             done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - loop.time()))
@@ -78,8 +79,10 @@ class Connections:
             raise
         if not done:
             self._leave_behind(task)
-            # Where one connection has died without a word, its neighbours have too, most likely.
-            self._drop_idle()
+            if loop.time() - begun > self._timeout / 2:
+                # Where one connection has died without a word, its neighbours have too, most likely. A
+                # statement that only came late to its connection says nothing about it.
+                self._drop_idle()
             raise StoreUnavailable from TimeoutError()
         self._places.release()
         return task.result()
