@@ -11,6 +11,7 @@ from functions.start.app import router as start
 from functions.stream.app import router as stream
 from local.web import mount_web
 from parley import bootstrap
+from parley.collector import spare_what_is_loaded
 from parley.errors import ParleyError
 from parley.http import health
 from parley.http.app import create_app
@@ -36,6 +37,7 @@ async def _purge_now_and_then() -> None:
 
 @contextlib.asynccontextmanager
 async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
+    spare_what_is_loaded()
     purging = asyncio.create_task(_purge_now_and_then())
     try:
         yield

@@ -54,6 +54,10 @@ class ScriptedModel:
             raise ProviderFault("model_not_configured", "There is no such provider.")
         return self
 
+    def has(self, provider: str) -> bool:
+        """Say whether this is the provider's model."""
+        return provider == "maker"
+
 
 class Switch:
     """Stands before a port, and raises what it would raise if it were away."""

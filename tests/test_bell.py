@@ -42,6 +42,32 @@ async def test_a_ring_at_the_timeout_is_kept_or_told() -> None:
         assert told or await bell.wait(1)
 
 
+async def test_the_timer_of_one_wait_serves_the_next() -> None:
+    bell = Bell()
+    loop = asyncio.get_running_loop()
+    begin = loop.time()
+    # Rung until after the first timeout would have passed, then silent for a whole one.
+    for _ in range(6):
+        loop.call_later(0.01, bell.ring)
+        assert await bell.wait(0.04)
+    assert not await bell.wait(0.04)
+    assert loop.time() - begin >= 0.095
+    # A shorter wait does not last as long as the one before.
+    loop.call_later(0.01, bell.ring)
+    assert await bell.wait(60)
+    begin = loop.time()
+    assert not await bell.wait(0.02)
+    assert loop.time() - begin < 1
+
+
+async def test_a_wait_without_a_timeout_is_ended_by_no_timer() -> None:
+    bell = Bell()
+    asyncio.get_running_loop().call_later(0.001, bell.ring)
+    assert await bell.wait(0.01)
+    asyncio.get_running_loop().call_later(0.04, bell.ring)
+    assert await bell.wait()
+
+
 async def test_a_cancelled_waiter_leaves_a_bell_that_works() -> None:
     bell = Bell()
     waiter = asyncio.create_task(bell.wait(5))

@@ -8,7 +8,7 @@ import pytest
 from parley.conversation import Reply
 from parley.errors import StoreUnavailable
 from parley.events import Completed, End, Failed, FinishReason
-from parley.ports import Write
+from parley.ports import Append, Write
 from parley.purge import Purged, purge
 from tests.memory import Process, World
 
@@ -35,7 +35,7 @@ async def orphan(world: World, text: str = "", end: End | None = None) -> str:
     key = started.session_id
     joined = await world.log.join(key, started.session_id, "dead", epoch=0, may_create=True)
     assert isinstance(joined, Write)
-    await world.log.flush(key, joined.epoch, "dead", len(text), text, [text])
+    await world.log.flush([Append(key, joined.epoch, "dead", len(text), text, [text])])
     if end is not None:
         await world.log.end(key, "dead", Reply(joined.epoch, text, end), len(text))
     await process.store.attach(started.session_id, key, joined.epoch, 0, writer=True)

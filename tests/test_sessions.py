@@ -18,6 +18,7 @@ from parley.errors import (
     UnknownModel,
 )
 from parley.events import Completed, FinishReason, Status
+from parley.ports import Append
 from parley.sessions import Ask
 from tests.memory import World
 
@@ -113,7 +114,7 @@ async def test_stopping_what_nobody_answers_any_more_saves_what_the_log_has(worl
     started = await start(world)
     joined = await world.log.join("key", started.session_id, "writer", epoch=0, may_create=True)
     epoch = joined.epoch  # type: ignore[union-attr]
-    await world.log.flush("key", epoch, "writer", 4, "Half", ["Half"])
+    await world.log.flush([Append("key", epoch, "writer", 4, "Half", ["Half"])])
     await store.attach(started.session_id, "key", epoch, 0, writer=True)
     for _ in range(2):
         await sessions.stop(store, world.log, started.session_id, "ada")

@@ -77,9 +77,9 @@ def _place(before: str) -> str:
 
 @router.get("/chat/models", responses=answers(200, ModelListBody, *_REFUSALS))
 async def models(request: Request, its: Its, user_id: UserId = None) -> Response:
-    """Return the models on offer, each with whether the user's plan includes it."""
+    """Return the models on offer, each with whether the user can ask it now, or why not."""
     user = await principal(request, its, user_id)
-    return answer(models_json(await its.store.models(user)))
+    return answer(models_json(await its.store.models(user), its.models))
 
 
 app = create_app("Parley history", [router, health.router], bootstrap.settings(), bootstrap.services)

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, FastAPI, Header, Query, Response
 
 from parley import bootstrap
+from parley.collector import spare_what_is_loaded
 from parley.errors import NotFound
 from parley.events import Cursor
 from parley.http import health
@@ -70,6 +71,7 @@ async def stream(
 
 @asynccontextmanager
 async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
+    spare_what_is_loaded()
     yield
     await bootstrap.services().close()
 

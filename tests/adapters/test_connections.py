@@ -182,3 +182,30 @@ async def test_closing_leaves_no_connection(connections: Connections, database_u
 
     await eventually(alone)
     await observer.close()
+
+
+async def test_plans_are_kept_and_made_anew_where_they_do_not_fit(database_url: str) -> None:
+    connections = Connections(database_url, size=1, timeout=2, prepare=True)
+    prepared = "select count(*)::int from pg_prepared_statements"
+    await connections.run("drop table if exists planned")
+    await connections.run("create table planned (a int)")
+    await connections.run("insert into planned values (1)")
+    [[before]] = await connections.run(prepared)
+    for _ in range(3):
+        assert await connections.run("select * from planned where a = %s", [1]) == [(1,)]
+    [[after]] = await connections.run(prepared)
+    assert after > before
+    # A migration in between, and a pooler that hands out another connection.
+    await connections.run("alter table planned add column b int default 2")
+    assert await connections.run("select * from planned where a = %s", [1]) == [(1, 2)]
+    assert await connections.run("select * from planned where a = %s", [1]) == [(1, 2)]
+    await connections.run("deallocate all")
+    assert await connections.run("select * from planned where a = %s", [1]) == [(1, 2)]
+    await connections.run("drop table planned")
+    await connections.close()
+
+
+async def test_without_plans_nothing_is_kept(connections: Connections) -> None:
+    for _ in range(4):
+        await connections.run("select %s::int", [1])
+    assert await connections.run("select count(*)::int from pg_prepared_statements") == [(0,)]

@@ -41,6 +41,9 @@ def test_37_one_missing_key_leaves_the_others() -> None:
     with pytest.raises(ProviderFault):
         models.of("openai")
     assert models.of("xai").version == "xai/1"
+    assert [models.has(provider) for provider in ("xai", "openai", "anthropic", "x")] == [
+        True, False, False, False,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("key", ["sk-\u2026abc", "sk-a\nX-Evil: 1", "sk-\x00"])

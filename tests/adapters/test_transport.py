@@ -2,47 +2,25 @@
 
 import asyncio
 import contextlib
-import datetime
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx2
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from local.fake_provider import FakeProvider, Script
 from local.fake_provider.script import Fault
 from parley.adapters.transport import AiohttpTransport
+from tests.certificates import certificate_for_localhost
 
 BODY = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with a key and a certificate for 127.0.0.1."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    path.write_bytes(pem + made.public_bytes(serialization.Encoding.PEM))
-    return path
+    """A file with a key and a certificate for localhost."""
+    return certificate_for_localhost(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
@@ -136,3 +114,26 @@ async def test_distrusts_a_stranger(fake: FakeProvider) -> None:
     async with httpx2.AsyncClient(transport=transport) as client:
         with pytest.raises(OSError, match="certificate"):
             await read(client, fake.openai_url)
+
+
+async def test_goes_by_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        monkeypatch.setenv("http_proxy", f"http://ada:secret@127.0.0.1:{port}")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        transport = AiohttpTransport(ssl.create_default_context())
+        async with httpx2.AsyncClient(transport=transport) as client:
+            far = await client.get("http://models.example/v1", headers={"authorization": "Bearer key"})
+            near = await client.get(f"http://127.0.0.1:{port}/v1")
+    assert (far.status_code, near.status_code) == (204, 204)
+    assert heard[0].startswith(b"GET http://models.example/v1 ")
+    assert b"proxy-authorization: basic " in heard[0].lower()
+    assert b"bearer key" in heard[0].lower()
+    assert heard[1].startswith(b"GET /v1 ")

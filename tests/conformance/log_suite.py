@@ -10,7 +10,7 @@ import pytest
 from parley.bell import Bell
 from parley.conversation import Reply
 from parley.events import Completed, End, Failed, FinishReason, Usage
-from parley.ports import Fenced, Flushed, Follow, Hit, Log, Slice, Wait, Write
+from parley.ports import Append, Fenced, Flushed, Follow, Hit, Log, Slice, Wait, Write
 
 LEASE = 0.15
 STOP = Completed(FinishReason.STOP, "end_turn", Usage(3, 4))
@@ -50,7 +50,9 @@ async def follow(log: Log, session_id: str = "reader", key: str = "k") -> int:
 async def write(log: Log, epoch: int, *pieces: str, owner: str = "writer") -> Flushed | Fenced:
     """Flush the last of the pieces, as a writer does that flushed the others before."""
     whole = "".join(pieces)
-    return await log.flush("k", epoch, owner, len(whole), pieces[-1], pieces)
+    [outcome] = await log.flush([Append("k", epoch, owner, len(whole), pieces[-1], pieces)])
+    assert outcome is not None
+    return outcome
 
 
 def rest(text: str, end: End | None = None, *, alive: bool = True, stops: frozenset[str] = NOBODY) -> Slice:
@@ -104,7 +106,7 @@ class LogSuite:
     async def test_generations_do_not_meet(self, log: Log) -> None:
         await elect(log, key="one")
         await elect(log, key="two")
-        await log.flush("one", 1, "writer", 1, "x", ["x"])
+        await log.flush([Append("one", 1, "writer", 1, "x", ["x"])])
         assert await log.stop("two", "s") == 0
         assert await log.stop("one", "s") == 0
 
@@ -231,7 +233,8 @@ class LogSuite:
         await write(log, epoch, "One ")
         await write(log, epoch, "One ")
         # The answer to the first flush was lost, so its text comes again with the next.
-        assert await log.flush("k", epoch, "writer", 8, "One two ", ["One ", "two "]) == Flushed(NOBODY, 1)
+        again = Append("k", epoch, "writer", 8, "One two ", ["One ", "two "])
+        assert await log.flush([again]) == [Flushed(NOBODY, 1)]
         await write(log, epoch, "One two ", "three")
         for position in range(14):
             assert (await log.read("k", epoch, position)).text == "One two three"[position:]
@@ -245,11 +248,41 @@ class LogSuite:
         assert (await log.read("k", epoch, 0)).superseded
         # The reply grew while the flush was on its way: its position counts.
         grown = ["One ", "two ", "three"]
-        assert await log.flush("k", epoch, "writer", 8, "two ", grown) == Flushed(NOBODY, 0)
+        assert await log.flush([Append("k", epoch, "writer", 8, "two ", grown)]) == [Flushed(NOBODY, 0)]
         assert await log.read("k", epoch, 0) == rest("One two ")
         await write(log, epoch, "One two ", "three")
         assert await log.read("k", epoch, 6) == rest("o three")
         assert await follow(log) == epoch
+
+    async def test_many_logs_are_flushed_at_once_each_on_its_own(self, log: Log, stage: LogStage) -> None:
+        epochs = [await elect(log, key=f"lost {number}") for number in range(2)]
+        await stage.lose()
+        whole = await elect(log, key="whole")
+        fenced = await elect(log, key="fenced")
+        await log.stop("whole", "s")
+        appends = [
+            Append(f"lost {number}", epoch, "writer", 6, "l", ["he", "l", "lo!"])
+            for number, epoch in enumerate(epochs)
+        ]
+        outcomes = await log.flush(
+            [
+                appends[0],
+                Append("whole", whole, "writer", 3, "abc", ["abc"]),
+                Append("fenced", fenced, "nobody", 3, "abc", ["abc"]),
+                appends[1],
+            ]
+        )
+        assert outcomes == [
+            Flushed(NOBODY, 0),
+            Flushed(frozenset({"s"}), 0),
+            Fenced(),
+            Flushed(NOBODY, 0),
+        ]
+        assert await log.read("whole", whole, 0) == rest("abc", stops=frozenset({"s"}))
+        for number, epoch in enumerate(epochs):
+            assert await log.read(f"lost {number}", epoch, 0) == rest("hello!")
+        assert await log.read("fenced", fenced, 0) == rest("")
+        assert await log.flush([]) == []
 
     async def test_a_lost_log_has_a_new_writer_at_most_once(self, log: Log, stage: LogStage) -> None:
         epoch = await elect(log)

@@ -608,12 +608,12 @@ class StoreSuite:
 
     async def test_models_as_the_user_s_plan_has_them(self, store: Store) -> None:
         offered = await store.models("ada")
-        assert [(model.id, model.available, model.plans) for model in offered] == [
+        assert [(model.id, model.in_plan, model.plans) for model in offered] == [
             ("small", True, ("Free", "Pro")),
             ("large", False, ("Pro",)),
         ]
         assert (offered[1].title, offered[1].provider) == ("Large", "maker")
-        assert [model.available for model in await store.models("bob")] == [True, True]
+        assert [model.in_plan for model in await store.models("bob")] == [True, True]
 
     # -- the purge's part ------------------------------------------------------------------------
 

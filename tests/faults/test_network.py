@@ -14,7 +14,7 @@ from parley.adapters.valkey import ValkeyLog
 from parley.conversation import Reply
 from parley.errors import LogUnavailable
 from parley.events import Completed, FinishReason
-from parley.ports import Fenced, Write
+from parley.ports import Append, Flushed, Write
 from tests.faults.proxy import FaultProxy
 from tests.faults.test_readers import LEASES
 from tests.harness import Reading, World, eventually, text_of
@@ -34,8 +34,8 @@ def test_40_a_reset_at_any_moment_is_a_fault_of_the_log_and_nothing_else(valkey_
                 await asyncio.sleep(random.uniform(0, 0.002))
                 try:
                     text = "a" * number
-                    flushed = await log.flush("key", joined.epoch, "owner", number, "a", [text])
-                    assert not isinstance(flushed, Fenced)
+                    [flushed] = await log.flush([Append("key", joined.epoch, "owner", number, "a", [text])])
+                    assert isinstance(flushed, Flushed)
                 except LogUnavailable:
                     failed += 1
                     await asyncio.sleep(0.02)
@@ -59,7 +59,7 @@ async def test_40_an_answer_that_makes_no_sense_is_a_fault_of_the_log(valkey_url
             await log.park("session", reply, "provider")
             calls: list[Callable[[], Awaitable[object]]] = [
                 partial(log.join, str(number), "session", "owner", epoch=0, may_create=True),
-                partial(log.flush, str(number), joined.epoch, "owner", 1, "a", ["a"]),
+                partial(log.flush, [Append(str(number), joined.epoch, "owner", 1, "a", ["a"])]),
                 partial(log.read, str(number), joined.epoch, 0),
                 partial(log.parked, 10),
                 partial(log.end, str(number), "owner", reply, 1),
@@ -69,7 +69,7 @@ async def test_40_an_answer_that_makes_no_sense_is_a_fault_of_the_log(valkey_url
                 if place == number % len(calls):
                     proxy.corrupt(proxy.down)
                 try:
-                    await call()
+                    faults += await call() == [None]
                 except LogUnavailable:
                     faults += 1
             await proxy.heal()

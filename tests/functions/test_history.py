@@ -88,9 +88,20 @@ async def test_chats_in_pages(here: Site) -> None:
 async def test_models(here: Site) -> None:
     await here.world.stage.add_user("eve", "free")
     models = (await get(here, "/chat/models", userId="eve"))["models"]
+    small = {"id": "small", "title": "Small", "provider": "maker", "plans": ["Free", "Pro"]}
+    large = {"id": "large", "title": "Large", "provider": "maker", "plans": ["Pro"]}
     assert models == [
-        {"id": "small", "title": "Small", "provider": "maker", "available": True, "plans": ["Free", "Pro"]},
-        {"id": "large", "title": "Large", "provider": "maker", "available": False, "plans": ["Pro"]},
+        small | {"available": True, "unavailableBecause": None},
+        large | {"available": False, "unavailableBecause": "model_not_in_plan"},
+    ]
+
+
+async def test_37_a_model_without_a_key_says_so(here: Site) -> None:
+    here.process.model.has = lambda provider: False  # type: ignore[method-assign]
+    models = (await get(here, "/chat/models", userId="ada"))["models"]
+    assert [(model["available"], model["unavailableBecause"]) for model in models] == [
+        (False, "model_not_configured"),
+        (False, "model_not_configured"),
     ]
 
 

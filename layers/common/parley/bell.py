@@ -1,17 +1,27 @@
 """A wake-up that costs no task: one waiter, many ringers."""
 
 import asyncio
+import math
 from collections.abc import Iterable
+
+# A timer may ring so much early, by the resolution of the clock.
+_EARLY_SECONDS = 0.002
 
 
 class Bell:
-    """One waiter sleeps on it; whoever has news rings it. A ring before the wait is not lost."""
+    """One waiter sleeps on it; whoever has news rings it. A ring before the wait is not lost.
 
-    __slots__ = ("_future", "_rung")
+    Its timer outlives a wait that ended by a ring, and serves the next: a waiter that is rung at every
+    token would otherwise leave a cancelled timer in the event loop for each.
+    """
+
+    __slots__ = ("_future", "_rung", "_timer", "_until")
 
     def __init__(self) -> None:
         self._future: asyncio.Future[None] | None = None
         self._rung = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._until = math.inf
 
     def ring(self) -> None:
         """Wake the waiter, now or at its next wait."""
@@ -24,20 +34,31 @@ class Bell:
         if not self._rung:
             loop = asyncio.get_running_loop()
             self._future = loop.create_future()
-            handle = None if timeout is None else loop.call_later(timeout, _wake, self._future)
+            self._until = math.inf
+            if timeout is not None:
+                self._until = loop.time() + timeout
+                if self._timer is None or self._timer.when() > self._until:
+                    self._set(loop)
             try:
                 await self._future
             finally:
                 self._future = None
-                if handle is not None:
-                    handle.cancel()
         rung, self._rung = self._rung, False
         return rung
 
+    def _set(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(self._until, self._expire, loop)
 
-def _wake(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if self._future is None or self._future.done() or self._until == math.inf:
+            return
+        if self._until - loop.time() > _EARLY_SECONDS:
+            self._set(loop)
+        else:
+            self._future.set_result(None)
 
 
 def ring_all(bells: Iterable[Bell]) -> None:

@@ -30,6 +30,7 @@ def build(settings: Settings) -> Services:
             secrets.database_url if settings.database_secret_arn else settings.database_url,
             size=settings.database_pool_size,
             timeout=settings.database_timeout,
+            prepare=settings.database_prepare,
         ),
         owner=owner,
         session_seconds=settings.session_seconds,

@@ -43,12 +43,12 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class OfferedModel:
-    """A model as one user sees it; `available` says whether the user's plan includes it."""
+    """A model as one user sees it; `in_plan` says whether the user's plan includes it."""
 
     id: str
     title: str
     provider: str
-    available: bool
+    in_plan: bool
     plans: tuple[str, ...]
 
 

@@ -8,8 +8,9 @@ from parley.bell import Bell, ring_all
 from parley.conversation import Reply
 from parley.errors import LogUnavailable, ProviderFault
 from parley.events import Completed, Delta, End, Failed, Finish, FinishReason, StreamState
+from parley.flusher import Flusher
 from parley.logs import logger
-from parley.ports import ChatModel, ChatModels, Fenced, Log, Question
+from parley.ports import ChatModel, ChatModels, Flushed, Log, Question
 from parley.tape import Tape
 
 _log = logger("generation")
@@ -91,12 +92,23 @@ class Generation:
             self.stops = stops
             ring_all(self.watchers)
 
-    async def write(self, question: Question, models: ChatModels, log: Log | None, limits: Limits) -> None:
-        """Have the model answer and write what it says; `log` None keeps it in this process."""
-        closing = Bell()
-        flusher = None
-        if log is not None:
-            flusher = asyncio.create_task(self._flush(log, limits, closing))
+    def took(self, outcome: Flushed) -> bool:
+        """Note what the log says of the sessions; return whether none wants the reply any more."""
+        self.logged = True
+        self._stopped_by(outcome.stops)
+        # A log that was lost meanwhile may have forgotten who is attached here.
+        return bool(outcome.stops) and not outcome.attached and not self.attached - outcome.stops
+
+    def missed(self) -> None:
+        """Note that the log is away."""
+        self.logged = False
+
+    async def write(
+        self, question: Question, models: ChatModels, flusher: Flusher | None, limits: Limits
+    ) -> None:
+        """Have the model answer and write what it says; `flusher` None keeps it in this process."""
+        if flusher is not None:
+            flusher.add(self)
         else:
             self.logged = False
         try:
@@ -109,69 +121,23 @@ class Generation:
             except Exception:
                 _log.exception("generation_broke", extra={"provider": question.model.provider})
                 end = Failed("internal", "Something went wrong here; it is not your fault.", True)
-            flushed = 0
-            if flusher is not None:
-                closing.ring()
-                flushed = await flusher
-            if log is not None and not self.lost:
-                await self._end(log, end, flushed)
+            if flusher is not None and not self.lost:
+                await self._end(flusher, end)
             if not self.lost:
                 self.tape.finish(end)
                 ring_all(self.watchers)
         finally:
             if flusher is not None:
-                flusher.cancel()
+                flusher.discard(self)
             if not self.over:
                 self.lose()
 
-    async def _end(self, log: Log, end: End, flushed: int) -> None:
-        reply = Reply(self.tape.epoch, self.tape.text(), end)
+    async def _end(self, flusher: Flusher, end: End) -> None:
         try:
-            if isinstance(await log.end(self.key, self.owner, reply, flushed), Fenced):
+            if not await flusher.end(self, Reply(self.tape.epoch, self.tape.text(), end)):
                 self.lose()
         except LogUnavailable:
             self.logged = False
-
-    async def _flush(self, log: Log, limits: Limits, closing: Bell) -> int:
-        """Write the tape into the log in micro-batches, and renew the lease while it is silent."""
-        tape = self.tape
-        flushed = 0
-        bell = Bell()
-        tape.bells.add(bell)
-        try:
-            while True:
-                await bell.wait(limits.look)
-                if await closing.wait(limits.flush):
-                    return flushed
-                text, upto = tape.after(flushed), tape.length
-                try:
-                    outcome = await log.flush(self.key, tape.epoch, self.owner, upto, text, tape.pieces)
-                except LogUnavailable:
-                    self.logged = False
-                    if await closing.wait(0.2):
-                        return flushed
-                    bell.ring()
-                    continue
-                self.logged = True
-                if isinstance(outcome, Fenced):
-                    _log.warning("writer_fenced", extra={"epoch": tape.epoch})
-                    self.lose()
-                    return flushed
-                flushed = upto
-                self._stopped_by(outcome.stops)
-                # A log that was lost meanwhile may have forgotten who is attached here.
-                here = self.attached - outcome.stops
-                if outcome.stops and not outcome.attached and not here and await self._nobody_left(log):
-                    self.lose()
-                    return flushed
-        finally:
-            tape.bells.discard(bell)
-
-    async def _nobody_left(self, log: Log) -> bool:
-        try:
-            return await log.abandon(self.key, self.owner)
-        except LogUnavailable:
-            return False
 
     async def _produce(self, question: Question, models: ChatModels, limits: Limits) -> End:
         loop = asyncio.get_running_loop()
@@ -210,11 +176,16 @@ class Generation:
         tape = self.tape
         finish: Finish | None = None
         last = total if self.deadline is None else min(total, self.deadline)
+        # A timer that moves with every token would cost as much as the token: it moves once a second.
+        slack = min(1.0, limits.gap / 4)
+        moves = loop.time() + slack
         stream = model.stream(question)
         try:
-            async with asyncio.timeout_at(min(last, loop.time() + limits.gap)) as timer:
+            async with asyncio.timeout_at(min(last, moves + limits.gap)) as timer:
                 async for event in stream:
-                    timer.reschedule(min(last, loop.time() + limits.gap))
+                    if (now := loop.time()) >= moves:
+                        moves = now + slack
+                        timer.reschedule(min(last, moves + limits.gap))
                     if type(event) is Delta:
                         tape.append(event.text)
                         if tape.length >= limits.characters:

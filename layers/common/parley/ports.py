@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from parley.bell import Bell
 from parley.conversation import ChatPage, Model, OfferedModel, Order, Page, Reply, Session, Started, Turn
@@ -56,6 +56,10 @@ class ChatModels(Protocol):
 
     def of(self, provider: str) -> ChatModel:
         """Return the adapter of `provider`; raises `ProviderFault` where there is no key for it."""
+        ...
+
+    def has(self, provider: str) -> bool:
+        """Return whether `of` finds an adapter."""
         ...
 
     async def close(self) -> None:
@@ -252,6 +256,20 @@ class Wait:
     """There is no log, though the store says that somebody is writing: it will be back, or not."""
 
 
+class Append(NamedTuple):
+    """A writer's news for its log: `text`, which brings the reply of `epoch` to `position`.
+
+    `whole` is all the text so far, for a log that was lost meanwhile.
+    """
+
+    key: str
+    epoch: int
+    owner: str
+    position: int
+    text: str
+    whole: Sequence[str]
+
+
 @dataclass(frozen=True, slots=True)
 class Flushed:
     """The log took the text. `stops` asked to stop; `attached` did not, in any process."""
@@ -312,12 +330,10 @@ class Log(Protocol):
         """
         ...
 
-    async def flush(
-        self, key: str, epoch: int, owner: str, position: int, text: str, whole: Sequence[str]
-    ) -> Flushed | Fenced:
-        """Append `text`, which brings the reply to `position`, renew the lease, read the stops.
+    async def flush(self, appends: Sequence[Append]) -> list[Flushed | Fenced | None]:
+        """Append every text, renew every lease, read the stops of each, in one round trip.
 
-        `whole` is all the text so far, for a log that was lost meanwhile.
+        None stands where the log refused one alone.
         """
         ...
 

@@ -17,6 +17,7 @@ from parley.context import generation_key, normalise, trim
 from parley.conversation import Reply, Session
 from parley.errors import LogUnavailable, NotFound, ProviderFault, StoreUnavailable
 from parley.events import Completed, End, Failed, FinishReason, Source
+from parley.flusher import Flusher
 from parley.generation import Generation, Limits
 from parley.logs import logger
 from parley.ports import (
@@ -104,6 +105,7 @@ class Runs:
         self._log = log
         self._models = models
         self._policy = policy
+        self._flusher = Flusher(log, gather=policy.limits.flush, look=policy.limits.look)
         self._name = secrets.token_urlsafe(9)
         self._numbers = itertools.count(1)
         self._runs: dict[str, Run] = {}
@@ -295,7 +297,7 @@ class Runs:
         try:
             await self._log.stop(run.key, run.session.id)
             # The writer flushes at once, and sees for itself whether anybody is left.
-            ring_all(generation.tape.bells)
+            self._flusher.hurry(generation)
         except LogUnavailable:
             generation.logged = False
         if generation.task is None and not generation.attached:
@@ -389,8 +391,8 @@ class Runs:
             if run.productions > _MOST_PRODUCTIONS:
                 raise RuntimeError("this session's generations keep failing")
             generation.deadline = run.deadline
-            log = self._log if generation.logged else None
-            work = generation.write(run.question, self._models, log, limits)
+            flusher = self._flusher if generation.logged else None
+            work = generation.write(run.question, self._models, flusher, limits)
         else:
             work = generation.follow(self._log, limits)
         generation.task = self._spawn(work)
@@ -461,6 +463,7 @@ class Runs:
                 generation.cut()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace)
+        await self._flusher.close()
         if self._pulsing is not None:
             self._pulsing.cancel()
         for task in list(self._tasks):

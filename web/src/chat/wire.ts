@@ -125,11 +125,12 @@ export interface ChatPage {
   nextBefore: string | null;
 }
 
-/** GET /chat/models; `available` says whether the user's plan includes it. */
+/** GET /chat/models; `available` says whether the user can ask it now, else why not. */
 export interface OfferedModel {
   id: string;
   title: string;
   provider: string;
   available: boolean;
+  unavailableBecause: "model_not_in_plan" | "model_not_configured" | null;
   plans: string[];
 }

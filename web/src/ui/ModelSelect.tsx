@@ -38,6 +38,7 @@ export function ModelSelect({ offered, chosen, onChoose }: ModelSelectProps): Re
 
 function labelOf(model: OfferedModel): string {
   if (model.available) return model.title;
+  if (model.unavailableBecause === "model_not_configured") return `${model.title} (no key here)`;
   return model.plans.length > 0 ? `${model.title} (needs ${planOf(model)})` : `${model.title} (not available)`;
 }
 

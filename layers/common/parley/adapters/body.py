@@ -1,17 +1,32 @@
 """The bytes of a provider's response, in the lumps in which they arrive."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from parley.errors import ProviderFault
 
 if TYPE_CHECKING:
     import httpx2
 
+# The extension of a response by which its bytes are read as they arrived, and which outlives it: httpx2 would
+# pass each lump through four generators, and keep the request for as long.
+SOURCE = "parley.source"
 # How long a response may take to end after its terminal marker, so that its connection serves again.
 _END_SECONDS = 0.05
+
+
+class Source(Protocol):
+    """Where a response's bytes come from."""
+
+    async def read(self) -> bytes:
+        """Return what has arrived, once there is any; nothing at the end."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connection, unless the response had ended."""
+        ...
 
 
 class Body:
@@ -25,8 +40,7 @@ class Body:
         """`fault_of` tells what an exception means; True says that the response had begun."""
         self._open_response = open_response
         self._fault_of = fault_of
-        self._response: httpx2.Response | None = None
-        self._lumps: AsyncGenerator[bytes, None] | None = None
+        self._source: Source | None = None
 
     async def read(self) -> bytes:
         """Return what has arrived, once there is any; nothing at the end. Raises `ProviderFault`."""
@@ -35,7 +49,7 @@ class Body:
         except ProviderFault:
             raise
         except Exception as error:
-            fault = self._fault_of(error, self._lumps is not None)
+            fault = self._fault_of(error, self._source is not None)
         # Outside the handler: no foreign exception, whose texts may quote keys, hangs on to this one.
         raise fault
 
@@ -54,13 +68,11 @@ class Body:
 
     async def close(self) -> None:
         """Close the response; its connection too, unless the response had ended."""
-        if self._lumps is not None:
-            await self._lumps.aclose()
-        if self._response is not None:
-            await self._response.aclose()
+        if self._source is not None:
+            await self._source.aclose()
 
     async def _next(self) -> bytes:
-        if self._lumps is None:
-            self._response = await self._open_response()
-            self._lumps = self._response.aiter_bytes()
-        return await anext(self._lumps, b"")
+        if self._source is None:
+            response = await self._open_response()
+            self._source = response.extensions[SOURCE]
+        return await self._source.read()

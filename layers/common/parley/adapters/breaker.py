@@ -12,25 +12,21 @@ _log = logger("valkey")
 
 
 class Breaker:
-    """Bounds every call by `timeout` seconds; after a failure, fails at once until a probe succeeds.
+    """After a failure, fails at once until a probe succeeds.
 
-    The probe runs beside the requests, so a server that is silent costs one timeout, once. `faults`
-    are the errors that open the breaker; `refusals` concern one call and leave it closed.
+    The probe runs beside the requests, so a server that is silent costs one timeout, once. `faults` are
+    the errors that open the breaker. Calls and the probe bound themselves.
     """
 
     def __init__(
         self,
-        timeout: float,
         probe: Callable[[], Awaitable[object]],
         *,
         faults: tuple[type[Exception], ...],
-        refusals: tuple[type[Exception], ...],
         pause: float = 0.5,
     ) -> None:
-        self._timeout = timeout
         self._probe = probe
         self._faults = faults
-        self._refusals = refusals
         self._pause = pause
         self._probing: asyncio.Task[None] | None = None
         self.closed = True
@@ -41,12 +37,9 @@ class Breaker:
             self._keep_probing()
             raise LogUnavailable
         try:
-            async with asyncio.timeout(self._timeout):
-                return await work()
+            return await work()
         except self._faults as fault:
-            self._open(type(fault).__name__)
-        except self._refusals as refusal:
-            _log.warning("log_refused", extra={"error": type(refusal).__name__})
+            self._open(getattr(fault, "code", type(fault).__name__))
         raise LogUnavailable from None
 
     def _open(self, reason: str) -> None:
@@ -64,9 +57,8 @@ class Breaker:
         while not self.closed:
             await asyncio.sleep(self._pause)
             try:
-                async with asyncio.timeout(self._timeout):
-                    await self._probe()
-            except (*self._faults, *self._refusals):
+                await self._probe()
+            except self._faults:
                 continue
             self.closed = True
             _log.info("log_available")

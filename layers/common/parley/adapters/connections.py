@@ -25,6 +25,8 @@ UrlSource = Callable[[str | None], Awaitable[str]]
 _AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
 # Later than this past its deadline, a wait was not too long: the process itself was away, frozen or starved.
 _AWAY = 0.25
+# What was prepared does not fit any more: a migration came in between, or a pooler changed the connection.
+_STALE_PLANS = (errors.FeatureNotSupported, errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement)
 # The server is there but takes nobody right now: wait within the bound. While connecting, libpq passes on
 # the server's words only, not its code.
 _CROWDED = ("too many", "connection slots", "starting up", "shutting down", "recovery mode")
@@ -34,14 +36,18 @@ class Connections:
     """Up to `size` connections in autocommit mode, each running one statement at a time.
 
     Every statement that is run must be repeatable: a connection that breaks while it runs leaves
-    open whether it took effect, and it is run again. psycopg must never prepare statements here,
-    since RDS Proxy would pin the connection.
+    open whether it took effect, and it is run again.
     """
 
-    def __init__(self, url: "str | UrlSource", *, size: int, timeout: float) -> None:
-        """`url` may be a function that is asked at each new connection."""
+    def __init__(self, url: "str | UrlSource", *, size: int, timeout: float, prepare: bool = False) -> None:
+        """`url` may be a function that is asked at each new connection.
+
+        `prepare` has the server keep the plan of what a connection runs again, which saves it half of the
+        work; a pooler in between (RDS Proxy, PgBouncer) would pin the connection for it.
+        """
         self._url = url
         self._timeout = timeout
+        self._prepare = prepare
         self._idle: list[Connection] = []
         self._size = size
         self._places = asyncio.Semaphore(size)
@@ -126,7 +132,7 @@ class Connections:
                 reason = error
                 assert connection is not None
                 self._keep(connection)
-            except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+            except (psycopg.OperationalError, psycopg.InterfaceError, OSError, *_STALE_PLANS) as error:
                 reason = error
                 self._discard(connection)
                 # The others in the pool broke for the same reason, most likely.
@@ -177,7 +183,7 @@ class Connections:
         connection = await psycopg.AsyncConnection.connect(
             url,
             autocommit=True,
-            prepare_threshold=None,
+            prepare_threshold=1 if self._prepare else None,
             connect_timeout=max(2, round(self._timeout)),
             # What nobody acknowledges for so long is lost: time is left to ask again on a new connection.
             tcp_user_timeout=round(self._timeout * 400),

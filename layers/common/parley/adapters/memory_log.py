@@ -9,7 +9,7 @@ from typing import TypeVar
 from parley.bell import Bell, ring_all
 from parley.conversation import Reply
 from parley.events import End
-from parley.ports import Fenced, Flushed, Follow, Hit, Slice, Wait, Watch, Write
+from parley.ports import Append, Fenced, Flushed, Follow, Hit, Slice, Wait, Watch, Write
 
 T = TypeVar("T")
 
@@ -88,16 +88,18 @@ class MemoryLog:
             entry.earlier = earlier
         return _latest(self._entries, key, entry, self._most)
 
-    async def flush(
-        self, key: str, epoch: int, owner: str, position: int, text: str, whole: Sequence[str]
-    ) -> Flushed | Fenced:
-        entry = self._mine(key, epoch, owner)
+    async def flush(self, appends: Sequence[Append]) -> list[Flushed | Fenced | None]:
+        return [self._flush(append) for append in appends]
+
+    def _flush(self, append: Append) -> Flushed | Fenced:
+        key = append.key
+        entry = self._mine(key, append.epoch, append.owner)
         if entry is None or entry.end is not None:
             return Fenced()
-        if position > len(entry.text):
-            entry.text = "".join(whole)[:position]
+        if append.position > len(entry.text):
+            entry.text = "".join(append.whole)[: append.position]
         entry.lease_until = time.monotonic() + self._lease
-        if text:
+        if append.text:
             self._ring(key)
         return self._flushed(key)
 

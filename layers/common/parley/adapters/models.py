@@ -33,6 +33,14 @@ class ConfiguredModels:
             model = self._models[provider] = make(self._settings)
         return model
 
+    def has(self, provider: str) -> bool:
+        """Return whether `of` finds an adapter."""
+        try:
+            self.of(provider)
+        except ProviderFault:
+            return False
+        return True
+
     async def close(self) -> None:
         """Close idle connections."""
         for model in self._models.values():

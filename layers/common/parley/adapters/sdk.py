@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from parley.collector import spare_what_is_loaded
+
 if TYPE_CHECKING:
     import anthropic
     import httpx2
@@ -62,6 +64,7 @@ class Sdk:
         for name in ("openai", "anthropic", "httpx2", "httpcore2"):
             # At DEBUG, which the SDKs' own variables turn on, they write whole requests.
             logging.getLogger(name).setLevel(logging.WARNING)
+        spare_what_is_loaded()
         return client
 
 

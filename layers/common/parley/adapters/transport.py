@@ -5,10 +5,13 @@ Imported only when a question is first asked, since it loads all that is needed 
 
 from collections.abc import AsyncIterator
 from ssl import SSLContext
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import httpx2
 from yarl import URL
+
+from parley.adapters.body import SOURCE
 
 _CONNECT_SECONDS = 5.0
 _KEEPALIVE_SECONDS = 30.0
@@ -30,6 +33,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
     def __init__(self, ssl_context: SSLContext) -> None:
         self._ssl_context = ssl_context
+        self._proxies: dict[str, str | None] = {}
         self._session: aiohttp.ClientSession | None = None
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -43,18 +47,32 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
                 timeout=aiohttp.ClientTimeout(total=None, connect=_CONNECT_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
-                trust_env=True,
             )
         response = await self._session.request(
             request.method,
             URL(str(request.url), encoded=True),
+            proxy=self._proxy_of(request.url.scheme, request.url.host),
             headers=request.headers.multi_items(),
             data=request.content,
             allow_redirects=False,
         )
+        stream = _Stream(response)
         return httpx2.Response(
-            response.status, headers=response.raw_headers, stream=_Stream(response), request=request
+            response.status,
+            headers=response.raw_headers,
+            stream=stream,
+            request=request,
+            extensions={SOURCE: stream},
         )
+
+    def _proxy_of(self, scheme: str, host: str) -> str | None:
+        """Return the proxy that the environment names for a host.
+
+        aiohttp would look for it anew at each request, and for a password in a file, both in threads.
+        """
+        if host not in self._proxies:
+            self._proxies[host] = None if proxy_bypass(host) else getproxies().get(scheme)
+        return self._proxies[host]
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -78,8 +96,12 @@ class _Stream(httpx2.AsyncByteStream):
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
 
+    async def read(self) -> bytes:
+        """Return what has arrived, once there is any; nothing at the end. Raises aiohttp's errors."""
+        return await self._response.content.readany()
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while data := await self._response.content.readany():
+        while data := await self.read():
             yield data
 
     async def aclose(self) -> None:

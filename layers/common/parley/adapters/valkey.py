@@ -1,5 +1,6 @@
 """The log in Valkey (or Redis 7): streams whose entry ids are cursors."""
 
+import asyncio
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -7,38 +8,22 @@ from typing import Any
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.commands.core import AsyncScript
-from redis.exceptions import (
-    BusyLoadingError,
-    ClusterDownError,
-    MasterDownError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-)
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 
 from parley.adapters import valkey_scripts as scripts
 from parley.adapters.breaker import Breaker
 from parley.adapters.entries import end_of_bytes, end_to_bytes, reply_of_bytes, reply_to_bytes
+from parley.adapters.valkey_lane import Argument, Command, ErrorReply, Lane, ServerFault
+from parley.adapters.valkey_scripts import Script
 from parley.adapters.valkey_watch import Watcher
 from parley.bell import Bell
 from parley.conversation import Reply
 from parley.encoding import from_json, to_json
 from parley.errors import LogUnavailable
-from parley.ports import Fenced, Flushed, Follow, Hit, Slice, Wait, Watch, Write
+from parley.logs import logger
+from parley.ports import Append, Fenced, Flushed, Follow, Hit, Slice, Wait, Watch, Write
 
-# uvloop answers a write to a connection that just broke with a bare RuntimeError.
-_BROKEN = (RedisConnectionError, RuntimeError)
-_FAULTS = (
-    *_BROKEN, RedisTimeoutError, OSError, TimeoutError,
-    BusyLoadingError, ClusterDownError, MasterDownError, OutOfMemoryError, ReadOnlyError,
-)  # fmt: skip
-
-
-# One for every command under way at once; a burst must not look like a Valkey that is away.
-_MOST_CONNECTIONS = 4096
+_log = logger("valkey")
 
 
 class ValkeyLog:
@@ -56,27 +41,23 @@ class ValkeyLog:
         linger_seconds: int = 60,
     ) -> None:
         self._prefix = prefix
+        self._timeout = timeout
         self._lease_ms = round(lease_seconds * 1000)
         self._cache_ms = cache_seconds * 1000
         self._log_ms = log_seconds * 1000
         self._linger_ms = linger_seconds * 1000
-        # One retry, at once: a connection that the server closed while idle is replaced unseen.
-        self._client = redis.asyncio.Redis.from_url(
+        self._lane = Lane(url, timeout=timeout)
+        self._breaker = Breaker(self._probe, faults=(OSError, TimeoutError, RedisError, ServerFault))
+        # Subscriptions have a connection of their own, whose answers come unasked.
+        self._subscriber = redis.asyncio.Redis.from_url(
             url,
             protocol=2,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
-            retry=Retry(NoBackoff(), 1, supported_errors=_BROKEN),  # type: ignore[arg-type]
+            retry=Retry(NoBackoff(), 1),
             driver_info=None,
-            max_connections=_MOST_CONNECTIONS,
         )
-        self._breaker = Breaker(timeout, self._probe, faults=_FAULTS, refusals=(RedisError, ValueError))
-        self._watcher = Watcher(self._client)
-        self._join = self._client.register_script(scripts.JOIN)
-        self._write = self._client.register_script(scripts.WRITE)
-        self._read = self._client.register_script(scripts.READ)
-        self._abandon = self._client.register_script(scripts.ABANDON)
-        self._stop = self._client.register_script(scripts.STOP)
+        self._watcher = Watcher(self._subscriber)
 
     def _keys(self, key: str) -> list[str]:
         stem = f"{self._prefix}:{{{key}}}:"
@@ -85,16 +66,31 @@ class ValkeyLog:
     def _channel(self, key: str) -> str:
         return f"{self._prefix}:{{{key}}}"
 
-    async def _run(self, script: AsyncScript, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
-        return await self._breaker.call(lambda: script(keys=keys, args=arguments))
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+        return await self._breaker.call(lambda: self._lane.send(commands))
+
+    async def _ask(self, *command: Argument) -> Any:
+        return _taken((await self._send([command]))[0])
+
+    async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        return _taken((await self._run_all(script, [(len(keys), *keys, *arguments)]))[0])
+
+    async def _run_all(self, script: Script, calls: Sequence[Command]) -> list[Any]:
+        """Run a script with each call's keys and arguments, and return the answers, refusals among them."""
+        commands: list[Command] = [("EVALSHA", script.sha, *call) for call in calls]
+        answers = await self._send(commands)
+        if any(isinstance(answer, ErrorReply) and answer.code == "NOSCRIPT" for answer in answers):
+            # To run a script twice changes nothing more, so all of them may go again.
+            _, *answers = await self._send([("SCRIPT", "LOAD", script.source), *commands])
+        return answers
 
     async def join(
         self, key: str, session_id: str, owner: str, *, epoch: int, may_create: bool
     ) -> Hit | Follow | Write | Wait:
         keys = self._keys(key)
-        arguments = [session_id, owner, epoch, int(may_create), self._lease_ms, self._log_ms]
+        arguments: list[Argument] = [session_id, owner, epoch, int(may_create), self._lease_ms, self._log_ms]
         for _ in range(2):
-            answer = await self._run(self._join, keys, arguments)
+            answer = await self._run(scripts.JOIN, keys, arguments)
             try:
                 match answer[0]:
                     case b"hit":
@@ -107,57 +103,42 @@ class ValkeyLog:
                         return Wait()
             except ValueError:
                 # Corrupt, or an older version's: worth nothing.
-                await self._breaker.call(lambda: self._client.delete(keys[0]))
+                await self._ask("DEL", keys[0])
         raise LogUnavailable
 
-    async def flush(
-        self, key: str, epoch: int, owner: str, position: int, text: str, whole: Sequence[str]
-    ) -> Flushed | Fenced:
-        return await self._append(key, epoch, owner, position, text, whole, b"", b"", self._log_ms)
+    async def flush(self, appends: Sequence[Append]) -> list[Flushed | Fenced | None]:
+        answers = await self._run_all(scripts.WRITE, [self._append(append) for append in appends])
+        lost = [index for index, answer in enumerate(answers) if answer == [b"lost"]]
+        if lost:
+            seeds = [self._append(appends[index], seed=True) for index in lost]
+            for index, answer in zip(lost, await self._run_all(scripts.WRITE, seeds), strict=True):
+                answers[index] = answer
+        return [_flushed(answer) for answer in answers]
 
     async def end(self, key: str, owner: str, reply: Reply, flushed: int) -> Flushed | Fenced:
-        return await self._append(
-            key,
-            reply.epoch,
-            owner,
-            len(reply.text),
-            reply.text[flushed:],
-            [reply.text],
-            end_to_bytes(reply.end),
-            reply_to_bytes(reply) if reply.cacheable and self._cache_ms else b"",
-            self._linger_ms,
-        )
+        append = Append(key, reply.epoch, owner, len(reply.text), reply.text[flushed:], [reply.text])
+        end = end_to_bytes(reply.end)
+        done = reply_to_bytes(reply) if reply.cacheable and self._cache_ms else b""
+        [answer] = await self._run_all(scripts.WRITE, [self._append(append, end, done)])
+        if answer == [b"lost"]:
+            [answer] = await self._run_all(scripts.WRITE, [self._append(append, end, done, seed=True)])
+        outcome = _flushed(answer)
+        if outcome is None:
+            raise LogUnavailable
+        return outcome
 
-    async def _append(
-        self,
-        key: str,
-        epoch: int,
-        owner: str,
-        position: int,
-        text: str,
-        whole: Sequence[str],
-        end: bytes,
-        done: bytes,
-        ttl_ms: int,
-    ) -> Flushed | Fenced:
-        arguments = [
-            epoch, owner, position, text, 0, self._lease_ms, ttl_ms, self._channel(key),
-            end, done, self._cache_ms,
-        ]  # fmt: skip
-        answer = await self._run(self._write, self._keys(key), arguments)
-        if answer[0] == b"lost":
+    def _append(self, append: Append, end: bytes = b"", done: bytes = b"", *, seed: bool = False) -> Command:
+        key, epoch, owner, position, text, whole = append
+        if seed:
             # `whole` may have grown meanwhile; the entry must end at `position`.
-            arguments[3:5] = ["".join(whole)[:position], 1]
-            answer = await self._run(self._write, self._keys(key), arguments)
-        if answer[0] == b"fenced":
-            return Fenced()
-        try:
-            return Flushed(_names(answer[1]), int(answer[2]))
-        except (ValueError, LookupError):
-            raise LogUnavailable from None
+            text = "".join(whole)[:position]
+        return (
+            5, *self._keys(key), epoch, owner, position, text, int(seed), self._lease_ms,
+            self._linger_ms if end else self._log_ms, self._channel(key), end, done, self._cache_ms,
+        )  # fmt: skip
 
     async def read(self, key: str, epoch: int, position: int) -> Slice:
-        answer = await self._run(self._read, self._keys(key), [epoch, position])
+        answer = await self._run(scripts.READ, self._keys(key), [epoch, position])
         try:
             if answer[0] == b"rows":
                 return _slice(answer[1], position, _names(answer[2]), alive=bool(answer[3]))
@@ -169,22 +150,26 @@ class ValkeyLog:
         return Slice("", None, False, True, frozenset())
 
     async def abandon(self, key: str, owner: str) -> bool:
-        return bool(await self._run(self._abandon, self._keys(key), [owner, self._channel(key)]))
+        return bool(await self._run(scripts.ABANDON, self._keys(key), [owner, self._channel(key)]))
 
     async def watch(self, key: str, bell: Bell) -> Watch:
-        return await self._breaker.call(lambda: self._watcher.watch(self._channel(key), bell))
+        async def subscribe() -> Watch:
+            async with asyncio.timeout(self._timeout):
+                return await self._watcher.watch(self._channel(key), bell)
+
+        return await self._breaker.call(subscribe)
 
     async def stop(self, key: str, session_id: str) -> int:
         attached, stops = self._keys(key)[3:]
-        arguments = [session_id, self._log_ms, self._channel(key)]
-        return int(await self._run(self._stop, [attached, stops], arguments))
+        arguments: list[Argument] = [session_id, self._log_ms, self._channel(key)]
+        return int(await self._run(scripts.STOP, [attached, stops], arguments))
 
     async def park(self, session_id: str, reply: Reply, source: str) -> None:
         value = to_json([source, reply_to_bytes(reply).decode()])
-        await self._breaker.call(lambda: self._client.hset(self._parked, session_id, value))
+        await self._ask("HSET", self._parked, session_id, value)
 
     async def parked(self, limit: int) -> list[tuple[str, Reply, str]]:
-        found = await self._breaker.call(lambda: self._scan(limit))
+        found = await self._scan(limit)
         replies = []
         for name, value in found.items():
             session_id = name.decode("utf-8", "replace")
@@ -201,16 +186,15 @@ class ValkeyLog:
     async def _scan(self, limit: int) -> dict[bytes, bytes]:
         """Return up to `limit` entries, however many the server gives at a time."""
         found: dict[bytes, bytes] = {}
-        cursor: Any = 0
-        part: Any
+        cursor: Argument = 0
         while True:
-            cursor, part = await self._client.hscan(self._parked, cursor, count=limit)
-            found |= part
+            cursor, part = await self._ask("HSCAN", self._parked, cursor, "COUNT", limit)
+            found |= zip(part[::2], part[1::2], strict=True)
             if not int(cursor) or len(found) >= limit:
                 return dict(itertools.islice(found.items(), limit))
 
     async def unpark(self, session_id: str) -> None:
-        await self._breaker.call(lambda: self._client.hdel(self._parked, session_id))
+        await self._ask("HDEL", self._parked, session_id)
 
     @property
     def _parked(self) -> str:
@@ -218,7 +202,9 @@ class ValkeyLog:
 
     async def _probe(self) -> None:
         # A write, since a server that is full or a replica answers reads.
-        await self._client.set(f"{self._prefix}:probe", 1, px=1000)
+        [answer] = await self._lane.send([("SET", f"{self._prefix}:probe", 1, "PX", 1000)])
+        if isinstance(answer, ErrorReply):
+            raise ServerFault(answer.code)
 
     async def check(self) -> None:
         await self._breaker.call(self._probe)
@@ -226,7 +212,26 @@ class ValkeyLog:
     async def close(self) -> None:
         await self._watcher.close()
         await self._breaker.close()
-        await self._client.aclose()
+        await self._lane.close()
+        await self._subscriber.aclose()
+
+
+def _taken(answer: Any) -> Any:
+    """Return an answer; one that refuses this command alone is for the caller as no log at all."""
+    if isinstance(answer, ErrorReply):
+        _log.warning("log_refused", extra={"error": answer.code})
+        raise LogUnavailable
+    return answer
+
+
+def _flushed(answer: Any) -> Flushed | Fenced | None:
+    match answer:
+        case [b"fenced"]:
+            return Fenced()
+        case [b"ok", list(stops), int(attached)] if all(isinstance(stop, bytes) for stop in stops):
+            return Flushed(frozenset(stop.decode("utf-8", "replace") for stop in stops), attached)
+    _log.warning("log_refused", extra={"error": getattr(answer, "code", "nonsense")})
+    return None
 
 
 def _names(members: Sequence[bytes]) -> frozenset[str]:

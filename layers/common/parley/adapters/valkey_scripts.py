@@ -7,9 +7,20 @@ Epochs are milliseconds of Valkey's clock, or one more than the last, so that th
 are never used twice, and grow even where everything was lost in between.
 """
 
+import hashlib
+
+
+class Script:
+    """A script, and the name by which a server that has it knows it."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
 # KEYS done, log, lease, attached, stops
 # ARGV session, owner, session's epoch, may create, lease ms, log ttl ms
-JOIN = """
+JOIN = Script("""
 local mine = tonumber(ARGV[3])
 local done = redis.call('GET', KEYS[1])
 if done and (tonumber(string.match(done, '^%d+')) or mine) >= mine then return {'hit', done} end
@@ -49,11 +60,11 @@ redis.call('XADD', KEYS[2], name .. '-0', 'o', ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[6])
 redis.call('DEL', KEYS[5])
 return {'write', name, running and 1 or 0}
-"""
+""")
 
 # KEYS done, log, lease, attached, stops
 # ARGV epoch, owner, position, text, seed, lease ms, log ttl ms, channel, end, done, cache ms
-WRITE = """
+WRITE = Script("""
 local lease = redis.call('GET', KEYS[3])
 if lease and lease ~= ARGV[2] then return {'fenced'} end
 local epoch, position = tonumber(ARGV[1]), tonumber(ARGV[3])
@@ -85,11 +96,11 @@ redis.call('PEXPIRE', KEYS[2], ARGV[7])
 redis.call('PEXPIRE', KEYS[4], ARGV[7])
 if ARGV[4] ~= '' or ARGV[9] ~= '' then redis.call('PUBLISH', ARGV[8], '1') end
 return {'ok', redis.call('SMEMBERS', KEYS[5]), redis.call('SCARD', KEYS[4])}
-"""
+""")
 
 # KEYS done, log, lease, attached, stops
 # ARGV epoch, position
-READ = """
+READ = Script("""
 local rows = redis.call('XRANGE', KEYS[2], '(' .. ARGV[1] .. '-' .. ARGV[2], ARGV[1])
 local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
 local current = #last > 0 and tonumber(string.match(last[1][1], '^%d+')) == tonumber(ARGV[1])
@@ -100,23 +111,23 @@ end
 local done = redis.call('GET', KEYS[1])
 if done and tonumber(string.match(done, '^%d+') or 0) == tonumber(ARGV[1]) then return {'done', done} end
 return {'gone'}
-"""
+""")
 
 # KEYS attached, stops
 # ARGV session, ttl ms, channel
-STOP = """
+STOP = Script("""
 redis.call('SREM', KEYS[1], ARGV[1])
 redis.call('SADD', KEYS[2], ARGV[1])
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 redis.call('PUBLISH', ARGV[3], '1')
 return redis.call('SCARD', KEYS[1])
-"""
+""")
 
 # KEYS done, log, lease, attached, stops
 # ARGV owner, channel
-ABANDON = """
+ABANDON = Script("""
 if redis.call('SCARD', KEYS[4]) > 0 or redis.call('GET', KEYS[3]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[5])
 redis.call('PUBLISH', ARGV[2], '1')
 return 1
-"""
+""")

@@ -8,8 +8,7 @@ from redis.exceptions import RedisError
 
 from parley.bell import Bell
 
-# RuntimeError is what uvloop answers a write to a connection that just broke with.
-_FAULTS = (RedisError, OSError, TimeoutError, RuntimeError)
+_FAULTS = (RedisError, OSError, TimeoutError)
 
 
 class Watcher:

@@ -1,7 +1,7 @@
 """The wire's JSON: request bodies as they come, answers as they go, camelCase only here."""
 
 from datetime import datetime
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -10,6 +10,7 @@ from pydantic.alias_generators import to_camel
 from parley.conversation import ChatPage, Message, OfferedModel, Page, Role, Started
 from parley.encoding import to_json
 from parley.errors import InvalidRequest, UnsupportedMedia
+from parley.ports import ChatModels
 from parley.sse import usage_json
 
 
@@ -99,6 +100,7 @@ class ModelBody(Body):
     title: str
     provider: str
     available: bool
+    unavailable_because: Literal["model_not_in_plan", "model_not_configured"] | None
     plans: list[str]
 
 
@@ -201,16 +203,19 @@ def chats_json(page: ChatPage) -> dict[str, object]:
     }
 
 
-def models_json(models: tuple[OfferedModel, ...]) -> dict[str, object]:
+def models_json(offered: tuple[OfferedModel, ...], models: ChatModels) -> dict[str, object]:
+    return {"models": [_model_json(model, configured=models.has(model.provider)) for model in offered]}
+
+
+def _model_json(model: OfferedModel, *, configured: bool) -> dict[str, object]:
+    lack = None if model.in_plan else "model_not_in_plan"
+    if not configured:
+        lack = "model_not_configured"
     return {
-        "models": [
-            {
-                "id": model.id,
-                "title": model.title,
-                "provider": model.provider,
-                "available": model.available,
-                "plans": model.plans,
-            }
-            for model in models
-        ]
+        "id": model.id,
+        "title": model.title,
+        "provider": model.provider,
+        "available": lack is None,
+        "unavailableBecause": lack,
+        "plans": model.plans,
     }

@@ -1,5 +1,7 @@
 """What every request passes through: a bound on its body, headers on its answer, an answer to bugs."""
 
+from collections.abc import Awaitable, Callable
+
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,6 +17,11 @@ _HEADERS = {
     "x-frame-options": "DENY",
     "cross-origin-resource-policy": "same-origin",
 }
+
+
+# What a route hands back through its scope to run once the route has ended: a stream lasts minutes, and
+# need not keep the dozen frames, stacks and requests in memory that led to it.
+LATER = "parley.later"
 
 
 class _TooLong(Exception):
@@ -66,8 +73,12 @@ class Limits:
         if not length.isdigit() or len(length) > _LENGTH_DIGITS or int(length) > self._most:
             await self._refuse(dressed)
             return
+        later: list[Callable[[Receive, Send], Awaitable[None]]] = []
+        scope[LATER] = later
         try:
             await self._app(scope, bounded, dressed)
+            for run in later:
+                await run(bounded, dressed)
         except _TooLong:
             if started:
                 raise BrokenOff from None

@@ -8,6 +8,7 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from parley.encoding import from_json
+from parley.http.limits import LATER
 from parley.sse import CONTENT_TYPE
 
 _HEADERS = [
@@ -37,6 +38,12 @@ class EventStream(Response):
         self._afterwards = afterwards
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if LATER in scope:
+            scope[LATER].append(self._stream)
+        else:
+            await self._stream(receive, send)
+
+    async def _stream(self, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         listening = asyncio.create_task(self._listen(receive))
         try:
