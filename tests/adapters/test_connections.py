@@ -69,6 +69,18 @@ async def test_a_killed_connection_is_replaced_unseen(connections: Connections, 
     assert not {row[0][0] for row in after} & {row[0][0] for row in before}
 
 
+async def test_a_connection_lost_again_is_replaced_again_but_not_for_ever(connections: Connections) -> None:
+    await connections.run("create sequence losses")
+    statement = """
+        select case when nextval('losses') < %s then pg_terminate_backend(pg_backend_pid(), 1000) end is null
+    """
+    assert await connections.run(statement, [3]) == [(True,)]
+    with pytest.raises(StoreUnavailable):
+        await connections.run(statement, [100])
+    # A statement that ends its server is not tried for all the time there is.
+    assert await connections.run("select last_value::int from losses") == [(6,)]
+
+
 async def test_a_mistake_is_told_and_leaves_the_connection(connections: Connections) -> None:
     [[pid]] = await connections.run("select pg_backend_pid()")
     for _ in range(5):

@@ -27,6 +27,7 @@ class Asker:
         await asyncio.wait_for(self.reads, 2)
         assert self.reading.end is not None
         assert self.reading.end["finishReason"] == "stopped"
+        assert self.reading.end["saved"] is True
         reply = await self.client.reply(self.started)
         assert reply["status"] == "stopped"
         assert text_of(reply) == self.reading.text

@@ -58,8 +58,9 @@ def _thaw(stores: Addresses) -> None:
 def _cut_connections(database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(
+            # Of this database only: other tests use the same server.
             "select pg_terminate_backend(pid) from pg_stat_activity"
-            " where pid <> pg_backend_pid() and application_name = 'parley'"
+            " where datname = current_database() and application_name = 'parley'"
         )
 
 

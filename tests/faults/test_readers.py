@@ -164,7 +164,7 @@ async def test_08_a_writer_that_thaws_beside_its_successor_writes_nothing(world:
     """Its epoch is over for Valkey, and without Valkey for Postgres, while the next one is under way."""
     settings = LEASES | ({} if logged else {"VALKEY_URL": "redis://127.0.0.1:1/0"})
     # Each call names itself in its words, so that two epochs cannot pass for one.
-    model = world.model(f"row-8-{logged}", count=60, delay=0.1, numbered=True)
+    model = world.model(f"row-8-{logged}", count=40, delay=0.08, numbered=True)
     writer, other = world.server(**settings), world.server(**settings)
     client = world.client(other)
     for one in (world.client(writer), client):

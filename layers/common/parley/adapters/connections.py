@@ -119,7 +119,7 @@ class Connections:
         self, statement: str, arguments: Sequence[object] | Mapping[str, object], deadline: float
     ) -> list[Row]:
         loop = asyncio.get_running_loop()
-        broken = False
+        broken = 0
         reason: Exception | None = None
         pause = 0.02
         while True:
@@ -139,10 +139,12 @@ class Connections:
                 self._drop_idle()
                 crowded = connection is None and any(words in str(error) for words in _CROWDED)
                 if not crowded:
-                    if broken and fresh:
+                    broken += 1
+                    # Who is not let in twice, or loses three connections, asks no further.
+                    if fresh and broken > (1 if connection is None else 2):
                         raise StoreUnavailable from error
-                    broken = True
-                    continue
+                    if broken == 1:
+                        continue
             except asyncio.CancelledError:
                 self._discard(connection)
                 raise
