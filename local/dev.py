@@ -18,6 +18,7 @@ from local import environment
 from local.embedded import Addresses, EmbeddedError, EmbeddedStores
 from local.running import DataFolder, Running
 from local.seed import seed
+from parley.adapters.catalogue import CatalogueError
 from parley.adapters.migrations import migrate
 from parley.settings import SettingsError
 
@@ -156,7 +157,7 @@ async def _fill(database_url: str) -> None:
         await seed(database_url)
     except psycopg.OperationalError as error:
         raise StartError(f"the database does not answer: {error}") from None
-    except (tomllib.TOMLDecodeError, KeyError, psycopg.IntegrityError) as error:
+    except (tomllib.TOMLDecodeError, CatalogueError) as error:
         raise StartError(f"local/catalogue.toml makes no sense: {error}") from None
 
 

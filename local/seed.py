@@ -1,4 +1,4 @@
-"""The laptop's demo data: two plans, a user on each, and the models of `catalogue.toml`."""
+"""The laptop's demo data: the plans and models of `catalogue.toml`, and a user on each of its two plans."""
 
 import json
 import sys
@@ -8,32 +8,40 @@ from typing import Any
 
 import psycopg
 
-from parley.adapters.catalogue import load
+from parley.adapters.catalogue import CatalogueError, load, read
 
 _CATALOGUE = Path(__file__).with_name("catalogue.toml")
 _USERS = (("demo-free", "free"), ("demo-pro", "pro"))
+# On the default plan, where the catalogue was made to have others.
+_USER = """
+insert into users (id, plan_id)
+select %s, p.id from plans p where p.is_default or p.id = %s order by p.is_default limit 1
+on conflict do nothing
+"""
 
 
 async def seed(database_url: str, catalogue: Path = _CATALOGUE) -> None:
-    """Add plans and users where they are missing, and bring the models to what the catalogue says.
+    """Bring plans and models to what the catalogue says, and add the users where they are missing.
 
-    Models that the catalogue does not name stay as they are. Raises psycopg's errors.
+    What the catalogue does not name stays as it is. Raises psycopg's errors, `TOMLDecodeError` and
+    `CatalogueError`.
     """
-    await load(database_url, read(catalogue))
+    await load(database_url, read(tables(catalogue)))
     connection = await psycopg.AsyncConnection.connect(database_url, connect_timeout=10)
     async with connection, connection.cursor() as cursor:
-        await cursor.executemany(
-            "insert into users (id, plan_id) values (%s, %s) on conflict do nothing", _USERS
-        )
+        await cursor.executemany(_USER, _USERS)
 
 
-def read(catalogue: Path) -> list[dict[str, Any]]:
-    """Return the models of a catalogue."""
-    models: list[dict[str, Any]] = tomllib.loads(catalogue.read_text("utf-8"))["models"]
-    return models
+def tables(catalogue: Path) -> dict[str, Any]:
+    """Return what a catalogue's file says, unchecked."""
+    return tomllib.loads(catalogue.read_text("utf-8"))
 
 
 if __name__ == "__main__":
     # What `make seed` sends to the migrate function, which alone reaches a deployed database.
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else _CATALOGUE
-    print(json.dumps({"Catalogue": read(path)}))
+    given = tables(Path(sys.argv[1]) if len(sys.argv) > 1 else _CATALOGUE)
+    try:
+        read(given)
+    except CatalogueError as error:
+        sys.exit(f"The catalogue makes no sense: {error}")
+    print(json.dumps({"Catalogue": given}))

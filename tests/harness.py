@@ -395,8 +395,15 @@ class World:
         self.servers: list[Server] = []
         self.clients: list[Client] = []
         self.secrets = Secrets()
-        self._common: list[Server] = []
+        self._common: dict[tuple[object, ...], Server] = {}
         add_model(database_url, "fake")
+        self.limit()
+
+    def limit(self, **limits: int) -> None:
+        """Give every plan these limits and no other; tests ask more in a minute than people do."""
+        names = ("requests_per_minute", "concurrent_streams", "tokens_per_day")
+        changes = ", ".join(f"{name} = %s" for name in names)
+        self.sql(f"update plans set {changes}", *(limits.get(name) for name in names))
 
     def fresh_server(self, **settings: str) -> Server:
         """Start another server, in an interpreter of its own."""
@@ -420,11 +427,12 @@ class World:
         self.servers.append(server)
         return server
 
-    def common_server(self, number: int = 0) -> Server:
-        """Return a server with the default settings that others use too."""
-        while len(self._common) <= number:
-            self._common.append(self.server())
-        return self._common[number]
+    def common_server(self, number: int = 0, **settings: str) -> Server:
+        """Return a server that others use too, who name the same number and settings."""
+        name = (number, *sorted(settings.items()))
+        if name not in self._common:
+            self._common[name] = self.server(**settings)
+        return self._common[name]
 
     def client(self, server: Server, user: str = "demo-pro") -> Client:
         """Return a client of a server."""
@@ -454,15 +462,16 @@ class World:
         clients, self.clients = self.clients, []
         for client in clients:
             await client.close()
-        leaving = [server for server in self.servers if server not in self._common]
+        common = list(self._common.values())
+        leaving = [server for server in self.servers if server not in common]
         for server in leaving:
             server.close()
-        self.servers = list(self._common)
+        self.servers = common
         self.secrets.check(leaving)
 
     async def close(self) -> None:
         """End everything but the stores."""
-        self._common = []
+        self._common = {}
         await self.leave()
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from parley.adapters.catalogue import load
+from parley.adapters.catalogue import Catalogue, load, read
 from parley.adapters.migrations import migrate
 from parley.adapters.secrets import Secrets
 from parley.errors import Unavailable
@@ -27,7 +27,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Bring the schema up to date; on Delete, leave the data alone.
 
     An event without a `ResponseURL` was sent by hand: its sender gets the answer, or the exception. Its
-    `Catalogue`, a list of models, is loaded; no other way leads from outside into the database.
+    `Catalogue`, tables of plans and models, is loaded; no other way leads from outside into the database.
     """
     settings = Settings.from_env()
     configure(settings.log_level)
@@ -35,7 +35,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         return _answer(event, "SUCCESS", "The schema and the data stay.", [])
     until = time.monotonic() + context.get_remaining_time_in_millis() / 1000 - _ANSWER_SECONDS
     try:
-        applied = asyncio.run(_migrate(settings, until, event.get("Catalogue", [])))
+        applied = asyncio.run(_migrate(settings, until, read(event.get("Catalogue", {}))))
     except Exception as error:
         _log.exception("migration_failed")
         if "ResponseURL" not in event:
@@ -47,7 +47,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     return _answer(event, "SUCCESS", "The schema is up to date.", applied)
 
 
-async def _migrate(settings: Settings, until: float, catalogue: list[dict[str, Any]]) -> list[str]:
+async def _migrate(settings: Settings, until: float, catalogue: Catalogue) -> list[str]:
     """Wait for a database that is still starting or waking, until the monotonic time `until`."""
     secrets = Secrets(settings)
     refused: str | None = None
@@ -56,7 +56,8 @@ async def _migrate(settings: Settings, until: float, catalogue: list[dict[str, A
             refused = await secrets.database_url(refused)
             async with asyncio.timeout(max(1.0, until - time.monotonic())):
                 applied = await migrate(refused)
-                return applied + (await load(refused, catalogue) if catalogue else [])
+                loads = catalogue.plans or catalogue.models
+                return applied + (await load(refused, catalogue) if loads else [])
         except (psycopg.OperationalError, Unavailable) as error:
             if time.monotonic() + _PAUSE_SECONDS > until:
                 raise

@@ -2,4 +2,6 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.conformance.store_suite", "tests.conformance.log_suite")
+pytest.register_assert_rewrite(
+    "tests.conformance.store_suite", "tests.conformance.limit_suite", "tests.conformance.log_suite"
+)

@@ -1,21 +1,27 @@
 """Where the conformance suites play: a catalogue, users, and clocks that can be moved, per adapter."""
 
+from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import psycopg
 import redis.asyncio
 
-from parley.adapters.catalogue import load
+from parley.adapters.catalogue import load, read
 from parley.adapters.connections import Connections
 from parley.adapters.memory_log import MemoryLog
 from parley.adapters.memory_store import MemoryStore
-from parley.adapters.memory_tables import MemoryDatabase, ModelRow, UserRow
+from parley.adapters.memory_tables import MemoryDatabase, ModelRow, PlanRow, UserRow
 from parley.adapters.postgres import PostgresStore
 from parley.adapters.valkey import ValkeyLog
 from parley.conversation import Model
 from parley.ports import Log, Store
+from parley.quota import Allowance
 
+PLANS: list[dict[str, Any]] = [
+    {"id": "free", "title": "Free", "default": True},
+    {"id": "pro", "title": "Pro"},
+]
 MODELS: list[dict[str, Any]] = [
     {"id": "small", "plans": ["free", "pro"]},
     {"id": "large", "plans": ["pro"], "parameters": {"temperature": 0.5}, "system_prompt": "Be kind."},
@@ -24,6 +30,9 @@ MODELS: list[dict[str, Any]] = [
 for _model in MODELS:
     _model |= {"provider": "maker", "name": f"{_model['id']}-1", "title": _model["id"].title()}
     _model |= {"max_output_tokens": 100, "context_characters": 1000}
+
+
+_DAY_SECONDS = 24 * 60 * 60
 
 
 class Stage(Protocol):
@@ -36,6 +45,10 @@ class Stage(Protocol):
     async def add_user(self, user_id: str, plan: str) -> None: ...
 
     async def disable(self, user_id: str) -> None: ...
+
+    async def limit(self, plan: str, allowance: Allowance) -> None: ...
+
+    async def used(self, user_id: str) -> dict[str, tuple[int, int]]: ...
 
     async def pass_time(self, seconds: float) -> None: ...
 
@@ -60,13 +73,14 @@ class PostgresStage:
     @classmethod
     async def load(cls, url: str) -> "PostgresStage":
         """Return a stage on a migrated database, to which the catalogue is added."""
-        await load(url, MODELS)
+        await load(url, read({"plans": PLANS, "models": MODELS}))
         return cls(url)
 
-    async def _execute(self, statement: str, *arguments: object) -> None:
+    async def _execute(self, statement: str, *arguments: object) -> list[Any]:
         connection = await psycopg.AsyncConnection.connect(self._url, autocommit=True)
         async with connection:
-            await connection.execute(statement.encode(), arguments)
+            cursor = await connection.execute(statement.encode(), arguments)
+            return await cursor.fetchall() if cursor.description else []
 
     async def add_user(self, user_id: str, plan: str) -> None:
         await self._execute("insert into users (id, plan_id) values (%s, %s)", user_id, plan)
@@ -74,15 +88,32 @@ class PostgresStage:
     async def disable(self, user_id: str) -> None:
         await self._execute("update users set disabled_at = now() where id = %s", user_id)
 
+    async def limit(self, plan: str, allowance: Allowance) -> None:
+        await self._execute(
+            "update plans set (requests_per_minute, concurrent_streams, tokens_per_day) = (%s, %s, %s)"
+            " where id = %s",
+            *astuple(allowance),
+            plan,
+        )
+
+    async def used(self, user_id: str) -> dict[str, tuple[int, int]]:
+        rows = await self._execute(
+            "select model_id, input_tokens, output_tokens from token_usage"
+            " where user_id = %s and day = (now() at time zone 'utc')::date",
+            user_id,
+        )
+        return {model: (given, returned) for model, given, returned in rows}
+
     async def pass_time(self, seconds: float) -> None:
         past = "{0} = {0} - make_interval(secs => %s)"
         for table, columns in {
-            "sessions": ("expires_at", "lease_until", "stop_requested_at", "ended_at"),
+            "sessions": ("created_at", "expires_at", "lease_until", "stop_requested_at", "ended_at"),
             "chats": ("created_at", "updated_at"),
             "messages": ("created_at", "completed_at"),
         }.items():
             changes = ", ".join(past.format(column) for column in columns)
             await self._execute(f"update {table} set {changes}", *[seconds] * len(columns))
+        await self._execute("update token_usage set day = day - %s", int(seconds // _DAY_SECONDS))
 
     async def close(self) -> None:
         for store in self._stores:
@@ -96,7 +127,7 @@ class MemoryStage:
         self._ahead = timedelta()
         self.database = MemoryDatabase(
             clock=lambda: datetime.now(UTC) + self._ahead,
-            plans={"free": "Free", "pro": "Pro"},
+            plans={plan["id"]: PlanRow(plan["title"]) for plan in PLANS},
             default_plan="free",
         )
         for given in MODELS:
@@ -116,6 +147,17 @@ class MemoryStage:
 
     async def disable(self, user_id: str) -> None:
         self.database.users[user_id].disabled = True
+
+    async def limit(self, plan: str, allowance: Allowance) -> None:
+        self.database.plans[plan].allowance = allowance
+
+    async def used(self, user_id: str) -> dict[str, tuple[int, int]]:
+        today = self.database.clock().date()
+        return {
+            model: (usage.input_tokens, usage.output_tokens)
+            for (user, day, model), usage in self.database.usage.items()
+            if (user, day) == (user_id, today)
+        }
 
     async def pass_time(self, seconds: float) -> None:
         self._ahead += timedelta(seconds=seconds)

@@ -78,8 +78,8 @@ async def refusal(work: Awaitable[object]) -> type[ParleyError]:
     return caught.type
 
 
-class StoreSuite:
-    """Subclasses make the stage."""
+class StoreFixtures:
+    """A stage with two users, and two stores on it; subclasses make the stage."""
 
     @pytest.fixture
     def bare_stage(self) -> Stage:
@@ -99,6 +99,10 @@ class StoreSuite:
     @pytest.fixture
     def other(self, stage: Stage) -> Store:
         return stage.store("there")
+
+
+class StoreSuite(StoreFixtures):
+    """All but what `limit_suite` has."""
 
     # -- start -----------------------------------------------------------------------------------
 

@@ -2,11 +2,20 @@
 
 import pytest
 
+from tests.conformance.limit_suite import LimitSuite
 from tests.conformance.stages import MemoryStage
 from tests.conformance.store_suite import StoreSuite
 
 
-class TestMemoryStore(StoreSuite):
+class OnMemory:
     @pytest.fixture
     def bare_stage(self) -> MemoryStage:
         return MemoryStage()
+
+
+class TestMemoryStore(OnMemory, StoreSuite):
+    pass
+
+
+class TestMemoryLimits(OnMemory, LimitSuite):
+    pass

@@ -2,11 +2,20 @@
 
 import pytest
 
+from tests.conformance.limit_suite import LimitSuite
 from tests.conformance.stages import PostgresStage
 from tests.conformance.store_suite import StoreSuite
 
 
-class TestPostgresStore(StoreSuite):
+class OnPostgres:
     @pytest.fixture
     async def bare_stage(self, database_url: str) -> PostgresStage:
         return await PostgresStage.load(database_url)
+
+
+class TestPostgresStore(OnPostgres, StoreSuite):
+    pass
+
+
+class TestPostgresLimits(OnPostgres, LimitSuite):
+    pass

@@ -155,7 +155,7 @@ def test_migrate_answers_cloudformation(tmp_path: Path, own_empty_database: str,
         function.invoke(asked)
         function.invoke(asked | {"RequestType": "Update"})
         function.invoke(asked | {"RequestType": "Delete", "PhysicalResourceId": "schema"})
-        loaded = function.invoke({"Catalogue": [MODEL]})
+        loaded = function.invoke({"Catalogue": {"plans": [PLAN], "models": [MODEL]}})
     created, updated, deleted = answers.bodies
     assert answers.types == ["", "", ""]
     assert [answer["Status"] for answer in answers.bodies] == ["SUCCESS"] * 3
@@ -169,6 +169,7 @@ def test_migrate_answers_cloudformation(tmp_path: Path, own_empty_database: str,
         assert connection.execute("select id from models").fetchall() == [("demo",)]
 
 
+PLAN = {"id": "free", "title": "Free", "default": True, "requests_per_minute": 10}
 MODEL = {
     "id": "demo", "title": "Demo", "provider": "demo", "name": "demo",
     "plans": ["free"], "max_output_tokens": 100, "context_characters": 1000,

@@ -145,6 +145,29 @@ async def test_49_a_migration_that_fails_leaves_nothing(own_empty_database: str,
     assert await migrate(own_empty_database, tmp_path) == ["0002_second.sql"]
 
 
+async def test_49_yesterdays_code_works_on_todays_schema(world: World) -> None:
+    # What the code before the limits runs: it knows neither `open_session` nor what is set aside.
+    world.limit(requests_per_minute=1, concurrent_streams=1, tokens_per_day=1)
+    for number in range(3):
+        [row] = world.sql(
+            "select * from start_session('demo-pro', false, 'Old?', 'fake', null, false, null, 'hash',"
+            f" 'Old?', 'old-session-{number}', 'old-chat-{number}', 'old-message-{number}',"
+            f" 'old-reply-{number}', 600)"
+        )
+        assert row[:5] == (
+            "started", f"old-session-{number}", f"old-chat-{number}", f"old-message-{number}",
+            f"old-reply-{number}",
+        )  # fmt: skip
+        assert len(row) == 6
+    world.limit()
+    # And what it began, today's code carries on.
+    client = world.client(world.server())
+    assert (await client.read("old-session-0")).text == reply_to("Old?")
+    _, reading = await client.ask("And now?", chatId="old-chat-0")
+    assert reading.text == reply_to("And now?")
+    assert (await world.purge()).sessions_expired == 0
+
+
 async def test_49_todays_code_works_on_a_later_schema(world: World) -> None:
     # What a later migration may do while this code still runs: add tables, columns with defaults, indexes.
     for table in ("users", "models", "plans", "chats", "messages", "sessions"):

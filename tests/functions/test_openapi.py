@@ -27,7 +27,7 @@ async def _run(world: World, url: str, name: str, config: str) -> str:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "schemathesis.cli", "--config-file", str(settings), "run",
         f"{url}/api/openapi.json", "--checks", "all", "--exclude-checks", _CANNOT_SAY,
-        "--phases", "coverage,fuzzing", "--max-examples", "12", "--max-time", "20", "--seed", "1",
+        "--phases", "coverage,fuzzing", "--max-examples", "12", "--max-time", "60", "--seed", "1",
         "--no-color", "--suppress-health-check", "all",
         cwd=world.folder,
         env=os.environ | {"PYTHONPATH": str(_ROOT), "SCHEMATHESIS_HOOKS": "tests.functions.openapi_hooks"},

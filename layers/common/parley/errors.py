@@ -14,7 +14,7 @@ ParleyError
 ├── Conflict            409
 │   ├── ChatBusy        409  names the active session
 │   └── IdempotencyConflict 409
-├── LimitExceeded       429
+├── LimitExceeded       429  names the limit of the user's plan, and what is left of each
 ├── Unavailable         503  a dependency is away
 │   ├── StoreUnavailable
 │   └── LogUnavailable       never reaches a client: streams go on without the log
@@ -128,9 +128,24 @@ class IdempotencyConflict(Conflict):
 
 
 class LimitExceeded(ParleyError):
+    """A limit of the user's plan; `remaining` is what is left of each, None of an unlimited one."""
+
     code = "rate_limited"
     status = 429
     retryable = True
+    _MESSAGES: ClassVar[dict[str, str]] = {
+        "requests": "Your plan allows no more questions within a minute.",
+        "streams": "Your plan allows no more replies at once; let one of them end, or stop it.",
+        "tokens": "Your plan's tokens for today are used, or set aside for the replies being written.",
+    }
+
+    def __init__(self, limit: str, remaining: dict[str, int | None], retry_after: float) -> None:
+        super().__init__(self._MESSAGES[limit], retry_after=retry_after)
+        self.limit = limit
+        self.remaining = remaining
+
+    def details(self) -> dict[str, object]:
+        return {"limit": self.limit, "remaining": self.remaining}
 
 
 class Unavailable(ParleyError):

@@ -38,7 +38,8 @@ class Generation:
     """A tape and the task that feeds it.
 
     `lost` says that the tape will get no end: another writer has the generation, its writer died, or
-    the log is gone. Whoever follows then joins anew. `stops` are sessions that asked to stop.
+    the log is gone. Whoever follows then joins anew. `stops` are sessions that asked to stop. `asker` is
+    the session on whose behalf the model is asked.
     `watchers` are rung when any of that, or the end, changes; the tape's own bells at every text.
     """
 
@@ -51,6 +52,7 @@ class Generation:
         self.stops: frozenset[str] = frozenset()
         self.watchers: set[Bell] = set()
         self.attached: set[str] = set()
+        self.asker: str | None = None
         self.logged = True
         self.task: asyncio.Task[None] | None = None
         self.deadline: float | None = None

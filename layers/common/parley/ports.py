@@ -140,7 +140,8 @@ class Store(Protocol):
         """Open a session, in one transaction.
 
         Raises `NotFound` (user or chat), `UserDisabled`, `UnknownModel`, `ModelNotInPlan`, `ChatBusy`,
-        `IdempotencyConflict`, `InvalidRequest`.
+        `IdempotencyConflict`, `InvalidRequest`, `LimitExceeded`. What the session may use is set aside
+        until it ends; repeating an order is never refused by a limit.
         """
         ...
 
@@ -150,11 +151,19 @@ class Store(Protocol):
         ...
 
     async def attach(
-        self, session_id: str, key: str, epoch: int, lease_seconds: float, *, writer: bool
+        self,
+        session_id: str,
+        key: str,
+        epoch: int,
+        lease_seconds: float,
+        *,
+        writer: bool,
+        asks: bool = False,
     ) -> Attached | Overtaken | Ended | Stopping:
         """Bind the session to an epoch of a generation and vouch for it.
 
-        A writer becomes the session's owner; a reader only where nobody else vouches. Raises `NotFound`.
+        A writer becomes the session's owner; a reader only where nobody else vouches. `asks` says that
+        the model is asked on behalf of this session, which is charged for it. Raises `NotFound`.
         """
         ...
 
@@ -172,7 +181,10 @@ class Store(Protocol):
         ...
 
     async def finish(self, session_id: str, reply: Reply, source: str) -> Saved | Overtaken | Ended:
-        """Save a session's reply and end the session, unless a later epoch has it; raises `NotFound`."""
+        """Save a session's reply and end the session, unless a later epoch has it; raises `NotFound`.
+
+        The session's user is charged what `quota` says, once, if a model was asked on its behalf.
+        """
         ...
 
     async def reply(self, session_id: str) -> tuple[bool, Reply | None]:

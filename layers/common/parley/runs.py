@@ -245,12 +245,15 @@ class Runs:
     async def _keep_to(self, run: Run, generation: Generation) -> bool:
         """Accompany a generation to its end or the run's; False when the run has to join anew."""
         session = run.session
+        if generation.writing and generation.asker is None:
+            generation.asker = session.id
         standing = await self._store.attach(
             session.id,
             run.key,
             generation.tape.epoch,
             self._policy.session_lease,
             writer=generation.writing,
+            asks=generation.asker == session.id,
         )
         if isinstance(standing, Ended):
             run.settle(standing.reply, saved=True)

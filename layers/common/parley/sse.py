@@ -141,18 +141,30 @@ class Decoder:
             self._keep(chunk)
             return []
         self._rest_parts.append(chunk)
-        lines = b"".join(self._rest_parts).split(b"\n")
+        whole = b"".join(self._rest_parts)
         self._rest_parts = []
         self._rest_size = 0
-        last = lines.pop()
         events: list[ServerEvent] = []
+        if not self._data and not self._event:
+            *blocks, whole = whole.split(b"\n\n")
+            for block in blocks:
+                # What providers send: an event of one line. Everything else goes the standard's way.
+                if block.startswith(b"data: ") and b"\n" not in block and len(block) < self._limit:
+                    events.append(ServerEvent("message", block[6:], self._id))
+                else:
+                    self._read(block.split(b"\n"), events)
+                    self._dispatch(events)
+        *lines, last = whole.split(b"\n")
+        self._read(lines, events)
+        self._keep(last)
+        return events
+
+    def _read(self, lines: list[bytes], events: list[ServerEvent]) -> None:
         for line in lines:
             if line:
                 self._take(line)
             else:
                 self._dispatch(events)
-        self._keep(last)
-        return events
 
     def _keep(self, part: bytes) -> None:
         if part:

@@ -1,14 +1,13 @@
 """Anthropic's messages."""
 
-import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from parley.adapters.faults import fault_of_event, fault_of_status
 from parley.adapters.sdk import Sdk, own_word, refusal
-from parley.adapters.streaming import Lump, stream
+from parley.adapters.streaming import Chunks, Lump, stream
 from parley.errors import ProviderFault
 from parley.events import Finish, FinishReason, ModelEvent, Usage
 from parley.ports import Question
@@ -131,7 +130,7 @@ class _Event(msgspec.Struct):
     error: Any = None
 
 
-_decoder = msgspec.json.Decoder(_Event)
+_events = Chunks(_Event)
 
 
 class _Events:
@@ -142,27 +141,28 @@ class _Events:
         self._reason: str | None = None
         self._usage = _Usage()
 
-    def take(self, event: ServerEvent, lump: Lump) -> bool:
-        """Read an event; one of an unknown type means nothing."""
-        body = _decode(event.data)
-        match body.type:
-            case "content_block_delta" if body.delta is not None:
-                if body.delta.text:
-                    lump.text.append(body.delta.text)
-                if body.delta.thinking:
-                    lump.reasoning.append(body.delta.thinking)
-            case "message_start" if body.message is not None:
-                self._count(body.message.usage)
-                # The reply has just begun: a later event counts what it came to.
-                self._usage.output_tokens = None
-            case "message_delta":
-                self._count(body.usage)
-                if body.delta is not None and body.delta.stop_reason:
-                    self._reason = body.delta.stop_reason
-            case "message_stop":
-                self._over = True
-            case "error":
-                raise fault_of_event(_TITLE, _words(body.error), _CODES)
+    def take(self, events: Sequence[ServerEvent], lump: Lump) -> bool:
+        """Read events up to the last; one of an unknown type means nothing."""
+        for body in _events.decode([event.data for event in events]):
+            match body.type:
+                case "content_block_delta" if body.delta is not None:
+                    if body.delta.text:
+                        lump.text.append(body.delta.text)
+                    if body.delta.thinking:
+                        lump.reasoning.append(body.delta.thinking)
+                case "message_start" if body.message is not None:
+                    self._count(body.message.usage)
+                    # The reply has just begun: a later event counts what it came to.
+                    self._usage.output_tokens = None
+                case "message_delta":
+                    self._count(body.usage)
+                    if body.delta is not None and body.delta.stop_reason:
+                        self._reason = body.delta.stop_reason
+                case "message_stop":
+                    self._over = True
+                    break
+                case "error":
+                    raise fault_of_event(_TITLE, _words(body.error), _CODES)
         return self._over
 
     def finish(self) -> Finish | None:
@@ -186,13 +186,3 @@ def _total(usage: _Usage) -> Usage | None:
         return None
     cached = (usage.cache_creation_input_tokens or 0) + (usage.cache_read_input_tokens or 0)
     return Usage(usage.input_tokens + cached, usage.output_tokens)
-
-
-def _decode(data: bytes) -> _Event:
-    try:
-        return _decoder.decode(data)
-    except msgspec.ValidationError:
-        raise
-    except msgspec.DecodeError:
-        # Half a surrogate pair, escaped, is JSON by its grammar (RFC 8259, 8.2); the other half may follow.
-        return msgspec.convert(json.loads(data), _Event)

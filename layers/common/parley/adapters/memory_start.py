@@ -1,9 +1,9 @@
 """How `MemoryStore` opens a session."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, time, timedelta
 
 from parley.adapters.memory_tables import ChatRow, MemoryDatabase, MessageRow, SessionRow, UserRow
-from parley.conversation import Order, Role, Started
+from parley.conversation import Model, Order, Role, Started
 from parley.errors import (
     ChatBusy,
     IdempotencyConflict,
@@ -12,6 +12,9 @@ from parley.errors import (
     NotFound,
     UnknownModel,
 )
+from parley.quota import Allowance, limit_exceeded, reserved
+
+_MINUTE = timedelta(minutes=1)
 
 
 def start(tables: MemoryDatabase, order: Order, *, session_seconds: float, create_users: bool) -> Started:
@@ -21,9 +24,14 @@ def start(tables: MemoryDatabase, order: Order, *, session_seconds: float, creat
     user = tables.user(order.user_id)
     row = _started_before(tables, order)
     if row is None:
-        _check_model(tables, order.model_id, user)
+        model = _model_of(tables, order.model_id, user)
         chat = _chat_of(tables, order)
-        row = _open(tables, order, chat, _question_of(tables, order, chat), session_seconds)
+        asked = _asked_before(tables, order)
+        added = 0 if asked else len(order.prompt or "")
+        reserve = reserved(model, chat.characters, added)
+        _check_limits(tables, order.user_id, tables.plans[user.plan].allowance, sum(reserve))
+        question = _ask_again(tables, order, asked) if asked else _ask(tables, order, chat)
+        row = _open(tables, order, chat, question, session_seconds, reserve)
     elif row.user_id != order.user_id or row.request_hash != order.request_hash:
         raise IdempotencyConflict
     return Started(row.id, row.chat_id, row.message_id, row.reply_id, row.expires_at)
@@ -38,12 +46,42 @@ def _started_before(tables: MemoryDatabase, order: Order) -> SessionRow | None:
     return found
 
 
-def _check_model(tables: MemoryDatabase, model_id: str, user: UserRow) -> None:
+def _model_of(tables: MemoryDatabase, model_id: str, user: UserRow) -> Model:
     row = tables.models.get(model_id)
     if row is None or not row.enabled:
         raise UnknownModel
     if user.plan not in row.plans:
         raise ModelNotInPlan
+    return row.model
+
+
+def _check_limits(tables: MemoryDatabase, user_id: str, allowance: Allowance, reserve: int) -> None:
+    now = tables.clock().astimezone(UTC)
+    running = tables.running(user_id)
+    minute = sorted(
+        row.created_at
+        for row in tables.sessions.values()
+        if row.user_id == user_id and row.created_at > now - _MINUTE
+    )
+    unused = _left(allowance.tokens_per_day, tables.used(user_id, now.date()))
+    left = (
+        _left(allowance.requests_per_minute, len(minute)),
+        _left(allowance.concurrent_streams, len(running)),
+        _left(unused, sum(sum(row.reserved) for row in running)),
+    )
+    requests, streams, tokens = left
+    if tokens is not None and unused is not None and tokens < reserve:
+        midnight = datetime.combine(now.date() + timedelta(days=1), time(), UTC)
+        raise limit_exceeded("tokens", left, (midnight - now).total_seconds() if unused < reserve else None)
+    if requests is not None and allowance.requests_per_minute is not None and requests < 1:
+        frees = minute[-allowance.requests_per_minute] + _MINUTE
+        raise limit_exceeded("requests", left, (frees - now).total_seconds())
+    if streams is not None and streams < 1:
+        raise limit_exceeded("streams", left, None)
+
+
+def _left(limit: int | None, used: int) -> int | None:
+    return None if limit is None else limit - used
 
 
 def _chat_of(tables: MemoryDatabase, order: Order) -> ChatRow:
@@ -61,31 +99,41 @@ def _chat_of(tables: MemoryDatabase, order: Order) -> ChatRow:
     return chat
 
 
-def _question_of(tables: MemoryDatabase, order: Order, chat: ChatRow) -> MessageRow:
-    if order.regenerate and order.chat_id is not None:
-        return _asked_again(tables, order, chat)
-    now = tables.clock()
-    tables.chats[chat.id] = chat
-    question = tables.add_message(chat, order.new_message_id, Role.USER, now)
-    question.text, question.completed_at = order.prompt or "", now
-    return question
-
-
-def _asked_again(tables: MemoryDatabase, order: Order, chat: ChatRow) -> MessageRow:
-    messages = tables.messages_of(chat.id)
-    asked = [message for message in messages if message.role is Role.USER]
+def _asked_before(tables: MemoryDatabase, order: Order) -> MessageRow | None:
+    """Return the question that is to be answered anew; None for a new one."""
+    if not order.regenerate or order.chat_id is None:
+        return None
+    asked = [message for message in tables.messages_of(order.chat_id) if message.role is Role.USER]
     if not asked:
         raise InvalidRequest("There is no question in this chat to answer again.", field="regenerate")
     if order.prompt is not None and order.prompt != asked[-1].text:
         raise InvalidRequest("With regenerate, prompt must be the chat's last one.", field="prompt")
-    for message in messages:
-        if message.reply_to == asked[-1].id and message.superseded_by is None:
-            message.superseded_by = order.new_reply_id
     return asked[-1]
 
 
+def _ask(tables: MemoryDatabase, order: Order, chat: ChatRow) -> MessageRow:
+    now = tables.clock()
+    tables.chats[chat.id] = chat
+    question = tables.add_message(chat, order.new_message_id, Role.USER, now)
+    question.text, question.completed_at = order.prompt or "", now
+    chat.characters += len(question.text)
+    return question
+
+
+def _ask_again(tables: MemoryDatabase, order: Order, asked: MessageRow) -> MessageRow:
+    for message in tables.messages_of(asked.chat_id):
+        if message.reply_to == asked.id and message.superseded_by is None:
+            message.superseded_by = order.new_reply_id
+    return asked
+
+
 def _open(
-    tables: MemoryDatabase, order: Order, chat: ChatRow, question: MessageRow, session_seconds: float
+    tables: MemoryDatabase,
+    order: Order,
+    chat: ChatRow,
+    question: MessageRow,
+    session_seconds: float,
+    reserve: tuple[int, int],
 ) -> SessionRow:
     now = tables.clock()
     reply = tables.add_message(chat, order.new_reply_id, Role.ASSISTANT, now)
@@ -101,6 +149,8 @@ def _open(
         regenerate=order.regenerate,
         idempotency_key=order.idempotency_key,
         request_hash=order.request_hash,
+        created_at=now,
         expires_at=now + timedelta(seconds=session_seconds),
+        reserved=reserve,
     )
     return session

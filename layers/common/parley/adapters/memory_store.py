@@ -19,6 +19,7 @@ from parley.conversation import (
 from parley.errors import NotFound, SessionExpired
 from parley.events import Completed, FinishReason
 from parley.ports import Attached, Ended, Orphan, Overtaken, Pulse, Saved, Stop, Stopping
+from parley.quota import charged
 
 _KEPT_AFTER_END = timedelta(minutes=5)
 
@@ -80,12 +81,20 @@ class MemoryStore:
         )
 
     async def attach(
-        self, session_id: str, key: str, epoch: int, lease_seconds: float, *, writer: bool
+        self,
+        session_id: str,
+        key: str,
+        epoch: int,
+        lease_seconds: float,
+        *,
+        writer: bool,
+        asks: bool = False,
     ) -> Attached | Overtaken | Ended | Stopping:
         row, now = self._row(session_id), self._now()
         if row.state is SessionState.ENDED or row.stop_requested or row.epoch > epoch:
             return self._standing(row)
         row.state, row.epoch, row.generation_key = SessionState.STREAMING, epoch, key
+        row.asked_model = row.asked_model or asks
         if writer or not row.leased(now, besides=self._owner):
             self._lease(row, lease_seconds, now)
         return Attached()
@@ -140,7 +149,10 @@ class MemoryStore:
         row.expires_at = max(row.expires_at, now + _KEPT_AFTER_END)
         message.text, message.epoch, message.end = reply.text, reply.epoch, reply.end
         message.source, message.completed_at = source, now
-        self._database.chats[row.chat_id].updated_at = now
+        chat = self._database.chats[row.chat_id]
+        chat.updated_at, chat.characters = now, chat.characters + len(reply.text)
+        if row.asked_model:
+            self._database.charge(row, *charged(reply))
         return Saved()
 
     async def reply(self, session_id: str) -> tuple[bool, Reply | None]:
@@ -201,7 +213,7 @@ class MemoryStore:
                 row.model.title,
                 row.model.provider,
                 plan in row.plans,
-                tuple(sorted(plans[plan_id] for plan_id in row.plans)),
+                tuple(sorted(plans[plan_id].title for plan_id in row.plans)),
             )
             for row in self._database.models.values()
             if row.enabled

@@ -2,13 +2,23 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 
 from parley.conversation import Message, Model, Reply, Role, SessionState
 from parley.errors import NotFound, UserDisabled
-from parley.events import Completed, End, Failed, Status, status_of
+from parley.events import Completed, End, Failed, Status, Usage, status_of
+from parley.quota import Allowance
 
+_ORPHANED = timedelta(minutes=1)
 _NOBODY_CAME = Failed("session_expired", "Nobody came to read this reply.", retryable=True)
+
+
+@dataclass(slots=True)
+class PlanRow:
+    """A plan."""
+
+    title: str
+    allowance: Allowance = field(default_factory=Allowance)
 
 
 @dataclass(slots=True)
@@ -30,7 +40,7 @@ class ModelRow:
 
 @dataclass(slots=True)
 class ChatRow:
-    """A chat; `next_position` is its next message's."""
+    """A chat; `next_position` is its next message's, `characters` how much text it holds."""
 
     id: str
     owner_id: str
@@ -39,6 +49,7 @@ class ChatRow:
     created_at: datetime
     updated_at: datetime
     next_position: int = 1
+    characters: int = 0
 
 
 @dataclass(slots=True)
@@ -90,7 +101,7 @@ class MessageRow:
 
 @dataclass(slots=True)
 class SessionRow:
-    """A session with its lease."""
+    """A session with its lease; `reserved` are the input and output tokens set aside for it."""
 
     id: str
     user_id: str
@@ -101,7 +112,10 @@ class SessionRow:
     regenerate: bool
     idempotency_key: str | None
     request_hash: str
+    created_at: datetime
     expires_at: datetime
+    reserved: tuple[int, int]
+    asked_model: bool = False
     state: SessionState = SessionState.OPEN
     generation_key: str | None = None
     epoch: int = 0
@@ -119,13 +133,14 @@ class MemoryDatabase:
     """Tables and a clock, which the stores of several processes may share."""
 
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-    plans: dict[str, str] = field(default_factory=dict)
+    plans: dict[str, PlanRow] = field(default_factory=dict)
     default_plan: str | None = None
     models: dict[str, ModelRow] = field(default_factory=dict)
     users: dict[str, UserRow] = field(default_factory=dict)
     chats: dict[str, ChatRow] = field(default_factory=dict)
     messages: dict[str, MessageRow] = field(default_factory=dict)
     sessions: dict[str, SessionRow] = field(default_factory=dict)
+    usage: dict[tuple[str, date, str], Usage] = field(default_factory=dict)
 
     def user(self, user_id: str) -> UserRow:
         """Return a user; raises `NotFound`, `UserDisabled`."""
@@ -162,6 +177,37 @@ class MemoryDatabase:
     def unended(self) -> Iterator[SessionRow]:
         """Return the sessions that have not ended."""
         return (row for row in self.sessions.values() if row.state is not SessionState.ENDED)
+
+    def running(self, user_id: str) -> list[SessionRow]:
+        """Return the sessions of a user that wait for their reader, or have one."""
+        now = self.clock()
+        return [
+            row
+            for row in self.unended()
+            if row.user_id == user_id
+            and (
+                row.expires_at > now
+                if row.state is SessionState.OPEN
+                else row.lease_until is not None and row.lease_until > now - _ORPHANED
+            )
+        ]
+
+    def charge(self, row: SessionRow, input_tokens: int | None, output_tokens: int) -> None:
+        """Add to what a session's user has used today; None is what was set aside."""
+        key = (row.user_id, self.clock().astimezone(UTC).date(), row.model_id)
+        before = self.usage.get(key, Usage(0, 0))
+        self.usage[key] = Usage(
+            before.input_tokens + (row.reserved[0] if input_tokens is None else input_tokens),
+            before.output_tokens + output_tokens,
+        )
+
+    def used(self, user_id: str, day: date) -> int:
+        """Return the tokens that a user has used on a day."""
+        return sum(
+            usage.input_tokens + usage.output_tokens
+            for (user, on, _), usage in self.usage.items()
+            if (user, on) == (user_id, day)
+        )
 
     def expire(self, row: SessionRow) -> None:
         """End a session that nobody ever read."""

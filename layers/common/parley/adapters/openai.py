@@ -1,7 +1,6 @@
 """OpenAI, and every server that speaks its chat completions."""
 
-import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -9,7 +8,7 @@ import msgspec
 
 from parley.adapters.faults import fault_of_event, fault_of_status
 from parley.adapters.sdk import Sdk, own_word, refusal
-from parley.adapters.streaming import Lump, stream
+from parley.adapters.streaming import Chunks, Lump, stream
 from parley.errors import ProviderFault
 from parley.events import Finish, FinishReason, ModelEvent, Usage
 from parley.ports import Question
@@ -78,7 +77,7 @@ class OpenAIModel:
         async def open_response() -> "httpx2.Response":
             return await self._sdk.post("/chat/completions", self._body(question))
 
-        return stream(self._title, _Chunks(self._title), open_response, self._fault_of)
+        return stream(self._title, _Completion(self._title), open_response, self._fault_of)
 
     async def close(self) -> None:
         """Close idle connections."""
@@ -115,6 +114,9 @@ class OpenAIModel:
         return fault_of_status(self._title, found.status, found.headers, _words(found.body), _CODES)
 
 
+_DONE = b"[DONE]"
+
+
 class _Delta(msgspec.Struct):
     content: str | None = None
     refusal: str | None = None
@@ -138,10 +140,10 @@ class _Chunk(msgspec.Struct):
     error: Any = None
 
 
-_decoder = msgspec.json.Decoder(_Chunk)
+_chunks = Chunks(_Chunk)
 
 
-class _Chunks:
+class _Completion:
     """Reads chat completion chunks up to `[DONE]`.
 
     The finish reason makes the end: the usage comes after it, alone, and not from every server.
@@ -153,28 +155,30 @@ class _Chunks:
         self._refused = False
         self._usage: _Usage | None = None
 
-    def take(self, event: ServerEvent, lump: Lump) -> bool:
-        """Read a chunk."""
-        if event.data == b"[DONE]":
-            return True
-        chunk = _decode(event.data)
-        if chunk.error is not None:
-            raise fault_of_event(self._title, _words(chunk.error), _CODES)
-        if chunk.usage is not None:
-            self._usage = chunk.usage
-        for choice in chunk.choices or ():
-            delta = choice.delta
-            if delta is not None:
-                if delta.content:
-                    lump.text.append(delta.content)
-                if delta.refusal:
-                    self._refused = True
-                    lump.text.append(delta.refusal)
-                if thought := delta.reasoning_content or delta.reasoning:
-                    lump.reasoning.append(thought)
-            if choice.finish_reason:
-                self._reason = choice.finish_reason
-        return False
+    def take(self, events: Sequence[ServerEvent], lump: Lump) -> bool:
+        """Read chunks."""
+        parts = [event.data for event in events]
+        over = _DONE in parts
+        if over:
+            del parts[parts.index(_DONE) :]
+        for chunk in _chunks.decode(parts):
+            if chunk.error is not None:
+                raise fault_of_event(self._title, _words(chunk.error), _CODES)
+            if chunk.usage is not None:
+                self._usage = chunk.usage
+            for choice in chunk.choices or ():
+                delta = choice.delta
+                if delta is not None:
+                    if delta.content:
+                        lump.text.append(delta.content)
+                    if delta.refusal:
+                        self._refused = True
+                        lump.text.append(delta.refusal)
+                    if thought := delta.reasoning_content or delta.reasoning:
+                        lump.reasoning.append(thought)
+                if choice.finish_reason:
+                    self._reason = choice.finish_reason
+        return over
 
     def finish(self) -> Finish | None:
         """Return the end, once a finish reason came."""
@@ -185,16 +189,6 @@ class _Chunks:
         if self._refused:
             return Finish(FinishReason.CONTENT_FILTER, "refusal", usage)
         return Finish(_FINISH.get(self._reason, FinishReason.TRUNCATED), own_word(self._reason), usage)
-
-
-def _decode(data: bytes) -> _Chunk:
-    try:
-        return _decoder.decode(data)
-    except msgspec.ValidationError:
-        raise
-    except msgspec.DecodeError:
-        # Half a surrogate pair, escaped, is JSON by its grammar (RFC 8259, 8.2); the other half may follow.
-        return msgspec.convert(json.loads(data), _Chunk)
 
 
 def _words(error: object) -> list[str]:

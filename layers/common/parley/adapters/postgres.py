@@ -2,22 +2,11 @@
 
 from typing import Any
 
-from psycopg.types.json import Jsonb
-
 from parley.adapters.connections import Connections, Row
-from parley.adapters.rows import end_columns, message_of, reply_of, session_of
+from parley.adapters.refusals import refusal
+from parley.adapters.rows import message_of, reply_columns, reply_of, session_of
 from parley.conversation import ChatPage, ChatSummary, OfferedModel, Order, Page, Reply, Session, Started
-from parley.errors import (
-    ChatBusy,
-    IdempotencyConflict,
-    InvalidRequest,
-    ModelNotInPlan,
-    NotFound,
-    ParleyError,
-    SessionExpired,
-    UnknownModel,
-    UserDisabled,
-)
+from parley.errors import NotFound, SessionExpired, UserDisabled
 from parley.events import Completed, FinishReason
 from parley.ports import Attached, Ended, Orphan, Overtaken, Pulse, Saved, Stop, Stopping
 
@@ -52,6 +41,7 @@ select s.user_id, s.chat_id, s.message_id, s.reply_id, s.state, s.regenerate, s.
 _ATTACH = """
 update sessions
    set state = 'streaming', epoch = %(epoch)s, generation_key = %(key)s,
+       asked_model = asked_model or %(asks)s,
        owner = case when %(writer)s or lease_until is null or lease_until <= clock_timestamp()
                     then %(owner)s else owner end,
        lease_until = case when %(writer)s or owner = %(owner)s
@@ -98,7 +88,7 @@ with ended as (
        set state = 'ended', epoch = %(epoch)s, ended_at = clock_timestamp(), lease_until = null,
            expires_at = greatest(expires_at, clock_timestamp() + interval '5 minutes')
      where id = %(id)s and state <> 'ended' and epoch <= %(epoch)s
- returning reply_id, chat_id),
+ returning user_id, model_id, reply_id, chat_id, asked_model, reserved_input_tokens),
 replied as (
     update messages m
        set status = %(status)s, parts = %(parts)s, epoch = %(epoch)s, source = %(source)s,
@@ -106,7 +96,17 @@ replied as (
            input_tokens = %(input_tokens)s, output_tokens = %(output_tokens)s,
            completed_at = clock_timestamp()
       from ended where m.id = ended.reply_id),
-touched as (update chats c set updated_at = clock_timestamp() from ended where c.id = ended.chat_id)
+touched as (
+    update chats c set updated_at = clock_timestamp(), characters = c.characters + %(characters)s
+      from ended where c.id = ended.chat_id),
+charged as (
+    insert into token_usage as t (user_id, day, model_id, input_tokens, output_tokens)
+    select user_id, (clock_timestamp() at time zone 'utc')::date, model_id,
+           coalesce(%(charged_input)s::integer, reserved_input_tokens), %(charged_output)s
+      from ended where asked_model
+    on conflict (user_id, day, model_id) do update
+       set input_tokens = t.input_tokens + excluded.input_tokens,
+           output_tokens = t.output_tokens + excluded.output_tokens)
 select count(*) from ended
 """
 
@@ -215,7 +215,7 @@ class PostgresStore:
 
     async def start(self, order: Order) -> Started:
         [row] = await self._connections.run(
-            "select * from start_session(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            "select * from open_session(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
             [
                 order.user_id, self._create_users, order.prompt, order.model_id, order.chat_id,
                 order.regenerate, order.idempotency_key, order.request_hash, order.title,
@@ -223,10 +223,9 @@ class PostgresStore:
                 self._session_seconds,
             ],
         )  # fmt: skip
-        outcome, session_id = row[0], row[1]
-        if outcome != "started":
-            raise _refusal(outcome, session_id)
-        return Started(*row[1:])
+        if row[0] != "started":
+            raise refusal(row)
+        return Started(*row[1:6])
 
     async def session(self, session_id: str) -> Session:
         rows = await self._connections.run(
@@ -242,11 +241,18 @@ class PostgresStore:
         return session
 
     async def attach(
-        self, session_id: str, key: str, epoch: int, lease_seconds: float, *, writer: bool
+        self,
+        session_id: str,
+        key: str,
+        epoch: int,
+        lease_seconds: float,
+        *,
+        writer: bool,
+        asks: bool = False,
     ) -> Attached | Overtaken | Ended | Stopping:
         arguments = {
             "id": session_id, "key": key, "epoch": epoch, "lease": lease_seconds,
-            "owner": self._owner, "writer": writer,
+            "owner": self._owner, "writer": writer, "asks": asks,
         }  # fmt: skip
         if await self._connections.run(_ATTACH, arguments):
             return Attached()
@@ -290,10 +296,7 @@ class PostgresStore:
 
     async def finish(self, session_id: str, reply: Reply, source: str) -> Saved | Overtaken | Ended:
         [[count]] = await self._connections.run(
-            _FINISH,
-            {"id": session_id, "epoch": reply.epoch, "source": source, "status": reply.status.value}
-            | {"parts": Jsonb([{"type": "text", "text": reply.text}] if reply.text else [])}
-            | end_columns(reply.end),
+            _FINISH, {"id": session_id, "source": source} | reply_columns(reply)
         )
         if count:
             return Saved()
@@ -395,23 +398,3 @@ class PostgresStore:
 
     async def close(self) -> None:
         await self._connections.close()
-
-
-def _refusal(outcome: str, session_id: str | None) -> ParleyError:
-    match outcome:
-        case "disabled":
-            return UserDisabled()
-        case "no_model":
-            return UnknownModel()
-        case "not_in_plan":
-            return ModelNotInPlan()
-        case "busy":
-            return ChatBusy(session_id or "")
-        case "key_reused":
-            return IdempotencyConflict()
-        case "nothing_asked":
-            return InvalidRequest("There is no question in this chat to answer again.", field="regenerate")
-        case "other_prompt":
-            return InvalidRequest("With regenerate, prompt must be the chat's last one.", field="prompt")
-        case _:  # no_user, no_chat: the same answer, so that nobody learns which ids exist
-            return NotFound()

@@ -7,6 +7,7 @@ from psycopg.types.json import Jsonb
 
 from parley.conversation import Message, Model, Reply, Role, Session, SessionState, Turn
 from parley.events import Completed, End, Failed, FinishReason, Status, Usage
+from parley.quota import charged
 
 
 def session_of(session_id: str, row: Sequence[Any]) -> tuple[Session, bool, bool]:
@@ -43,8 +44,20 @@ def reply_of(columns: Sequence[Any]) -> Reply:
     return Reply(epoch, text_of(parts), end)
 
 
-def end_columns(end: End) -> dict[str, object]:
-    """Return the columns of a message that tell how its reply ended."""
+def reply_columns(reply: Reply) -> dict[str, object]:
+    """Return a reply as its message has it, and what it adds to its chat and to its user's usage."""
+    charged_input, charged_output = charged(reply)
+    return {
+        "epoch": reply.epoch,
+        "status": reply.status.value,
+        "parts": Jsonb([{"type": "text", "text": reply.text}] if reply.text else []),
+        "characters": len(reply.text),
+        "charged_input": charged_input,
+        "charged_output": charged_output,
+    } | _end_columns(reply.end)
+
+
+def _end_columns(end: End) -> dict[str, object]:
     if isinstance(end, Failed):
         error = {"code": end.code, "message": end.message, "retryable": end.retryable}
         if end.retry_after_ms is not None:

@@ -1,8 +1,11 @@
 """From a provider's response to what happens in a generation: the loop that all providers share."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+import msgspec
 
 from parley.adapters.body import Body
 from parley.adapters.faults import fault, fault_of_error
@@ -13,6 +16,8 @@ from parley.sse import CONTENT_TYPE, Decoder, ServerEvent
 
 if TYPE_CHECKING:
     import httpx2
+
+T = TypeVar("T")
 
 # Some servers give the finish reason and then keep the connection open, or send the usage late.
 _USAGE_SECONDS = 2.0
@@ -30,10 +35,11 @@ class Lump:
 class Wire(Protocol):
     """A provider's way to frame a reply; one for each reply."""
 
-    def take(self, event: ServerEvent, lump: Lump) -> bool:
-        """Read an event, and return whether it was the terminal marker.
+    def take(self, events: Sequence[ServerEvent], lump: Lump) -> bool:
+        """Read events in their order, and return whether the terminal marker was among them.
 
-        Raises `ProviderFault` if it tells of an error, anything else if it makes no sense.
+        Raises `ProviderFault` if one tells of an error, anything else if one makes no sense; what came
+        before that one is in the lump.
         """
         ...
 
@@ -77,9 +83,7 @@ async def stream(
                     if decoder.strange:
                         failure = fault(provider, "provider_protocol")
                     break
-                for event in decoder.feed(data):
-                    if over := wire.take(event, lump):
-                        break
+                over = wire.take(decoder.feed(data), lump)
             except ProviderFault as error:
                 failure = error
             except Exception as error:
@@ -102,6 +106,36 @@ async def stream(
             raise failure
     finally:
         await body.close()
+
+
+class Chunks(Generic[T]):
+    """Decodes what events say, those that came together in one go: that takes half the time."""
+
+    def __init__(self, kind: type[T]) -> None:
+        self._kind = kind
+        self._one = msgspec.json.Decoder(kind)
+        self._many = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
+
+    def decode(self, parts: Sequence[bytes]) -> Iterable[T]:
+        """Return what each part says; at one that makes no sense the iteration raises `ValueError`."""
+        if len(parts) > 1:
+            try:
+                found = self._many.decode(b"[%b]" % b",".join(parts))
+            except (msgspec.DecodeError, ValueError, RecursionError):
+                pass  # one of them makes no sense, but those before it do
+            else:
+                if len(found) == len(parts):
+                    return found
+        return map(self._decode, parts)
+
+    def _decode(self, part: bytes) -> T:
+        try:
+            return self._one.decode(part)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            # Half a surrogate pair, escaped, is JSON by its grammar (RFC 8259, 8.2); the rest may follow.
+            return msgspec.convert(json.loads(part), self._kind)
 
 
 def cleaned(parts: list[str]) -> str:

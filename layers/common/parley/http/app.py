@@ -1,5 +1,6 @@
 """Makes the FastAPI application of a function: errors, limits, headers, documentation."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from parley.errors import InvalidRequest, ParleyError
 from parley.http.bodies import Body, ErrorBody, answer
+from parley.http.headers import SecurityHeaders
 from parley.http.limits import Limits
 from parley.http.services import Services
 from parley.settings import Settings
@@ -52,7 +54,7 @@ def create_app(
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_middleware(Limits, body_bytes=settings.body_bytes)
     if settings.allowed_origins:
-        # The outermost, so that a page can read refusals too.
+        # Outside of the limits, so that a page can read refusals too.
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.allowed_origins),
@@ -61,6 +63,8 @@ def create_app(
             expose_headers=["retry-after"],
             max_age=3600,
         )
+    # The outermost, since the one above answers preflights by itself.
+    app.add_middleware(SecurityHeaders)
     return app
 
 
@@ -69,7 +73,7 @@ def error_response(error: ParleyError) -> Response:
     detail = {"code": error.code, "message": error.message, "retryable": error.retryable}
     response = answer({"error": detail | error.details()}, error.status)
     if error.retry_after is not None:
-        response.headers["retry-after"] = str(max(1, round(error.retry_after)))
+        response.headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     return response
 
 

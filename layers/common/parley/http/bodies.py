@@ -108,12 +108,22 @@ class ModelListBody(Body):
     models: list[ModelBody]
 
 
+class RemainingBody(Body):
+    """What is left of each limit of the user's plan; null of an unlimited one."""
+
+    requests: int | None
+    streams: int | None
+    tokens: int | None
+
+
 class ErrorDetail(Body):
     code: str
     message: str
     retryable: bool
     field: str | None = None
     active_session_id: str | None = None
+    limit: Literal["requests", "streams", "tokens"] | None = None
+    remaining: RemainingBody | None = None
 
 
 class ErrorBody(Body):

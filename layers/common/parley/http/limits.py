@@ -1,8 +1,7 @@
-"""What every request passes through: a bound on its body, headers on its answer, an answer to bugs."""
+"""What every request passes through: a bound on its body, and an answer to bugs."""
 
 from collections.abc import Awaitable, Callable
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from parley.encoding import to_json
@@ -11,12 +10,6 @@ from parley.logs import logger
 _log = logger("http")
 # More digits than any body has bytes; Python refuses to read thousands of them.
 _LENGTH_DIGITS = 18
-_HEADERS = {
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "x-frame-options": "DENY",
-    "cross-origin-resource-policy": "same-origin",
-}
 
 
 # What a route hands back through its scope to run once the route has ended: a stream lasts minutes, and
@@ -58,37 +51,32 @@ class Limits:
                     raise _TooLong
             return message
 
-        async def dressed(message: Message) -> None:
+        async def noted(message: Message) -> None:
             nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                out = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    out.setdefault(name, value)
-                out.setdefault("cache-control", "no-store")
+            started = started or message["type"] == "http.response.start"
             await send(message)
 
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or len(length) > _LENGTH_DIGITS or int(length) > self._most:
-            await self._refuse(dressed)
+            await self._refuse(noted)
             return
         later: list[Callable[[Receive, Send], Awaitable[None]]] = []
         scope[LATER] = later
         try:
-            await self._app(scope, bounded, dressed)
+            await self._app(scope, bounded, noted)
             for run in later:
-                await run(bounded, dressed)
+                await run(bounded, noted)
         except _TooLong:
             if started:
                 raise BrokenOff from None
-            await self._refuse(dressed)
+            await self._refuse(noted)
         except Exception as error:
             _log.error("request_broke", exc_info=error, extra={"path": scope["path"]})
             if started:
                 raise BrokenOff from None
             await _answer(
-                dressed, 500, {"code": "internal", "message": "Something went wrong here.", "retryable": True}
+                noted, 500, {"code": "internal", "message": "Something went wrong here.", "retryable": True}
             )
 
     async def _refuse(self, send: Send) -> None:
