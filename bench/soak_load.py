@@ -151,13 +151,14 @@ async def run(streams: int, seconds: float, tokens: int, delay: float) -> int:
             fake = Fake(folder)
             world = World(folder, addresses.database_url, addresses.valkey_url, fake)
             try:
-                world.model("soak", count=tokens, delay=delay)
+                world.model("soak", count=1)
                 tally = Tally()
                 server = world.fresh_server(LOG_LEVEL="WARNING")
                 connector = aiohttp.TCPConnector(limit=0)
                 timeout = aiohttp.ClientTimeout(total=None)
                 async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
                     await _read_one_first(http, server.url)
+                    world.model("soak", count=tokens, delay=delay)
                     deadline = asyncio.get_running_loop().time() + seconds
                     watch = asyncio.create_task(_watch(server, tally, streams, seconds))
                     jobs = []
