@@ -21,13 +21,14 @@ help:  ## List the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## *\(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | \
 		while IFS='|' read -r name about; do printf '%-14s %s\n' "$$name" "$$about"; done
 
-dev: $(installed)  ## Serve Parley on this laptop; PORT=8000 DATA=.data
+dev: $(installed)  ## Serve Parley on this laptop; PORT=8000 DATA=.data CATALOGUE=local/catalogue.toml
 	@if ! command -v npm > /dev/null; then \
 		echo "Node.js is not installed, so Parley serves its plain page instead of the web UI."; \
 	elif ! $(MAKE) --no-print-directory --silent web/dist/index.html; then \
 		echo "The web UI could not be built (see above), so Parley serves its plain page instead."; \
 	fi
-	@exec $(python) -m local.dev --port "$(PORT)" --data "$(DATA)" --follow-parent
+	@exec $(python) -m local.dev --port "$(PORT)" --data "$(DATA)" $(if $(CATALOGUE),--catalogue "$(CATALOGUE)") \
+		--follow-parent
 
 chat: $(installed)  ## Ask a running Parley from the terminal; PROMPT="What is AI?" PORT=8000
 	@exec $(python) -m local.chat --url "http://127.0.0.1:$(PORT)" $${PROMPT:+"$$PROMPT"}

@@ -17,7 +17,7 @@ import uvicorn
 from local import environment
 from local.embedded import Addresses, EmbeddedError, EmbeddedStores
 from local.running import DataFolder, Running
-from local.seed import seed
+from local.seed import CATALOGUE, seed
 from parley.adapters.catalogue import CatalogueError
 from parley.adapters.migrations import migrate
 from parley.settings import SettingsError
@@ -36,10 +36,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m local.dev", description=__doc__)
     parser.add_argument("--port", type=int, default=8000, help="port on 127.0.0.1; 0 takes a free one")
     parser.add_argument("--data", type=Path, default=Path(".data"), help="folder of the embedded stores")
+    parser.add_argument("--catalogue", type=Path, default=CATALOGUE, help="file of the plans and models")
     parser.add_argument("--follow-parent", action="store_true", help="stop when the parent process is gone")
     options = parser.parse_args()
     try:
-        asyncio.run(_serve(options.port, options.data, follow_parent=options.follow_parent))
+        asyncio.run(
+            _serve(options.port, options.data, options.catalogue, follow_parent=options.follow_parent)
+        )
     except (StartError, EmbeddedError, SettingsError, environment.EnvFileError) as error:
         print(f"Parley cannot start: {error}", file=sys.stderr)
         return 1
@@ -48,7 +51,7 @@ def main() -> int:
     return 0
 
 
-async def _serve(port: int, data: Path, *, follow_parent: bool) -> None:
+async def _serve(port: int, data: Path, catalogue: Path, *, follow_parent: bool) -> None:
     stop = _Stop()
     with contextlib.ExitStack() as cleanup:
         environment.prepare(Path.cwd())
@@ -66,7 +69,7 @@ async def _serve(port: int, data: Path, *, follow_parent: bool) -> None:
             addresses = await asyncio.to_thread(stores.wait)
             _point_at(addresses)
         environment.set_key_secret(folder.path, shared=shared)
-        await _fill(os.environ["DATABASE_URL"])
+        await _fill(os.environ["DATABASE_URL"], catalogue)
         if not shared or embed_valkey:
             folder.announce(
                 Running(os.getpid(), url, os.environ["DATABASE_URL"], os.environ.get("VALKEY_URL", ""))
@@ -151,14 +154,16 @@ def _point_at(addresses: Addresses) -> None:
         os.environ["VALKEY_URL"] = addresses.valkey_url
 
 
-async def _fill(database_url: str) -> None:
+async def _fill(database_url: str, catalogue: Path) -> None:
     try:
         await migrate(database_url)
-        await seed(database_url)
+        await seed(database_url, catalogue)
     except psycopg.OperationalError as error:
         raise StartError(f"the database does not answer: {error}") from None
-    except (tomllib.TOMLDecodeError, CatalogueError) as error:
-        raise StartError(f"local/catalogue.toml makes no sense: {error}") from None
+    except OSError as error:
+        raise StartError(f"the catalogue {catalogue} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, CatalogueError) as error:
+        raise StartError(f"the catalogue {catalogue} makes no sense: {error}") from None
 
 
 async def _follow_parent(stop: _Stop) -> None:

@@ -10,7 +10,7 @@ import psycopg
 
 from parley.adapters.catalogue import CatalogueError, load, read
 
-_CATALOGUE = Path(__file__).with_name("catalogue.toml")
+CATALOGUE = Path(__file__).with_name("catalogue.toml")
 _USERS = (("demo-free", "free"), ("demo-pro", "pro"))
 # On the default plan, where the catalogue was made to have others.
 _USER = """
@@ -20,7 +20,7 @@ on conflict do nothing
 """
 
 
-async def seed(database_url: str, catalogue: Path = _CATALOGUE) -> None:
+async def seed(database_url: str, catalogue: Path = CATALOGUE) -> None:
     """Bring plans and models to what the catalogue says, and add the users where they are missing.
 
     What the catalogue does not name stays as it is. Raises psycopg's errors, `TOMLDecodeError` and
@@ -39,7 +39,7 @@ def tables(catalogue: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     # What `make seed` sends to the migrate function, which alone reaches a deployed database.
-    given = tables(Path(sys.argv[1]) if len(sys.argv) > 1 else _CATALOGUE)
+    given = tables(Path(sys.argv[1]) if len(sys.argv) > 1 else CATALOGUE)
     try:
         read(given)
     except CatalogueError as error:

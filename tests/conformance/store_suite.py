@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from parley.context import normalise, trim
 from parley.conversation import Message, Model, Order, Reply, Role, SessionState, Started, Turn
 from parley.errors import (
     ChatBusy,
@@ -261,6 +262,18 @@ class StoreSuite(StoreFixtures):
             "One?", "1", "Two?", "2", "Three?", "", "Four?", "4", "Five?",
         ]  # fmt: skip
         assert {entry.role for entry in turns[::2]} == {Role.USER}
+
+    async def test_a_long_chat_brings_what_its_context_holds_and_not_much_more(self, store: Store) -> None:
+        chat = (await turn(store, "0?", "0" * 300)).chat_id
+        for number in range(1, 30):
+            await turn(store, f"{number}?", f"{number}" * 150, chat)
+        started = await store.start(order("What was that?", chat_id=chat))
+        turns = (await store.session(started.session_id)).turns
+        # The model takes a thousand characters: three of these replies, and their questions.
+        assert [entry.text[:2] for entry in trim(normalise(turns), 1000)] == [
+            "27", "27", "28", "28", "29", "29", "Wh",
+        ]  # fmt: skip
+        assert (await store.session(started.session_id)).turns == turns
 
     async def test_a_session_that_is_not_there(self, stage: Stage, store: Store) -> None:
         assert await refusal(store.session("unheard-of")) is NotFound

@@ -23,9 +23,17 @@ class Laptop:
     """One `python -m local.dev`, started when entered; left without a trace."""
 
     def __init__(
-        self, data: Path, *, port: int = 0, env: Mapping[str, str] | None = None, parent: bool = False
+        self,
+        data: Path,
+        *,
+        port: int = 0,
+        env: Mapping[str, str] | None = None,
+        parent: bool = False,
+        catalogue: Path | None = None,
     ) -> None:
         command = [sys.executable, "-m", "local.dev", "--port", str(port), "--data", str(data)]
+        if catalogue is not None:
+            command += ["--catalogue", str(catalogue)]
         if parent:
             # A shell that neither becomes the server nor passes signals on, as make may be.
             command = ["sh", "-c", '"$@" --follow-parent & wait', "sh", *command]

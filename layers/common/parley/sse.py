@@ -100,6 +100,10 @@ class ServerEvent(NamedTuple):
     last_event_id: str
 
 
+# Half as dear as the class's own constructor, which was a third of a fast reply's time.
+_event_of = ServerEvent._make
+
+
 class EventTooLong(ValueError):
     """The peer sent an event longer than the decoder's bound."""
 
@@ -150,7 +154,7 @@ class Decoder:
             for block in blocks:
                 # What providers send: an event of one line. Everything else goes the standard's way.
                 if block.startswith(b"data: ") and b"\n" not in block and len(block) < self._limit:
-                    events.append(ServerEvent("message", block[6:], self._id))
+                    events.append(_event_of(("message", block[6:], self._id)))
                 else:
                     self._read(block.split(b"\n"), events)
                     self._dispatch(events)

@@ -7,7 +7,7 @@ import msgspec
 
 from parley.adapters.faults import fault_of_event, fault_of_status
 from parley.adapters.sdk import Sdk, own_word, refusal
-from parley.adapters.streaming import Chunks, Lump, stream
+from parley.adapters.streaming import Chunk, Lump, stream
 from parley.errors import ProviderFault
 from parley.events import Finish, FinishReason, ModelEvent, Usage
 from parley.ports import Question
@@ -130,7 +130,7 @@ class _Event(msgspec.Struct):
     error: Any = None
 
 
-_events = Chunks(_Event)
+_event = Chunk(_Event)
 
 
 class _Events:
@@ -143,7 +143,8 @@ class _Events:
 
     def take(self, events: Sequence[ServerEvent], lump: Lump) -> bool:
         """Read events up to the last; one of an unknown type means nothing."""
-        for body in _events.decode([event.data for event in events]):
+        for event in events:
+            body = _event.decode(event.data)
             match body.type:
                 case "content_block_delta" if body.delta is not None:
                     if body.delta.text:

@@ -8,7 +8,7 @@ import msgspec
 
 from parley.adapters.faults import fault_of_event, fault_of_status
 from parley.adapters.sdk import Sdk, own_word, refusal
-from parley.adapters.streaming import Chunks, Lump, stream
+from parley.adapters.streaming import Chunk, Lump, stream
 from parley.errors import ProviderFault
 from parley.events import Finish, FinishReason, ModelEvent, Usage
 from parley.ports import Question
@@ -140,7 +140,7 @@ class _Chunk(msgspec.Struct):
     error: Any = None
 
 
-_chunks = Chunks(_Chunk)
+_chunk = Chunk(_Chunk)
 
 
 class _Completion:
@@ -156,12 +156,11 @@ class _Completion:
         self._usage: _Usage | None = None
 
     def take(self, events: Sequence[ServerEvent], lump: Lump) -> bool:
-        """Read chunks."""
-        parts = [event.data for event in events]
-        over = _DONE in parts
-        if over:
-            del parts[parts.index(_DONE) :]
-        for chunk in _chunks.decode(parts):
+        """Read chunks up to the marker."""
+        for event in events:
+            if event.data == _DONE:
+                return True
+            chunk = _chunk.decode(event.data)
             if chunk.error is not None:
                 raise fault_of_event(self._title, _words(chunk.error), _CODES)
             if chunk.usage is not None:
@@ -178,7 +177,7 @@ class _Completion:
                         lump.reasoning.append(thought)
                 if choice.finish_reason:
                     self._reason = choice.finish_reason
-        return over
+        return False
 
     def finish(self) -> Finish | None:
         """Return the end, once a finish reason came."""

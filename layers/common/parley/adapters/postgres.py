@@ -10,7 +10,8 @@ from parley.errors import NotFound, SessionExpired, UserDisabled
 from parley.events import Completed, FinishReason
 from parley.ports import Attached, Ended, Orphan, Overtaken, Pulse, Saved, Stop, Stopping
 
-# More turns than any context budget holds; keeps a long chat's question a bounded read.
+# More turns than any context budget holds. With twice the budget's characters, which leaves room for what
+# is asked again and again, it keeps a long chat's question a bounded read.
 _TURNS = 400
 
 _SESSION = """
@@ -25,11 +26,14 @@ select s.user_id, s.chat_id, s.message_id, s.reply_id, s.state, s.regenerate, s.
        r.epoch, r.parts, r.finish_reason, r.provider_reason, r.error, r.input_tokens, r.output_tokens,
        case when s.state <> 'ended' then (
            select json_agg(json_build_array(t.role, t.parts) order by t.position)
-             from (select m.role, m.parts, m.position
-                     from messages m, messages asked
-                    where asked.id = s.message_id and m.chat_id = s.chat_id
-                      and m.position <= asked.position and m.superseded_by is null
-                    order by m.position desc limit %(turns)s) t
+             from (select m.*, sum(m.size) over (order by m.position desc) - m.size as newer
+                     from (select m.role, m.parts, m.position,
+                                  coalesce(length(m.parts -> 0 ->> 'text'), 0) as size
+                             from messages m, messages asked
+                            where asked.id = s.message_id and m.chat_id = s.chat_id
+                              and m.position <= asked.position and m.superseded_by is null
+                            order by m.position desc limit %(turns)s) m) t
+            where t.newer <= 2 * mo.context_characters
        ) end
   from sessions s
   join users u on u.id = s.user_id

@@ -1,7 +1,7 @@
 """From a provider's response to what happens in a generation: the loop that all providers share."""
 
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -108,34 +108,22 @@ async def stream(
         await body.close()
 
 
-class Chunks(Generic[T]):
-    """Decodes what events say, those that came together in one go: that takes half the time."""
+class Chunk(Generic[T]):
+    """Decodes what one event says."""
 
     def __init__(self, kind: type[T]) -> None:
         self._kind = kind
-        self._one = msgspec.json.Decoder(kind)
-        self._many = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
+        self._decoder = msgspec.json.Decoder(kind)
 
-    def decode(self, parts: Sequence[bytes]) -> Iterable[T]:
-        """Return what each part says; at one that makes no sense the iteration raises `ValueError`."""
-        if len(parts) > 1:
-            try:
-                found = self._many.decode(b"[%b]" % b",".join(parts))
-            except (msgspec.DecodeError, ValueError, RecursionError):
-                pass  # one of them makes no sense, but those before it do
-            else:
-                if len(found) == len(parts):
-                    return found
-        return map(self._decode, parts)
-
-    def _decode(self, part: bytes) -> T:
+    def decode(self, data: bytes) -> T:
+        """Return what `data` says; raises `ValueError` or msgspec's errors where it makes no sense."""
         try:
-            return self._one.decode(part)
+            return self._decoder.decode(data)
         except msgspec.ValidationError:
             raise
         except msgspec.DecodeError:
             # Half a surrogate pair, escaped, is JSON by its grammar (RFC 8259, 8.2); the rest may follow.
-            return msgspec.convert(json.loads(part), self._kind)
+            return msgspec.convert(json.loads(data), self._kind)
 
 
 def cleaned(parts: list[str]) -> str:

@@ -62,9 +62,9 @@ class Limits:
             await self._refuse(noted)
             return
         later: list[Callable[[Receive, Send], Awaitable[None]]] = []
-        scope[LATER] = later
         try:
-            await self._app(scope, bounded, noted)
+            # A copy, since FastAPI leaves what it used in there.
+            await self._app({**scope, LATER: later}, bounded, noted)
             for run in later:
                 await run(bounded, noted)
         except _TooLong:
