@@ -17,43 +17,27 @@ import httpx
 import psycopg
 import pytest
 
+from parley.adapters.connections import Connections
+from parley.adapters.postgres import PostgresStore
+from parley.adapters.valkey import ValkeyLog
+from parley.purge import Purged, purge
 from parley.sse import HEARTBEAT, Decoder
+from tests.nursery import Forked
 
 _ROOT = Path(__file__).resolve().parent.parent
 _SECRET = "a secret that only the tests know, long enough"
+_KEY = "key-of-the-fake"
 _names = itertools.count()
 
 
 class Process:
     """A child process with a URL; `freeze` and `thaw` stop and continue it."""
 
-    def __init__(self, command: list[str], env: dict[str, str], log: Path, out: Path | None = None) -> None:
-        """`log` takes standard error, `out` standard output; without it a test has to read that itself."""
+    def __init__(self, process: "subprocess.Popen[bytes] | Forked", log: Path) -> None:
+        """`log` is where its standard error goes."""
+        self.process = process
         self.log = log
-        self.out = out
         self.url = ""
-        with contextlib.ExitStack() as files:
-            self.process = subprocess.Popen(
-                command,
-                cwd=_ROOT,
-                env=env,
-                stdout=subprocess.PIPE if out is None else files.enter_context(out.open("ab")),
-                stderr=files.enter_context(log.open("ab")),
-                start_new_session=True,
-            )
-
-    def wait_for_line(self, start: str) -> str:
-        """Return the rest of the first line of output that begins so."""
-        assert self.process.stdout is not None
-        for raw in self.process.stdout:
-            line = raw.decode()
-            if line.startswith(start):
-                return line.removeprefix(start).strip()
-        raise RuntimeError(f"the process ended: {self.log.read_text()[-2000:]}")
-
-    def said(self) -> str:
-        """Return all it wrote, unless a test reads its standard output itself."""
-        return self.log.read_text() + (self.out.read_text() if self.out is not None else "")
 
     def kill(self) -> None:
         """End it at once, as a crash does."""
@@ -78,8 +62,6 @@ class Process:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.kill()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
 
 
 def _environment(**settings: str) -> dict[str, str]:
@@ -100,11 +82,23 @@ class Server(Process):
             "LOG_LEVEL": "INFO",
         }
         # Port 0 lets the kernel choose; uvicorn says which on standard error.
-        command = [sys.executable, "-m", "uvicorn", "local.server:app", "--host", "127.0.0.1", "--port", "0"]
-        command += ["--loop", "asyncio", "--no-access-log", "--timeout-graceful-shutdown", "5"]
+        arguments = ["local.server:app", "--host", "127.0.0.1", "--port", "0", "--loop", "asyncio"]
+        arguments += ["--no-access-log", "--timeout-graceful-shutdown", "5"]
+        env = _environment(**(defaults | settings))
         log = folder / f"server-{next(_names)}.log"
-        super().__init__(command, _environment(**(defaults | settings)), log, log.with_suffix(".out"))
+        self.out = log.with_suffix(".out")
+        log.touch()
+        super().__init__(self._start(arguments, env, log), log)
         self.url = self._wait()
+
+    def _start(
+        self, arguments: list[str], env: dict[str, str], log: Path
+    ) -> "subprocess.Popen[bytes] | Forked":
+        return Forked(arguments, env, self.out, log)
+
+    def said(self) -> str:
+        """Return all it wrote."""
+        return self.log.read_text() + self.out.read_text()
 
     def _wait(self) -> str:
         deadline = time.monotonic() + 30
@@ -118,6 +112,17 @@ class Server(Process):
         raise RuntimeError(f"the server did not start:\n{self.log.read_text()[-4000:]}")
 
 
+class FreshServer(Server):
+    """A server with an interpreter of its own, for what happens while modules are imported."""
+
+    def _start(self, arguments: list[str], env: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "uvicorn", *arguments]
+        with self.out.open("ab") as out, log.open("ab") as err:
+            return subprocess.Popen(
+                command, cwd=_ROOT, env=env, stdout=out, stderr=err, start_new_session=True
+            )
+
+
 class Fake(Process):
     """The fake provider in a process of its own, scripted over HTTP."""
 
@@ -125,8 +130,23 @@ class Fake(Process):
 
     def __init__(self, folder: Path) -> None:
         command = [sys.executable, "-m", "local.fake_provider", "--port", "0", *self.arguments]
-        super().__init__(command, _environment(), folder / f"fake-{next(_names)}.log")
-        self.url = self.wait_for_line("fake provider: ")
+        log = folder / f"fake-{next(_names)}.log"
+        with log.open("ab") as err:
+            process = subprocess.Popen(
+                command,
+                cwd=_ROOT,
+                env=_environment(),
+                stdout=subprocess.PIPE,
+                stderr=err,
+                start_new_session=True,
+            )
+        super().__init__(process, log)
+        assert process.stdout is not None
+        with process.stdout:
+            mark, _, url = process.stdout.readline().decode().partition("fake provider: ")
+        if mark or not url:
+            raise RuntimeError(f"the fake provider did not start: {log.read_text()[-2000:]}")
+        self.url = url.strip()
 
     def stats(self) -> dict[str, Any]:
         """Return what it has seen."""
@@ -202,11 +222,43 @@ class Reading:
         return str([event for event in self.events if event["type"] == "start"][-1]["source"])
 
 
+class Secrets:
+    """What no log line and no error body may hold: prompts, replies, session ids and keys."""
+
+    def __init__(self) -> None:
+        self.words = {_SECRET, _KEY, "You said"}
+        self.sessions: set[str] = set()
+        self.errors: list[str] = []
+
+    def sent(self, prompt: str | None) -> None:
+        """Note a prompt, unless it is so short that it may be anywhere."""
+        if prompt is not None and len(prompt) >= 10:
+            self.words.add(prompt)
+
+    async def listen(self, response: httpx.Response) -> None:
+        """Note what a refusal says."""
+        if response.status_code >= 400:
+            await response.aread()
+            self.errors.append(response.text)
+
+    def check(self, servers: "list[Server]") -> None:
+        """Look for them in everything that the servers wrote, and in every refusal."""
+        for server in servers:
+            said = server.said()
+            assert not [word for word in self.words | self.sessions if word in said], server.log
+        for error in self.errors:
+            # A refusal may name the session that keeps its user's chat busy.
+            assert not [word for word in self.words if word in error], error
+        self.errors = []
+
+
 class Client:
     """A user's client of one server."""
 
-    def __init__(self, url: str, user: str = "demo-pro") -> None:
-        self.http = httpx.AsyncClient(base_url=f"{url}/api", timeout=30)
+    def __init__(self, url: str, user: str = "demo-pro", secrets: Secrets | None = None) -> None:
+        self.secrets = secrets or Secrets()
+        hooks = {"response": [self.secrets.listen]}
+        self.http = httpx.AsyncClient(base_url=f"{url}/api", timeout=30, event_hooks=hooks)
         self.user = user
 
     async def start(
@@ -215,10 +267,12 @@ class Client:
         """Open a session."""
         body = {"prompt": prompt, "modelId": model, "userId": self.user} | fields
         headers = {"idempotency-key": key} if key else {}
+        self.secrets.sent(prompt)
         response = await self.http.post("/chat/start", json=body, headers=headers)
         if response.status_code != 201:
             raise Refused(response)
         started: dict[str, Any] = response.json()
+        self.secrets.sessions.add(started["sessionId"])
         return started
 
     async def events(
@@ -317,6 +371,19 @@ def add_model(database_url: str, model: str, name: str = "", provider: str = "op
         connection.execute("insert into plan_models select id, %s from plans on conflict do nothing", [model])
 
 
+async def run_purge(
+    database_url: str, valkey_url: str, *, batch: int = 100, days: int = 0, grace: float = 0.0
+) -> Purged:
+    """Run the purge once on these stores."""
+    store = PostgresStore(Connections(database_url, size=1, timeout=5), owner="purge", session_seconds=600)
+    log = ValkeyLog(valkey_url, prefix="parley", timeout=1, lease_seconds=5, cache_seconds=60)
+    try:
+        return await purge(store, log, batch=batch, retention_days=days, grace_seconds=grace)
+    finally:
+        await log.close()
+        await store.close()
+
+
 class World:
     """Stores, a fake provider, and as many servers as a test asks for."""
 
@@ -327,6 +394,7 @@ class World:
         self.fake = fake
         self.servers: list[Server] = []
         self.clients: list[Client] = []
+        self.secrets = Secrets()
         self._common: dict[tuple[object, ...], Server] = {}
         add_model(database_url, "fake")
         self.limit()
@@ -337,18 +405,25 @@ class World:
         changes = ", ".join(f"{name} = %s" for name in names)
         self.sql(f"update plans set {changes}", *(limits.get(name) for name in names))
 
+    def fresh_server(self, **settings: str) -> Server:
+        """Start another server, in an interpreter of its own."""
+        return self._serve(FreshServer, settings)
+
     def server(self, **settings: str) -> Server:
         """Start another server."""
+        return self._serve(Server, settings)
+
+    def _serve(self, kind: type[Server], settings: dict[str, str]) -> Server:
         defaults = {
             "DATABASE_URL": self.database_url,
             "VALKEY_URL": self.valkey_url,
             "OPENAI_BASE_URL": f"{self.fake.url}/v1",
-            "OPENAI_API_KEY": "key-of-the-fake",
+            "OPENAI_API_KEY": _KEY,
             "ANTHROPIC_BASE_URL": self.fake.url,
-            "ANTHROPIC_API_KEY": "key-of-the-fake",
+            "ANTHROPIC_API_KEY": _KEY,
             "PROVIDER_BACKOFF_SECONDS": "0.05",
         }
-        server = Server(self.folder, **(defaults | settings))
+        server = kind(self.folder, **(defaults | settings))
         self.servers.append(server)
         return server
 
@@ -361,7 +436,7 @@ class World:
 
     def client(self, server: Server, user: str = "demo-pro") -> Client:
         """Return a client of a server."""
-        client = Client(server.url, user)
+        client = Client(server.url, user, self.secrets)
         self.clients.append(client)
         return client
 
@@ -378,15 +453,21 @@ class World:
             cursor = connection.execute(statement.encode(), arguments)
             return cursor.fetchall() if cursor.description else []
 
+    async def purge(self, *, batch: int = 100, days: int = 0, grace: float = 0.0) -> Purged:
+        """Run the purge, as a process of its own would."""
+        return await run_purge(self.database_url, self.valkey_url, batch=batch, days=days, grace=grace)
+
     async def leave(self) -> None:
         """Close every client, and every server that is not common."""
         clients, self.clients = self.clients, []
         for client in clients:
             await client.close()
-        for server in self.servers:
-            if server not in self._common.values():
-                server.close()
-        self.servers = list(self._common.values())
+        common = list(self._common.values())
+        leaving = [server for server in self.servers if server not in common]
+        for server in leaving:
+            server.close()
+        self.servers = common
+        self.secrets.check(leaving)
 
     async def close(self) -> None:
         """End everything but the stores."""
@@ -418,6 +499,7 @@ def _module_world(
     yield made
     for server in made.servers:
         server.close()
+    made.secrets.check(made.servers)
 
 
 @pytest.fixture

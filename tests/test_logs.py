@@ -3,9 +3,11 @@
 import asyncio
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from io import StringIO
+from pathlib import Path
 
 import pytest
 
@@ -143,3 +145,19 @@ async def test_a_session_s_life_in_the_log(lines: StringIO, script: tuple[Delta 
         assert "generation_broke" in said
     for secret in (PROMPT, REPLY, started.session_id, run.key, started.chat_id, "secret"):
         assert secret not in said
+
+
+def test_the_operations_page_knows_every_line() -> None:
+    root = Path(__file__).resolve().parent.parent
+    written = {
+        line
+        for folder in ("layers/common/parley", "functions", "local")
+        for path in (root / folder).rglob("*.py")
+        for line in re.findall(
+            r"_?log(?:ger)?\.(?:info|warning|error|exception)\(\s*\"([^\"]+)\"", path.read_text()
+        )
+    }
+    page = (root / "docs" / "operations.md").read_text()
+    table = page.partition("| line (level) |")[2].partition("\n\n")[0]
+    told = {name for row in table.split("\n")[2:] for name in re.findall(r"`([^`]+)`", row.split("|")[1])}
+    assert told == written

@@ -47,12 +47,13 @@ async def stream(
     if session.reply is not None and at_end(session.reply, at):
         return Response(status_code=204)
     settings = its.settings
-    deadline = lambda_deadline(x_amzn_lambda_context, settings.deadline_margin_seconds)
+    margin = settings.deadline_margin_seconds
+    deadline = lambda_deadline(x_amzn_lambda_context, margin)
     in_lambda = deadline is not None
     if deadline is None and settings.deadline_seconds:
-        deadline = asyncio.get_running_loop().time() + settings.deadline_seconds
-    # What this invocation writes ends at its deadline; what it only reads may go on a little longer.
-    until = None if deadline is None else deadline + settings.deadline_margin_seconds / 2
+        deadline = asyncio.get_running_loop().time() + max(0.0, settings.deadline_seconds - margin)
+    # What this invocation writes ends a margin early; what it only reads may go on a little longer.
+    until = None if deadline is None else deadline + margin / 2
     run = its.runs.open(session, deadline)
     reader = Reader(
         run,

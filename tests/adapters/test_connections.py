@@ -1,6 +1,8 @@
 """Connections to a real Postgres: bounded, healed, and never shared by two statements."""
 
 import asyncio
+import os
+import socket
 import time
 from collections.abc import AsyncIterator
 
@@ -9,6 +11,7 @@ import pytest
 
 from parley.adapters.connections import Connections
 from parley.errors import StoreUnavailable
+from tests.faults.proxy import FaultProxy
 from tests.harness import eventually
 
 _NOWHERE = "postgresql://parley@127.0.0.1:1/parley"
@@ -66,6 +69,18 @@ async def test_a_killed_connection_is_replaced_unseen(connections: Connections, 
     assert not {row[0][0] for row in after} & {row[0][0] for row in before}
 
 
+async def test_a_connection_lost_again_is_replaced_again_but_not_for_ever(connections: Connections) -> None:
+    await connections.run("create sequence losses")
+    statement = """
+        select case when nextval('losses') < %s then pg_terminate_backend(pg_backend_pid(), 1000) end is null
+    """
+    assert await connections.run(statement, [3]) == [(True,)]
+    with pytest.raises(StoreUnavailable):
+        await connections.run(statement, [100])
+    # A statement that ends its server is not tried for all the time there is.
+    assert await connections.run("select last_value::int from losses") == [(6,)]
+
+
 async def test_a_mistake_is_told_and_leaves_the_connection(connections: Connections) -> None:
     [[pid]] = await connections.run("select pg_backend_pid()")
     for _ in range(5):
@@ -82,6 +97,38 @@ async def test_a_statement_that_takes_too_long_is_left_behind(database_url: str)
     assert time.monotonic() - begun < 1
     assert await connections.run("select 1") == [(1,)]
     await connections.close()
+
+
+async def test_the_time_that_this_process_was_away_does_not_count(database_url: str) -> None:
+    for number in range(5):
+        connections = Connections(database_url, size=1, timeout=0.5)
+        task = asyncio.create_task(connections.run("select %s::int", [number]))
+        await asyncio.sleep(0.001 * number)
+        # As a sandbox that is frozen, or a machine that has no time.
+        time.sleep(1)  # noqa: ASYNC251
+        assert await task == [(number,)]
+        await connections.close()
+
+
+async def test_connections_that_died_without_a_word_cost_one_wait(database_url: str) -> None:
+    async with FaultProxy(database_url) as proxy:
+        connections = Connections(proxy.url, size=4, timeout=0.5)
+        await asyncio.gather(*(connections.run("select pg_sleep(0.05)") for _ in range(4)))
+        proxy.half_open()
+        await proxy.heal()
+        with pytest.raises(StoreUnavailable):
+            await connections.run("select 1")
+        for _ in range(4):
+            assert await connections.run("select 1") == [(1,)]
+        await connections.close()
+
+
+async def test_a_lost_packet_does_not_take_all_the_time_there_is(connections: Connections) -> None:
+    await connections.run("select 1")
+    [connection] = connections._idle
+    with socket.socket(fileno=os.dup(connection.fileno())) as peer:
+        milliseconds = peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+    assert 0 < milliseconds <= 2000 / 2
 
 
 async def test_waiting_for_a_connection_is_bounded_too(database_url: str) -> None:

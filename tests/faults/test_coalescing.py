@@ -27,6 +27,7 @@ class Asker:
         await asyncio.wait_for(self.reads, 2)
         assert self.reading.end is not None
         assert self.reading.end["finishReason"] == "stopped"
+        assert self.reading.end["saved"] is True
         reply = await self.client.reply(self.started)
         assert reply["status"] == "stopped"
         assert text_of(reply) == self.reading.text
@@ -169,6 +170,8 @@ async def test_10_the_call_ends_when_the_last_one_stops(shared: World, processes
     shared.model(model, tokens=_WORDS)
     _, reading = await askers[0].client.ask("Who stops last?", model)
     assert reading.text == "".join(_WORDS)
+    assert reading.source == "provider"
+    assert "reset" not in reading.types()
     assert shared.fake.calls(model) == 1
 
 

@@ -12,7 +12,6 @@ from local.fake_provider import reply_to
 from parley.adapters.valkey import ValkeyLog
 from parley.conversation import Reply
 from parley.events import Completed, FinishReason, Usage
-from tests.faults.test_maintenance import _purge as purge_once
 from tests.faults.test_readers import LEASES
 from tests.harness import Client, Reading, Refused, World, eventually, text_of
 
@@ -248,7 +247,7 @@ async def test_25_what_a_crash_leaves_is_settled_by_the_purge(world: World) -> N
     assert reserved == 0
     reply = await there.reply(started)
     assert used == 3 + -(-len(text_of(reply)) // 4) >= 3 + len(reading.text) // 4
-    assert (await purge_once(world)).orphans_ended == 0
+    assert (await world.purge()).orphans_ended == 0
     assert _usage(world, client.user) == (used, 0)
     await there.start("Tokens 01?", model)
 
@@ -266,13 +265,13 @@ async def test_25_what_was_parked_is_settled_once(world: World) -> None:
     log = ValkeyLog(world.valkey_url, prefix="parley", timeout=1, lease_seconds=5, cache_seconds=60)
     for saved in (1, 0):
         await log.park(started["sessionId"], reply, "provider")
-        assert (await purge_once(world)).parked_saved == saved
+        assert (await world.purge()).parked_saved == saved
         assert _usage(world, client.user) == (502, 0)
     await log.close()
 
 
 async def _purged(world: World) -> bool:
-    return (await purge_once(world)).orphans_ended == 1
+    return (await world.purge()).orphans_ended == 1
 
 
 async def test_25_a_repeat_is_never_refused(limited: World) -> None:

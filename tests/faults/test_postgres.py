@@ -2,21 +2,26 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+import redis
 
 from local.embedded import Addresses
 from local.fake_provider import reply_to
 from local.seed import seed
 from parley.adapters.connections import Connections
 from parley.errors import StoreUnavailable
-from tests.harness import Fake, Reading, Refused, World, eventually, text_of
+from tests.faults.proxy import FaultProxy
+from tests.faults.test_readers import LEASES
+from tests.harness import Fake, Reading, Refused, Server, World, eventually, text_of
 
 
 @pytest.fixture
@@ -53,15 +58,23 @@ def _thaw(stores: Addresses) -> None:
 def _cut_connections(database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(
+            # Of this database only: other tests use the same server.
             "select pg_terminate_backend(pid) from pg_stat_activity"
-            " where pid <> pg_backend_pid() and application_name = 'parley'"
+            " where datname = current_database() and application_name = 'parley'"
         )
+
+
+def _reasons(server: Server) -> set[str]:
+    """Return why a server could not reach the database, as its log tells."""
+    lines = [json.loads(line) for line in server.out.read_text().splitlines()]
+    return {line["error"] for line in lines if line["message"] == "database_unavailable"}
 
 
 async def test_44_away_at_start(fragile: tuple[World, Addresses]) -> None:
     world, stores = fragile
     model = world.model("row-44")
-    client = world.client(world.server(DATABASE_TIMEOUT="1"))
+    server = world.server(DATABASE_TIMEOUT="1")
+    client = world.client(server)
     await client.ask("Load everything.", model)
     [[before]] = world.sql("select count(*) from messages")
     _freeze(stores)
@@ -75,6 +88,7 @@ async def test_44_away_at_start(fragile: tuple[World, Addresses]) -> None:
     assert int(refused.value.headers["retry-after"]) >= 1
     for path in ("/chat/history?chatId=x&userId=demo-pro", "/chat/stream?sessionId=x", "/health"):
         assert (await client.http.get(path)).status_code == 503
+    assert _reasons(server) == {"TimeoutError"}
     _thaw(stores)
     await asyncio.sleep(0.5)
     [[after]] = world.sql("select count(*) from messages")
@@ -86,8 +100,10 @@ async def test_44_away_at_start(fragile: tuple[World, Addresses]) -> None:
 
 async def test_44_refused_at_start(fragile: tuple[World, Addresses]) -> None:
     world, stores = fragile
-    client = world.client(world.server())
+    server = world.server()
+    client = world.client(server)
     await client.ask("Load everything.", world.model("row-44-b"))
+    assert not _reasons(server)
     os.kill(stores.postgres_pid, signal.SIGQUIT)
     await eventually(lambda: not Path(f"/proc/{stores.postgres_pid}/task").exists())
     begin = time.monotonic()
@@ -95,6 +111,7 @@ async def test_44_refused_at_start(fragile: tuple[World, Addresses]) -> None:
         await client.start("Are you there?", "row-44-b")
     assert refused.value.status == 503
     assert time.monotonic() - begin < 2
+    assert _reasons(server) == {"OperationalError"}
 
 
 async def test_45_away_at_save(fragile: tuple[World, Addresses]) -> None:
@@ -112,35 +129,116 @@ async def test_45_away_at_save(fragile: tuple[World, Addresses]) -> None:
     assert reading.end is not None
     assert reading.end["type"] == "done"
     assert reading.end["saved"] is False
-    # The process that knows the reply dies; what was parked is saved by the purge of another.
+    # What the database took before it fell silent may be carried out when it wakes up, or not.
     world.servers[0].kill()
     _thaw(stores)
-    await _purge(world)
+    await world.purge()
     other = world.client(world.server())
     reply = await other.reply(started)
     assert reply["status"] == "complete"
     assert text_of(reply) == reading.text
-    await _purge(world)
-    assert text_of(await other.reply(started)) == reading.text
+    await world.purge()
+    assert await other.reply(started) == reply
 
 
-async def test_45_the_writer_saves_it_once_the_database_is_back(fragile: tuple[World, Addresses]) -> None:
-    world, stores = fragile
-    model = world.model("row-45-own", delay=0.05)
-    client = world.client(world.server(DATABASE_TIMEOUT="1", PULSE_SECONDS="1"))
+async def _unsaved(world: World, proxy: FaultProxy, server: Server) -> tuple[dict[str, Any], Reading]:
+    """Have a reply end while the database takes nothing, and return its session."""
+    model = world.model("row-45-parked", delay=0.05)
+    client = world.client(server)
     started = await client.start("Will it be saved later?", model)
     reading = Reading()
     reads = asyncio.create_task(client.read(started["sessionId"], reading))
     await eventually(lambda: len(reading.text) > 3)
-    _freeze(stores)
+    await proxy.refuse()
+    proxy.reset()
     await asyncio.wait_for(reads, 15)
-    _thaw(stores)
+    assert reading.text == reply_to("Will it be saved later?")
+    assert reading.end is not None
+    assert (reading.end["type"], reading.end["saved"]) == ("done", False)
+    assert world.sql("select state from sessions where id = %s", started["sessionId"]) == [("streaming",)]
+    return started, reading
 
-    async def saved() -> bool:
-        return bool((await client.reply(started))["status"] == "complete")
 
-    await eventually(saved)
-    assert text_of(await client.reply(started)) == reading.text
+async def test_45_the_purge_saves_what_a_dead_process_parked(world: World) -> None:
+    async with FaultProxy(world.database_url) as proxy:
+        server = world.server(DATABASE_URL=proxy.url)
+        started, reading = await _unsaved(world, proxy, server)
+        assert "reply_parked" in server.said()
+        server.kill()
+    # The log of the generation is soon gone; what was parked stays.
+    with redis.Redis.from_url(world.valkey_url) as valkey:
+        for name in valkey.keys("*}:*"):
+            valkey.delete(name)
+    assert (await world.purge()).parked_saved == 1
+    other = world.client(world.server())
+    reply = await other.reply(started)
+    assert reply["status"] == "complete"
+    assert text_of(reply) == reading.text
+    assert (await world.purge()).parked_saved == 0
+    assert await other.reply(started) == reply
+    assert (await other.read(started["sessionId"], reading)).status == 204
+
+
+async def test_45_the_writer_saves_it_once_the_database_is_back(world: World) -> None:
+    async with FaultProxy(world.database_url) as proxy:
+        server = world.server(DATABASE_URL=proxy.url, PULSE_SECONDS="1")
+        started, reading = await _unsaved(world, proxy, server)
+        await proxy.heal()
+        client = world.client(server)
+
+        async def saved() -> bool:
+            return bool((await client.reply(started))["status"] == "complete")
+
+        await eventually(saved)
+        assert text_of(await client.reply(started)) == reading.text
+        # And takes it out of the parking place again.
+        assert (await world.purge()).parked_saved == 0
+
+
+@pytest.mark.parametrize("how", ["slow", "stalled", "half open", "reset", "cut"])
+async def test_46_between_the_process_and_its_database(world: World, how: str) -> None:
+    model = world.model(f"row-46-{how}", delay=0.05)
+    prompt = f"Is the way {how}, and what if it is?"
+    async with FaultProxy(world.database_url) as proxy:
+        server = world.server(DATABASE_URL=proxy.url, DATABASE_TIMEOUT="2", **LEASES)
+        client = world.client(server)
+        # As many connections as there may be, to be broken.
+        await asyncio.gather(*(client.get("/chat/list") for _ in range(16)))
+        started = await client.start(prompt, model)
+        reading = Reading()
+        reads = asyncio.create_task(client.read(started["sessionId"], reading))
+        await eventually(lambda: len(reading.text) > 3)
+        match how:
+            case "slow":
+                proxy.delay(0.1)
+            case "stalled":
+                proxy.stall()
+                asyncio.get_running_loop().call_later(1.0, lambda: asyncio.ensure_future(proxy.heal()))
+            case "half open":
+                # Those who were connected hear nothing any more; new connections are fine.
+                proxy.half_open()
+                await proxy.heal()
+            case "reset":
+                proxy.reset()
+            case _:
+                proxy.cut()
+        await asyncio.wait_for(reads, 20)
+        assert reading.text == reply_to(prompt)
+        assert "reset" not in reading.types()
+        assert world.fake.calls(model) == 1
+        if how != "half open":
+            assert reading.end is not None
+            assert reading.end["saved"] is True
+
+        async def saved() -> bool:
+            with contextlib.suppress(Refused):
+                return text_of(await client.reply(started)) == reading.text
+            return False
+
+        begin = time.monotonic()
+        await eventually(saved)
+        assert time.monotonic() - begin < 3
+        assert (await client.ask(f"And is it {how} still?", model))[1].text
 
 
 async def test_46_killed_connections_are_replaced_unseen(world: World) -> None:
@@ -243,17 +341,3 @@ async def test_50_the_databases_clock_decides(world: World, tmp_path: Path) -> N
         with pytest.raises(Refused) as refused:
             await client.read(started["sessionId"])
         assert refused.value.status == 410
-
-
-async def _purge(world: World) -> None:
-    from parley.adapters.postgres import PostgresStore
-    from parley.adapters.valkey import ValkeyLog
-    from parley.purge import purge
-
-    store = PostgresStore(
-        Connections(world.database_url, size=1, timeout=5), owner="purge", session_seconds=600
-    )
-    log = ValkeyLog(world.valkey_url, prefix="parley", timeout=1, lease_seconds=5, cache_seconds=60)
-    await purge(store, log, batch=100, retention_days=0, grace_seconds=0)
-    await log.close()
-    await store.close()

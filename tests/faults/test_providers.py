@@ -415,7 +415,8 @@ async def test_37_a_wrong_key_fails_its_models_only_and_is_nowhere(shared: World
     wrong = "sk-wrong-6a1f09c7d2"
     strict = _StrictFake(tmp_path)
     try:
-        server = shared.server(
+        server = shared.fresh_server(
+            # The SDKs read whether to log while they are imported.
             OPENAI_BASE_URL=f"{strict.url}/v1", OPENAI_API_KEY=wrong,
             ANTHROPIC_BASE_URL=strict.url, ANTHROPIC_API_KEY="the-right-key",
             XAI_API_KEY="", LOG_LEVEL="DEBUG", OPENAI_LOG="debug", ANTHROPIC_LOG="debug",

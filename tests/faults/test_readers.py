@@ -159,20 +159,70 @@ async def test_08_a_frozen_writer_that_thaws_writes_nothing(world: World) -> Non
     assert frozen.end is not None
 
 
+@pytest.mark.parametrize("logged", [True, False], ids=["log", "no-log"])
+async def test_08_a_writer_that_thaws_beside_its_successor_writes_nothing(world: World, logged: bool) -> None:
+    """Its epoch is over for Valkey, and without Valkey for Postgres, while the next one is under way."""
+    settings = LEASES | ({} if logged else {"VALKEY_URL": "redis://127.0.0.1:1/0"})
+    # Each call names itself in its words, so that two epochs cannot pass for one.
+    model = world.model(f"row-8-{logged}", count=40, delay=0.08, numbered=True)
+    writer, other = world.server(**settings), world.server(**settings)
+    client = world.client(other)
+    for one in (world.client(writer), client):
+        await one.ask("Load.", world.model("load-row-8"), regenerate=True)
+    started = await world.client(writer).start("Tell me of row eight, slowly.", model)
+    frozen, reading = Reading(), Reading()
+    reads = asyncio.create_task(world.client(writer).read(started["sessionId"], frozen))
+    await eventually(lambda: len(frozen.text) > 20)
+    writer.freeze()
+    await asyncio.sleep(3.2)
+    follows = asyncio.create_task(client.read(started["sessionId"], reading))
+    await eventually(lambda: len(reading.text) > 5)
+    # The frozen one is further, and would be done first.
+    writer.thaw()
+    await asyncio.gather(reads, follows)
+    assert world.fake.calls(model) == 2
+    reply = await client.reply(started)
+    assert reply["status"] == "complete"
+    assert reading.text == frozen.text == text_of(reply)
+    assert "/2" in reading.text
+    assert "/1" not in reading.text
+    assert "reset" not in reading.types()
+    assert "reset" in frozen.types()
+    await asyncio.sleep(1.0)
+    assert await client.reply(started) == reply
+
+
 async def test_11_near_the_deadline_the_partial_is_saved_as_truncated(world: World) -> None:
     model = world.model("row-11", count=2000, delay=0.02)
-    client = world.client(world.server(DEADLINE_MARGIN_SECONDS="2"))
+    client, other = (world.client(world.server(DEADLINE_MARGIN_SECONDS="2")) for _ in range(2))
     started = await client.start("Tell me of row eleven.", model)
-    deadline = time.time() + 10
+    deadline = time.time() + 8
     context = json.dumps({"request_id": "r", "deadline": round(deadline * 1000)})
     client.http.headers["x-amzn-lambda-context"] = context
-    reading = await client.read(started["sessionId"])
+    reading = Reading()
+    reads = asyncio.create_task(client.read(started["sessionId"], reading))
+    await eventually(lambda: reading.text)
+    followed = await other.read(started["sessionId"])
+    await reads
     assert time.time() < deadline
-    assert reading.end is not None
-    assert reading.end["finishReason"] == "truncated"
     reply = await client.reply(started)
     assert reply["status"] == "truncated"
-    assert text_of(reply) == reading.text != ""
+    for one in (reading, followed):
+        assert one.end is not None
+        assert one.end["finishReason"] == "truncated"
+        assert one.text == text_of(reply) != ""
+    assert world.fake.calls(model) == 1
+
+
+async def test_11_a_deadline_may_be_a_setting_where_there_is_no_lambda(world: World) -> None:
+    model = world.model("row-11-setting", count=2000, delay=0.02)
+    client = world.client(world.server(DEADLINE_SECONDS="6", DEADLINE_MARGIN_SECONDS="2"))
+    begin = time.monotonic()
+    started, reading = await client.ask("Tell me of row eleven, by itself.", model)
+    assert time.monotonic() - begin < 6
+    assert reading.end is not None
+    assert reading.end["finishReason"] == "truncated"
+    assert text_of(await client.reply(started)) == reading.text != ""
 
 
 async def test_11_a_reader_of_another_processes_reply_is_let_go_in_time(world: World) -> None:

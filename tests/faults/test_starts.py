@@ -10,7 +10,6 @@ import pytest
 
 from local.fake_provider import reply_to
 from parley.ids import new_id, new_session_id
-from tests.faults.test_maintenance import _purge
 from tests.harness import Client, Refused, World, text_of
 
 
@@ -224,9 +223,9 @@ async def test_17_an_expired_session(shared: World, clients: list[Client]) -> No
             assert response.json()["error"]["code"] == "session_expired"
             assert response.json()["error"]["retryable"] is False
     assert (await here.history(started["chatId"]))["activeSessionId"] is None
-    await _purge(shared)
+    await shared.purge()
     # The first run ends what nobody read, and gives it no further time; one that streams is let be.
-    await _purge(shared)
+    await shared.purge()
     left = shared.sql(
         "select id from sessions where id = any(%s)",
         [one["sessionId"] for one in (started, ended, streaming)],

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.faults.proxy import FaultProxy
+from tests.faults.test_readers import LEASES
 from tests.harness import Client, Fake, Reading, World, eventually, text_of
 
 WIRES = ("openai", "anthropic")
@@ -102,6 +103,47 @@ async def test_12_stop_before_the_first_token(shared: World, wire: str) -> None:
     assert (await _saved(client, started, "stopped"))["parts"] == []
 
 
+async def test_12_stop_from_another_process_while_the_model_is_silent(shared: World) -> None:
+    """Nothing is flushed then, so the writer has to look by itself; several, since it looks now and then."""
+    here, there = (shared.client(shared.common_server(number)) for number in range(2))
+    models = [shared.model(f"stop-silent-{number}", fault="silence") for number in range(8)]
+    stopped = []
+    for model in models:
+        started = await here.start("What is silence, elsewhere?", model)
+        stopped.append((started, *(await _reads(here, started, text=False))))
+    await eventually(lambda: all(shared.fake.calls(model) == 1 for model in models))
+    closed = shared.fake.stats()["closedEarly"]
+    begin = time.monotonic()
+    await asyncio.gather(*(there.stop(started["sessionId"]) for started, _, _ in stopped))
+    left = 1.0 - (time.monotonic() - begin)
+    await asyncio.to_thread(
+        shared.fake.until, lambda stats: stats["closedEarly"] == closed + len(models), left
+    )
+    await asyncio.gather(*(reads for _, _, reads in stopped))
+    for started, reading, _ in stopped:
+        assert reading.end is not None
+        assert reading.end["finishReason"] == "stopped"
+        assert (await here.reply(started))["status"] == "stopped"
+
+
+async def test_12_what_comes_after_a_stop_is_not_shown(shared: World) -> None:
+    client = shared.client(shared.common_server())
+    model = shared.model("stop-flood", count=20_000, delay=0.001)
+
+    async def stop_soon(number: int) -> None:
+        started = await client.start(f"What is too much, {number}?", model)
+        reading, reads = await _reads(client, started)
+        await asyncio.sleep(random.uniform(0, 0.1))
+        await client.stop(started["sessionId"])
+        await reads
+        assert reading.types()[-1] == "done"
+        assert "reset" not in reading.types()
+        assert reading.text == text_of(await _saved(client, started, "stopped"))
+
+    for number in range(0, 20, 2):
+        await asyncio.gather(stop_soon(number), stop_soon(number + 1))
+
+
 async def test_12_stop_between_two_attempts(shared: World) -> None:
     model = shared.model("stop-retry", status=529, retry_after="20")
     client = shared.client(shared.common_server())
@@ -167,6 +209,24 @@ async def test_12_stop_in_another_process_while_the_log_is_away(shared: World) -
         assert text_of(reply) == reading.text != ""
         assert reading.end is not None
         assert reading.end["finishReason"] == "stopped"
+
+
+async def test_12_stop_in_a_process_that_alone_cannot_reach_the_log(shared: World) -> None:
+    """The writer learns of it from the database, and tells the log itself that nobody is left."""
+    model = shared.model("stop-apart", count=5000, delay=0.02)
+    async with FaultProxy(shared.valkey_url) as proxy:
+        here = shared.client(shared.server(**LEASES))
+        there = shared.client(shared.server(VALKEY_URL=proxy.url))
+        started = await here.start("Who is apart?", model)
+        reading, reads = await _reads(here, started)
+        await proxy.refuse()
+        proxy.reset()
+        closed = shared.fake.stats()["closedEarly"]
+        await there.stop(started["sessionId"])
+        # The database is asked once a second here.
+        await asyncio.gather(reads, _closed(shared.fake, closed, 3.0))
+        assert text_of(await _saved(here, started, "stopped")) == reading.text != ""
+        assert shared.fake.calls(model) == 1
 
 
 async def _stop(client: Client, started: dict[str, Any], pause: float) -> None:

@@ -70,7 +70,8 @@ BREAKS: dict[str, Callable[[Addresses], None]] = {
 async def test_40_broken_before_the_stream(fragile: tuple[World, Addresses], how: str) -> None:
     world, stores = fragile
     model = world.model(f"row-40-{how}")
-    client = world.client(world.server())
+    server = world.server()
+    client = world.client(server)
     await client.ask("Load everything.", model)
     BREAKS[how](stores)
     begin = time.monotonic()
@@ -86,6 +87,8 @@ async def test_40_broken_before_the_stream(fragile: tuple[World, Addresses], how
     assert reading.text == reply_to(f"Is it still {how}?")
     assert first < 1.5
     assert second < 0.6
+    # Noticed once, and not asked again by any request until it is back.
+    assert server.said().count('"log_unavailable"') == (0 if how == "wiped" else 1)
 
 
 @pytest.mark.parametrize("how", BREAKS)

@@ -12,6 +12,9 @@ from psycopg.types.json import set_json_dumps, set_json_loads
 
 from parley.encoding import from_json, to_json
 from parley.errors import StoreUnavailable
+from parley.logs import logger
+
+_log = logger("database")
 
 Row = tuple[Any, ...]
 Connection = psycopg.AsyncConnection[Row]
@@ -20,6 +23,8 @@ UrlSource = Callable[[str | None], Awaitable[str]]
 
 # The server rolled back by itself and asks to try again.
 _AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
+# Later than this past its deadline, a wait was not too long: the process itself was away, frozen or starved.
+_AWAY = 0.25
 # What was prepared does not fit any more: a migration came in between, or a pooler changed the connection.
 _STALE_PLANS = (errors.FeatureNotSupported, errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement)
 # The server is there but takes nobody right now: wait within the bound. While connecting, libpq passes on
@@ -53,22 +58,38 @@ class Connections:
 
         Raises `StoreUnavailable` where the server is away, too slow or full.
         """
+        try:
+            return await self._in_time(statement, arguments)
+        except StoreUnavailable as error:
+            # What the driver says may quote data; the kind of its error does not.
+            _log.warning("database_unavailable", extra={"error": type(error.__cause__ or error).__name__})
+            raise
+
+    async def _in_time(self, statement: str, arguments: Sequence[object] | Mapping[str, object]) -> list[Row]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout
         try:
             async with asyncio.timeout_at(deadline):
                 await self._places.acquire()
         except TimeoutError:
-            raise StoreUnavailable from None
+            raise StoreUnavailable from TimeoutError()
+        begun = loop.time()
         task = asyncio.ensure_future(self._run(statement, arguments, deadline))
         try:
             done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - loop.time()))
+            if not done and loop.time() - deadline > _AWAY:
+                # The answer may have come meanwhile, and wait in the socket.
+                done, _ = await asyncio.wait({task}, timeout=_AWAY)
         except asyncio.CancelledError:
             self._leave_behind(task)
             raise
         if not done:
             self._leave_behind(task)
-            raise StoreUnavailable
+            if loop.time() - begun > self._timeout / 2:
+                # Where one connection has died without a word, its neighbours have too, most likely. A
+                # statement that only came late to its connection says nothing about it.
+                self._drop_idle()
+            raise StoreUnavailable from TimeoutError()
         self._places.release()
         return task.result()
 
@@ -98,7 +119,8 @@ class Connections:
         self, statement: str, arguments: Sequence[object] | Mapping[str, object], deadline: float
     ) -> list[Row]:
         loop = asyncio.get_running_loop()
-        broken = False
+        broken = 0
+        reason: Exception | None = None
         pause = 0.02
         while True:
             connection: Connection | None = None
@@ -106,19 +128,23 @@ class Connections:
                 fresh = not self._idle
                 connection = await self._take()
                 rows = await _execute(connection, statement, arguments)
-            except _AGAIN:
+            except _AGAIN as error:
+                reason = error
                 assert connection is not None
-                self._idle.append(connection)
+                self._keep(connection)
             except (psycopg.OperationalError, psycopg.InterfaceError, OSError, *_STALE_PLANS) as error:
+                reason = error
                 self._discard(connection)
                 # The others in the pool broke for the same reason, most likely.
                 self._drop_idle()
                 crowded = connection is None and any(words in str(error) for words in _CROWDED)
                 if not crowded:
-                    if broken and fresh:
-                        raise StoreUnavailable from None
-                    broken = True
-                    continue
+                    broken += 1
+                    # Who is not let in twice, or loses three connections, asks no further.
+                    if fresh and broken > (1 if connection is None else 2):
+                        raise StoreUnavailable from error
+                    if broken == 1:
+                        continue
             except asyncio.CancelledError:
                 self._discard(connection)
                 raise
@@ -130,7 +156,7 @@ class Connections:
                 self._keep(connection)
                 return rows
             if loop.time() + pause > deadline:
-                raise StoreUnavailable from None
+                raise StoreUnavailable from reason
             await asyncio.sleep(pause * (1 + random.random()))  # noqa: S311 - jitter
             pause = min(pause * 2, 0.5)
 
@@ -161,6 +187,8 @@ class Connections:
             autocommit=True,
             prepare_threshold=1 if self._prepare else None,
             connect_timeout=max(2, round(self._timeout)),
+            # What nobody acknowledges for so long is lost: time is left to ask again on a new connection.
+            tcp_user_timeout=round(self._timeout * 400),
             application_name="parley",
         )
         set_json_loads(from_json, connection)
