@@ -14,12 +14,14 @@ sources := functions layers/common/parley local tests bench
 
 .DEFAULT_GOAL := help
 include web/web.mk
+include deploy.mk
+include bench/bench.mk
 
 .PHONY: help dev chat test soak soak-load check format purge lock clean
 
 help:  ## List the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## *\(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | \
-		while IFS='|' read -r name about; do printf '%-14s %s\n' "$$name" "$$about"; done
+		while IFS='|' read -r name about; do printf '%-18s %s\n' "$$name" "$$about"; done
 
 dev: $(installed)  ## Serve Parley on this laptop; PORT=8000 DATA=.data CATALOGUE=local/catalogue.toml
 	@if ! command -v npm > /dev/null; then \
@@ -62,7 +64,7 @@ lock: $(installed)  ## Resolve the dependencies anew; LOCK="--upgrade" takes new
 	@$(compile) requirements-dev.in --output-file requirements-dev.txt
 
 clean:  ## Remove the environment and every cache; the data stays
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage build
+	@rm -rf .venv .venv-deploy .venv-checkov .aws-sam .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage build
 	@find $(sources) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 web/dist/index.html: $(WEB_MODULES) $(shell find web/src web/public web/*.html web/*.json web/*.ts 2> /dev/null)

@@ -5,9 +5,11 @@ STACK ?= $(if $(filter prod,$(STAGE)),parley,parley-$(STAGE))
 URL ?=
 export TOKEN ?=
 
-# SAM's Python builder wants the Python that Lambda will run.
-python313 ?= $(shell for p in python3.13 "$$HOME"/.pyenv/versions/3.13.*/bin/python3.13; do \
-	"$$p" -c '' 2>/dev/null && { echo "$$p"; break; }; done)
+# SAM's Python builder wants the Python that Lambda will run. The folder of pyenv's shims leads to its versions
+# even where the shims do not work, as under another HOME.
+python313 ?= $(shell for p in python3.13 "$(PYTHON)" "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.13.*/bin/python3.13 \
+	"$$(dirname "$$(command -v python3.13)")"/../versions/3.13.*/bin/python3.13; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2> /dev/null && { echo "$$p"; break; }; done)
 export SAM_CLI_TELEMETRY = 0
 sam = PATH="$(CURDIR)/.venv-deploy/bin:$$PATH" .venv-deploy/bin/sam
 output = aws cloudformation describe-stacks --stack-name $(STACK) --output text \
@@ -17,9 +19,10 @@ output = aws cloudformation describe-stacks --stack-name $(STACK) --output text 
 compile_all = .venv-deploy/bin/python -m compileall -q -j 2 --invalidation-mode unchecked-hash
 machine := $(shell uname -m)
 lambda_machine := $(if $(filter aarch64 arm64,$(machine)),arm64,x86_64)
+adapter_machine := $(if $(filter arm64,$(lambda_machine)),Arm64,X86)
 code := $(shell find functions layers/common -name __pycache__ -prune -o -type f -print)
 
-.PHONY: build deploy-check runtime-check deploy site keys seed logs smoke sam-local lock-deploy clean-deploy
+.PHONY: build deploy-check runtime-check deploy site keys seed logs smoke sam-local lock-deploy
 
 build: .aws-sam/.built  ## Build the functions and the layer for Lambda
 
@@ -32,7 +35,8 @@ build: .aws-sam/.built  ## Build the functions and the layer for Lambda
 # The same build for this machine's processor, so that what is built can be run here.
 build/host/.built: template.yaml $(code) .venv-deploy/.installed
 	@mkdir -p build
-	@sed 's/arm64/$(lambda_machine)/' template.yaml > build/host.yaml
+	@sed 's/arm64/$(lambda_machine)/; s/LambdaAdapterLayerArm64/LambdaAdapterLayer$(adapter_machine)/' \
+		template.yaml > build/host.yaml
 	@$(sam) build --template build/host.yaml --base-dir . --build-dir build/host
 	@find build/host -name __pycache__ -prune -exec rm -rf {} +
 	@$(compile_all) build/host/CommonLayer/python build/host/*Function
@@ -71,7 +75,7 @@ keys:  ## Put OPENAI_API_KEY, ANTHROPIC_API_KEY, XAI_API_KEY, VALKEY_URL of your
 			held.update({k: os.environ[k] for k in held if k != "KEY_SECRET" and os.environ.get(k)}); \
 			print(json.dumps(held))' > "$$file" && \
 		aws secretsmanager put-secret-value --secret-id "$$arn" --secret-string "file://$$file" > /dev/null && \
-		echo "Saved. Running sandboxes keep the old keys until they end; deploy again to replace them now."
+		echo "Saved. Running sandboxes fetch a key anew when theirs is refused; deploy again to replace them all."
 
 seed: $(installed)  ## Load plans and models into the database of STAGE; CATALOGUE=local/catalogue.toml
 	@file=$$(mktemp) && trap 'rm -f "$$file"' EXIT && PYTHONPATH=layers/common:. $(python) -m local.seed $(CATALOGUE) > "$$file" && \
@@ -83,16 +87,13 @@ logs:  ## Follow the logs of STAGE
 smoke: $(installed)  ## Prove that tokens arrive one by one; URL=https://… (the site, or the laptop) TOKEN=…
 	@PYTHONPATH=layers/common:. $(python) -m local.smoke $(if $(URL),--url "$(URL)") $(ARGS)
 
-sam-local: .venv-deploy/.installed  ## Invoke every function with its event in Lambda's container image
+# ARGS=--skip-pull-image does with the image that is there.
+sam-local: $(installed) ## Run every function in Lambda's container image, where a Docker engine is present
 	@docker info > /dev/null 2>&1 || { \
 		echo "sam local needs a Docker engine, and none answers here. 'make runtime-check' runs the same build"; \
 		echo "and events under Lambda's runtime emulator, without one."; exit 1; }
 	@$(MAKE) --no-print-directory build/host/.built
-	@for event in start:Start models:History history:History purge:Purge migrate:Migrate; do \
-		echo "== $$event" && $(sam) local invoke --template build/host/template.yaml --env-vars env.json \
-			--event "events/$${event%%:*}.json" "$${event##*:}Function" || exit 1; done
-	@echo "The functions with a URL answer on port 3001: aws lambda invoke --endpoint-url http://127.0.0.1:3001 ..."
-	@exec $(sam) local start-lambda --template build/host/template.yaml --env-vars env.json
+	@PYTHONPATH=layers/common:. $(python) -m local.sam_local $(ARGS)
 
 lock-deploy: $(installed)  ## Resolve the deployment's tools anew
 	@for set in deploy checkov; do $(python) -m uv pip compile --quiet --universal --python-version 3.13 \
@@ -100,7 +101,9 @@ lock-deploy: $(installed)  ## Resolve the deployment's tools anew
 		$(LOCK) requirements-$$set.in --output-file requirements-$$set.txt || exit 1; done
 
 .venv-deploy/.installed .venv-checkov/.installed: .venv-%/.installed: requirements-%.txt | $(installed)
-	@test -n "$(python313)" || { echo "Building for Lambda needs Python 3.13; make python313=/path/to/it" >&2; exit 1; }
+	@test -n "$(python313)" || { { \
+		echo "Building for Lambda needs Python 3.13, the one that Lambda runs, and none was found on the path or"; \
+		echo "in pyenv. Install it, or name it: make python313=/path/to/python3.13 ..."; } >&2; exit 1; }
 	@echo "Installing the packages of $< into .venv-$* ..."
 	@$(python313) -m venv --clear .venv-$*
 	@$(python) -m uv pip sync --quiet --python .venv-$*/bin/python --require-hashes $< || \

@@ -8,18 +8,11 @@ from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
 
 _WEB = Path(__file__).resolve().parent.parent / "web"
-_FALLBACK_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
-    " font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 
 
 def policy() -> str:
     """Return the Content-Security-Policy that `web/csp.json` describes."""
-    source = _WEB / "csp.json"
-    if not source.exists():
-        return _FALLBACK_POLICY
-    directives = json.loads(source.read_text("utf-8"))
+    directives = json.loads((_WEB / "csp.json").read_text("utf-8"))
     return "; ".join(f"{name} {' '.join(values)}" for name, values in directives.items())
 
 

@@ -71,11 +71,21 @@ def test_trusted_mode_needs_a_second_word_in_lambda() -> None:
     trusted = {"AUTH_MODE": "trusted"}
     in_lambda = {"AWS_LAMBDA_FUNCTION_NAME": "start"}
     assert Settings.from_env(trusted).auth_mode == "trusted"
-    assert Settings.from_env(in_lambda).auth_mode == "jwt"
+    with pytest.raises(SettingsError, match="JWT_ISSUER"):
+        Settings.from_env(in_lambda)
     with pytest.raises(SettingsError, match="ALLOW_TRUSTED_IN_LAMBDA"):
         Settings.from_env(trusted | in_lambda)
     both = trusted | in_lambda | {"ALLOW_TRUSTED_IN_LAMBDA": "true"}
     assert Settings.from_env(both).allow_trusted_in_lambda
+
+
+@pytest.mark.parametrize("place", [{}, {"AWS_LAMBDA_FUNCTION_NAME": "start"}])
+def test_an_issuer_needs_to_know_whom_its_tokens_are_for(place: dict[str, str]) -> None:
+    issuer = place | {"JWT_ISSUER": "https://issuer.example"}
+    with pytest.raises(SettingsError, match="JWT_AUDIENCE or JWT_CLIENT_ID"):
+        Settings.from_env(issuer)
+    for name in ("JWT_AUDIENCE", "JWT_CLIENT_ID"):
+        assert Settings.from_env(issuer | {name: "parley"}).auth_mode == "jwt"
 
 
 def test_secrets_are_read_but_not_shown() -> None:

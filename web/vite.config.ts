@@ -15,5 +15,6 @@ export default defineConfig({
     modulePreload: { polyfill: false },
   },
   server: { port: 5173, proxy: { "/api": { target: api, changeOrigin: true } } },
-  test: { include: ["tests/**/*.test.{ts,tsx}"], environment: "node" },
+  // The machine may be busy with others' tests.
+  test: { include: ["tests/**/*.test.{ts,tsx}"], environment: "node", testTimeout: 30_000 },
 });

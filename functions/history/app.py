@@ -84,3 +84,4 @@ async def models(request: Request, its: Its, user_id: UserId = None) -> Response
 
 app = create_app("Parley history", [router, health.router], bootstrap.settings(), bootstrap.services)
 handler = Mangum(app, lifespan="off")
+bootstrap.preload(tokens=True)

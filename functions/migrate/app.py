@@ -12,10 +12,11 @@ import psycopg
 
 from parley.adapters.catalogue import Catalogue, load, read
 from parley.adapters.migrations import migrate
+from parley.adapters.rds import let_in
 from parley.adapters.secrets import Secrets
 from parley.errors import Unavailable
 from parley.logs import configure, logger
-from parley.settings import Settings
+from parley.settings import Settings, SettingsError
 
 _log = logger("migrate")
 # Kept back from the function's time, in seconds, for the answer: without one the stack hangs.
@@ -29,19 +30,23 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     An event without a `ResponseURL` was sent by hand: its sender gets the answer, or the exception. Its
     `Catalogue`, tables of plans and models, is loaded; no other way leads from outside into the database.
     """
-    settings = Settings.from_env()
-    configure(settings.log_level)
     if event.get("RequestType") == "Delete":
         return _answer(event, "SUCCESS", "The schema and the data stay.", [])
     until = time.monotonic() + context.get_remaining_time_in_millis() / 1000 - _ANSWER_SECONDS
     try:
+        # The other functions read the same: what they could not start with fails the deployment here.
+        settings = Settings.from_env()
+        configure(settings.log_level)
         applied = asyncio.run(_migrate(settings, until, read(event.get("Catalogue", {}))))
+        if user := event.get("ResourceProperties", {}).get("LetIn"):
+            asyncio.run(_let_in(settings, user))
     except Exception as error:
         _log.exception("migration_failed")
         if "ResponseURL" not in event:
             raise
         # The message may quote a row or the address with its password; the log has the place.
-        reason = f"{type(error).__name__}; see {os.environ.get('AWS_LAMBDA_LOG_GROUP_NAME', 'the log')}"
+        said = str(error) if isinstance(error, SettingsError) else type(error).__name__
+        reason = f"{said}; see {os.environ.get('AWS_LAMBDA_LOG_GROUP_NAME', 'the log')}"
         return _answer(event, "FAILED", reason, [])
     _log.info("migrated", extra={"applied": applied})
     return _answer(event, "SUCCESS", "The schema is up to date.", applied)
@@ -63,6 +68,10 @@ async def _migrate(settings: Settings, until: float, catalogue: Catalogue) -> li
                 raise
             _log.info("database_awaited", extra={"error": type(error).__name__})
             await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def _let_in(settings: Settings, user: str) -> None:
+    await let_in(await Secrets(settings).database_url(), user)
 
 
 def _answer(event: dict[str, Any], status: str, reason: str, applied: list[str]) -> dict[str, Any]:

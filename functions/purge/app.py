@@ -1,6 +1,7 @@
 """Cleans up, on a schedule."""
 
 import asyncio
+import os
 from typing import Any
 
 from aws_lambda_powertools import Logger, Metrics, Tracer
@@ -12,7 +13,7 @@ from parley.bootstrap import build, settings
 from parley.logs import redact
 
 logger = Logger(service="purge")
-metrics = Metrics(namespace="Parley", service="purge")
+metrics = Metrics(namespace=os.environ.get("POWERTOOLS_METRICS_NAMESPACE", "Parley"), service="purge")
 tracer = Tracer(service="purge")
 
 

@@ -76,3 +76,4 @@ async def stop(request: Request, its: Its) -> Response:
 
 app = create_app("Parley start", [router, health.router], bootstrap.settings(), bootstrap.services)
 handler = Mangum(app, lifespan="off")
+bootstrap.preload(tokens=True)

@@ -79,3 +79,5 @@ async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
 app = create_app(
     "Parley stream", [router, health.router], bootstrap.settings(), bootstrap.services, lifespan=_lifespan
 )
+# A stream is opened by its session id, without a token.
+bootstrap.preload(tokens=False)

@@ -54,10 +54,11 @@ async def test_a_secret_may_be_the_whole_url(manager: Any) -> None:
 async def test_a_rotated_password_is_fetched_once(manager: Any) -> None:
     arn = create(manager, {"username": "parley", "password": "old"})
     asked: list[str] = []
+    aws = secrets.SecretsManager()
 
     def fetch(name: str) -> str:
         asked.append(name)
-        return secrets._fetch(name)
+        return aws.fetch(name)
 
     held = Secrets(Settings(database_url=HOST, database_secret_arn=arn), fetch)
     old = await held.database_url()

@@ -98,6 +98,13 @@ def test_without_a_token_nothing_is_served_in_jwt_mode(tmp_path: Path, demo_data
         assert (status, body["error"]["code"]) == (401, "unauthorized")
 
 
+def test_without_an_issuer_nothing_starts_and_the_log_says_why(tmp_path: Path) -> None:
+    with running(tmp_path, "StartFunction", AUTH_MODE="jwt") as function:
+        with pytest.raises(httpx.HTTPStatusError, match="502"):
+            function.invoke(event("start"))
+        assert "AUTH_MODE=jwt needs JWT_ISSUER." in function.log.read_text()
+
+
 def test_a_database_that_is_away_is_a_503(tmp_path: Path) -> None:
     url = "postgresql://nobody@127.0.0.1:1/none"
     with running(tmp_path, "StartFunction", DATABASE_URL=url, DATABASE_TIMEOUT="2") as function:

@@ -26,7 +26,7 @@ FUNCTIONS = of_type(TEMPLATE, "AWS::Serverless::Function")
 GLOBALS = TEMPLATE["Globals"]["Function"]
 SETTINGS = {item.metadata["name"]: item for item in fields(Settings)}
 # What the platform reads, not Parley.
-PLATFORM = re.compile(r"AWS_LWA_[A-Z_]+|AWS_LAMBDA_EXEC_WRAPPER")
+PLATFORM = re.compile(r"AWS_LWA_[A-Z_]+|AWS_LAMBDA_EXEC_WRAPPER|POWERTOOLS_METRICS_NAMESPACE")
 HTTP = ("start", "history", "stream")
 
 
@@ -157,13 +157,15 @@ def test_secrets_are_in_no_environment() -> None:
             if item.metadata["secret"] and name not in ("DATABASE_URL", "VALKEY_URL"):
                 assert variables.get(name, "") == ""
         # These two name a host; the login comes from a secret.
-        assert "@" not in json.dumps([variables["DATABASE_URL"], variables["VALKEY_URL"]])
+        urls = json.dumps([variables["DATABASE_URL"], variables["VALKEY_URL"]])
+        assert "@" not in urls.replace('"parley_app@"', "")
     assert all(SETTINGS[name].metadata["secret"] for name in keys_template())
 
 
 def test_the_local_environment_names_only_declared_variables() -> None:
     local = json.loads((ROOT / "env.json").read_text("utf-8"))["Parameters"]
     assert set(local) <= set(GLOBALS["Environment"]["Variables"])
+    assert Settings.from_env(local | {"AWS_LAMBDA_FUNCTION_NAME": "parley"}).demo_model
 
 
 def test_the_default_deployment_verifies_tokens() -> None:
@@ -173,6 +175,68 @@ def test_the_default_deployment_verifies_tokens() -> None:
     variables = GLOBALS["Environment"]["Variables"]
     assert variables["AUTH_MODE"] == {"Ref": "AuthMode"}
     assert variables["ALLOW_TRUSTED_IN_LAMBDA"] == {"Ref": "AllowTrusted"}
+
+
+def refusals(**given: str) -> list[str]:
+    """Return what CloudFormation says to these parameters before it makes anything."""
+    values = {name: str(item["Default"]) for name, item in TEMPLATE["Parameters"].items()} | given
+
+    def value(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        [(function, argument)] = node.items()
+        match function:
+            case "Ref":
+                return values[argument]
+            case "Fn::Equals":
+                return value(argument[0]) == value(argument[1])
+            case "Fn::Not":
+                return not value(argument[0])
+            case "Fn::And":
+                return all(map(value, argument))
+            case "Fn::Join":
+                return argument[0].join(map(value, argument[1]))
+        raise ValueError(function)
+
+    return [
+        assertion["AssertDescription"]
+        for rule in TEMPLATE["Rules"].values()
+        if value(rule["RuleCondition"])
+        for assertion in rule["Assertions"]
+        if not value(assertion["Assert"])
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"UserPool": "none"}, ["JwtIssuer", "JwtAudience or JwtClientId"]),
+        ({"UserPool": "none", "JwtIssuer": "https://issuer.example"}, ["JwtAudience or JwtClientId"]),
+        ({"AuthMode": "trusted"}, ["AllowTrusted"]),
+        ({"Database": "external"}, ["DatabaseSecretArn"]),
+        ({"DatabaseLogin": "iam", "DatabaseProxy": "yes"}, ["DatabaseLogin"]),
+        ({"DomainName": "chat.example"}, ["CertificateArn"]),
+        ({"MonthlyBudget": "5"}, ["AlarmEmail"]),
+    ],
+)
+def test_a_deployment_that_makes_no_sense_is_refused(given: dict[str, str], named: list[str]) -> None:
+    found = refusals(**given)
+    assert len(found) == len(named)
+    assert all(name in said for name, said in zip(named, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"UserPool": "none", "JwtIssuer": "https://issuer.example", "JwtAudience": "parley"},
+        {"AuthMode": "trusted", "AllowTrusted": "true"},
+        {"Database": "external", "DatabaseSecretArn": "arn", "Valkey": "none"},
+        {"DatabaseLogin": "iam", "Database": "rds"},
+    ],
+)
+def test_a_deployment_that_makes_sense_is_not(given: dict[str, str]) -> None:
+    assert refusals(**given) == []
 
 
 # --- front doors -------------------------------------------------------------------------------------
@@ -311,7 +375,9 @@ def test_each_function_has_a_role_of_its_own(name: str) -> None:
     prefix = NAMES[name].removesuffix("Function")
     assert role == f"{prefix}Role"
     assert "Policies" not in properties
-    assert RESOURCES[role]["Properties"]["ManagedPolicyArns"] == [{"Ref": "CommonPolicy"}]
+    login = {"Fn::If": ["IamLogin", {"Ref": "LoginPolicy"}, {"Ref": "AWS::NoValue"}]}
+    shared = [{"Ref": "CommonPolicy"}] + ([login] if name != "migrate" else [])
+    assert RESOURCES[role]["Properties"]["ManagedPolicyArns"] == shared
     own = [statement for owner, statement in statements() if owner == role]
     assert {s["Sid"] for s in own} == {"Secrets", "Logs"}
     for statement in own:
@@ -378,23 +444,10 @@ def test_a_parameter_set_fits_the_template(stage: str) -> None:
         assert " " not in value
         allowed = TEMPLATE["Parameters"][name].get("AllowedValues")
         assert allowed is None or value in map(str, allowed), name
+    assert refusals(**dict(item.split("=", 1) for item in given)) == []
 
 
 def test_guided_answers_are_a_parameter_set_too() -> None:
     text = '[default.deploy.parameters]\nparameter_overrides = "Database=\\"rds\\" VpcCidr=\\"10.0.0.0/16\\""'
     assert parameters(text, "default") == ["Database=rds", "VpcCidr=10.0.0.0/16"]
     assert parameters(text, "other") == []
-
-
-def test_metrics_are_read_from_lines_the_code_writes() -> None:
-    code = "".join(path.read_text("utf-8") for path in (ROOT / "layers/common/parley").rglob("*.py"))
-    patterns = json.dumps(
-        [
-            item["Properties"]["FilterPattern"]
-            for item in of_type(TEMPLATE, "AWS::Logs::MetricFilter").values()
-        ]
-    )
-    for message in re.findall(r'message = \\"(\w+)\\"', patterns):
-        assert f'"{message}"' in code, message
-    for field in set(re.findall(r"\$\.(\w+) >=", patterns)):
-        assert f'"{field}"' in code, field

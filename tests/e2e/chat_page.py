@@ -7,6 +7,16 @@ from playwright.async_api import Locator, Page, expect
 
 from tests.harness import World, text_of
 
+# Every text that the newest reply shows, in this document.
+_RECORD = """() => {
+  window.shown = [];
+  const look = () => {
+    const text = [...document.querySelectorAll(".message.assistant .prose")].at(-1)?.textContent.trim();
+    if (text && text !== window.shown.at(-1)) window.shown.push(text);
+  };
+  new MutationObserver(look).observe(document.body, { childList: true, characterData: true, subtree: true });
+}"""
+
 
 class ChatPage:
     """The chat in a browser. Everything is found as a person or a screen reader finds it."""
@@ -19,7 +29,7 @@ class ChatPage:
         self.stop = page.get_by_role("button", name="Stop")
         self.send = page.get_by_role("button", name="Send")
         self.replies = page.locator(".message.assistant")
-        self.banner = page.get_by_role("alert")
+        self.banner = page.get_by_role("region", name="Problem")
 
     @property
     def reply(self) -> Locator:
@@ -56,6 +66,15 @@ class ChatPage:
     async def shown(self) -> str:
         """Return the newest reply as it is shown, white space made one."""
         return " ".join((await self.reply.inner_text()).split())
+
+    async def record(self) -> None:
+        """Begin to note every text that the newest reply shows, for as long as this document lives."""
+        await self.page.evaluate(_RECORD)
+
+    async def recorded(self) -> list[str]:
+        """Return what was noted, oldest first; nothing where the page was loaded anew."""
+        texts: list[str] = await self.page.evaluate("window.shown ?? []")
+        return texts
 
     def stored(self, world: World) -> dict[str, Any]:
         """Return the newest reply's row."""

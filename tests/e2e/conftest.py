@@ -36,7 +36,12 @@ def site() -> None:
 async def browser(site: None) -> AsyncIterator[Browser]:
     """Return Chromium."""
     async with async_playwright() as playwright:
-        started = await playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        started = await playwright.chromium.launch(
+            executable_path=chromium(),
+            args=FLAGS,
+            # Playwright turns off what people's browsers do.
+            ignore_default_args=["--disable-back-forward-cache"],
+        )
         yield started
         await started.close()
 

@@ -5,6 +5,7 @@
 
 const TOKEN = "parley.token";
 const PENDING = "parley.sign-in";
+const RETURN = "parley.return";
 
 const base64url = (bytes) =>
   btoa(String.fromCharCode(...new Uint8Array(bytes)))
@@ -49,7 +50,9 @@ async function arrive({ loginUrl, clientId }, answer) {
   });
   if (!response.ok) throw new Error("Please sign in again.");
   sessionStorage.setItem(TOKEN, (await response.json()).access_token);
-  location.replace("/");
+  const back = sessionStorage.getItem(RETURN) ?? "";
+  sessionStorage.removeItem(RETURN);
+  location.replace(back.startsWith("/chat") ? back : "/");
 }
 
 try {

@@ -33,9 +33,14 @@ export function readConfig({ base = "/api", endpoints = {}, auth = {} }: File): 
 /** Where the page that signs people in (`sign-in.html`, or a deployment's own) leaves their token. */
 const TOKEN = "parley.token";
 
+/** Where whoever signs in comes back to. */
+const RETURN = "parley.return";
+
 /** The page to sign in at first; null where nobody has to, or nobody said where. */
 export function signInFirst({ auth }: Config): string | null {
-  return auth.kind === "bearer" && sessionStorage.getItem(TOKEN) === null ? auth.signInUrl : null;
+  if (auth.kind !== "bearer" || sessionStorage.getItem(TOKEN) !== null) return null;
+  sessionStorage.setItem(RETURN, location.pathname);
+  return auth.signInUrl;
 }
 
 /** Forgets a token that was refused, and begins anew. */

@@ -87,6 +87,25 @@ describe("sending", () => {
     expect(new Set(keys).size).toBe(1);
   });
 
+  it("hands a question back whose banner is put away without another try", async () => {
+    const limited = failure(429, "rate_limited", { retryable: true, limit: 10, remaining: 0 }, { "Retry-After": "60" });
+    const conversation = open(new FakeServer().on("start", limited), null);
+    await conversation.send("One too many", "demo");
+    expect(conversation.getState().problem).toMatchObject({ failure: { code: "rate_limited", retryAfterMs: 60_000 } });
+    expect(conversation.getState().handedBack).toBeNull();
+    conversation.dismiss();
+    expect(conversation.getState()).toMatchObject({ messages: [], handedBack: "One too many", problem: null });
+  });
+
+  it("keeps a chat as it is where another problem is put away", async () => {
+    const server = new FakeServer().on("start", json(started, 201)).on("stream", sse([bytesOf("failed")]));
+    const conversation = open(server, null);
+    void conversation.send("Hello?", "demo");
+    const { messages } = await settled(conversation, (state) => state.problem !== null);
+    conversation.dismiss();
+    expect(conversation.getState()).toMatchObject({ messages, handedBack: null, problem: null });
+  });
+
   it("hands a refused question back", async () => {
     const server = new FakeServer().on("start", failure(413, "too_large"));
     const conversation = open(server, null);

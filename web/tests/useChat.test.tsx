@@ -44,4 +44,52 @@ describe("useChat", () => {
     expect(result.current).toMatchObject({ chatId: "c2", history: "loading" });
     await waitFor(() => expect(server.to("history").map(({ query }) => query.get("chatId"))).toEqual(["c1", "c2"]));
   });
+
+  it("attaches to a reply that is being written, in functions that stay the same", async () => {
+    let more: ((text: string) => void) | undefined;
+    const stream = () => {
+      const body = new ReadableStream<Uint8Array>({
+        start: (controller) => (more = (text) => controller.enqueue(new TextEncoder().encode(text))),
+      });
+      return new Response(body, { headers: { "Content-Type": "text/event-stream" } });
+    };
+    const server = new FakeServer()
+      .on("history", json({ chatId: "c1", title: "", messages: [], nextBefore: null, activeSessionId: "s9" }))
+      .on("stream", stream)
+      .on("stop", json({}, 202));
+    const client = server.client();
+    const onSettled = vi.fn();
+    const { result } = renderHook(() => useChat({ client, chatId: "c1", onSettled }));
+    await waitFor(() => expect(result.current.reply?.sessionId).toBe("s9"));
+    const { send, stop, regenerate, retry, loadOlder, dismiss, handBackTaken } = result.current;
+    await waitFor(() => expect(more).toBeDefined());
+    act(() => more?.('id: 1-4\ndata: {"type":"token","content":"Half"}\n\n'));
+    await waitFor(() => expect(result.current.messages.at(-1)?.text).toBe("Half"));
+    expect(result.current).toMatchObject({ send, stop, regenerate, retry, loadOlder, dismiss, handBackTaken });
+    await act(stop);
+    expect(result.current.reply?.stopping).toBe(true);
+    act(() => more?.('data: {"type":"done","finishReason":"stopped","usage":null,"messageId":"m2","saved":true}\n\n'));
+    await waitFor(() => expect(result.current.reply).toBeNull());
+    expect(result.current.messages.at(-1)).toMatchObject({ status: "stopped", text: "Half" });
+    expect(result.current.ready).toBe(true);
+    expect(onSettled).toHaveBeenCalledWith("c1");
+    expect(server.to("stop")[0]?.body).toMatchObject({ sessionId: "s9" });
+  });
+
+  it("asks again in place of the last reply, and helps itself out of a problem", async () => {
+    const server = new FakeServer()
+      .on("start", json(started, 201), json({ ...started, sessionId: "s2", replyId: "m3" }, 201))
+      .on("stream", sse([bytesOf("failed")]), sse([bytesOf("reply")]));
+    const client = server.client();
+    const { result } = renderHook(() => useChat({ client, chatId: null }));
+    await act(() => result.current.send("Hello?", "demo"));
+    await waitFor(() => expect(result.current.problem?.about).toBe("reply"));
+    await act(() => result.current.retry("demo"));
+    await waitFor(() => expect(result.current.messages.at(-1)).toMatchObject({ status: "complete", text: "Hello, world!" }));
+    expect(result.current.messages.map(({ role }) => role)).toEqual(["user", "assistant"]);
+    expect(result.current.problem).toBeNull();
+    expect(server.to("start")[1]?.body).toMatchObject({ chatId: "c1", regenerate: true });
+    const keys = server.to("start").map(({ headers }) => headers.get("Idempotency-Key"));
+    expect(new Set(keys).size).toBe(2);
+  });
 });

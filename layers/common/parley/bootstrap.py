@@ -1,17 +1,22 @@
 """The only place where things are wired together."""
 
+import asyncio
 import functools
+import importlib
+import os
 
 from parley import logs
-from parley.adapters.connections import Connections
+from parley.adapters.connections import Connections, UrlSource
 from parley.adapters.memory_log import MemoryLog
 from parley.adapters.models import ConfiguredModels
 from parley.adapters.postgres import PostgresStore
+from parley.adapters.rds import with_token
+from parley.adapters.renewal import RenewingModels
 from parley.adapters.secrets import Secrets
 from parley.generation import Limits
 from parley.http.services import Services, Verifier
 from parley.ids import new_id
-from parley.ports import Log
+from parley.ports import ChatModels, Log
 from parley.runs import Policy, Runs
 from parley.settings import Settings, SettingsError
 
@@ -27,7 +32,7 @@ def build(settings: Settings) -> Services:
     owner = new_id()
     store = PostgresStore(
         Connections(
-            secrets.database_url if settings.database_secret_arn else settings.database_url,
+            _database(settings, secrets),
             size=settings.database_pool_size,
             timeout=settings.database_timeout,
             prepare=settings.database_prepare,
@@ -37,18 +42,41 @@ def build(settings: Settings) -> Services:
         create_users=settings.auth_mode == "jwt",
     )
     log = _log(settings)
-    models = ConfiguredModels(settings)
+    models = _models(settings, secrets)
     runs = Runs(store, log, models, _policy(settings))
     return Services(settings, store, log, models, runs, _verifier(settings))
 
 
+def _database(settings: Settings, secrets: Secrets) -> str | UrlSource:
+    if settings.database_iam:
+        return lambda _: asyncio.to_thread(with_token, settings.database_url)
+    return secrets.database_url if settings.database_secret_arn else settings.database_url
+
+
+def _models(settings: Settings, secrets: Secrets) -> ChatModels:
+    if not settings.keys_secret_arn:
+        return ConfiguredModels(settings)
+    return RenewingModels(settings, lambda refused: asyncio.to_thread(secrets.keys, refused))
+
+
+class _LateVerifier:
+    """Makes the verifier when the first token comes: cryptography takes a while to import."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._verifier: Verifier | None = None
+
+    async def verify(self, token: str) -> str:
+        if self._verifier is None:
+            from parley.adapters.jwt import JwtVerifier  # noqa: PLC0415
+
+            self._verifier = JwtVerifier.of(self._settings)
+        return await self._verifier.verify(token)
+
+
 def _verifier(settings: Settings) -> Verifier | None:
     """Return what verifies tokens; without an issuer nobody is let in."""
-    if settings.auth_mode != "jwt" or not settings.jwt_issuer:
-        return None
-    from parley.adapters.jwt import JwtVerifier  # noqa: PLC0415 - cryptography takes a while to import
-
-    return JwtVerifier.of(settings)
+    return _LateVerifier(settings) if settings.auth_mode == "jwt" and settings.jwt_issuer else None
 
 
 def _log(settings: Settings) -> Log:
@@ -89,6 +117,24 @@ def settings() -> Settings:
     loaded = Settings.from_env()
     logs.configure(loaded.log_level)
     return loaded
+
+
+def preload(*, tokens: bool) -> None:
+    """Import, inside Lambda, what the first request will need; `tokens` where it brings one.
+
+    A sandbox has its full speed only until its first request, and a snapshot keeps what was imported.
+    """
+    if "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:
+        return
+    its = settings()
+    needed = {
+        "aws_lambda_powertools.utilities.parameters": bool(its.database_secret_arn or its.keys_secret_arn),
+        "parley.adapters.valkey": bool(its.valkey_url),
+        "parley.adapters.jwt": tokens and its.auth_mode == "jwt",
+    }
+    for module, is_needed in needed.items():
+        if is_needed:
+            importlib.import_module(module)
 
 
 @functools.cache

@@ -31,6 +31,9 @@ class Settings:
         "",
         "secret with the user name and password for DATABASE_URL, or with all of it",
     )
+    database_iam: bool = setting(
+        "DATABASE_IAM", False, "logs in to RDS as the function's role, in place of a password"
+    )
     valkey_url: str = setting("VALKEY_URL", "", "Valkey or Redis; empty runs without a log", secret=True)
     valkey_timeout_ms: int = setting("VALKEY_TIMEOUT_MS", 250, "longest wait for Valkey, milliseconds")
     valkey_prefix: str = setting("VALKEY_PREFIX", "parley", "first part of every key in Valkey")
@@ -130,6 +133,12 @@ class Settings:
                 "AUTH_MODE=trusted believes any userId, so inside Lambda it also needs"
                 " ALLOW_TRUSTED_IN_LAMBDA=true."
             )
+        if self.auth_mode == "jwt" and in_lambda and not self.jwt_issuer:
+            raise SettingsError("AUTH_MODE=jwt needs JWT_ISSUER.")
+        if self.jwt_issuer and not self.jwt_audience and not self.jwt_client_id:
+            raise SettingsError("JWT_ISSUER needs JWT_AUDIENCE or JWT_CLIENT_ID.")
+        if self.database_iam and self.database_secret_arn:
+            raise SettingsError("DATABASE_IAM and DATABASE_SECRET_ARN exclude each other.")
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise SettingsError("LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR.")
         if self.key_secret and len(self.key_secret) < 32:

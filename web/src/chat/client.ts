@@ -43,6 +43,8 @@ export interface ClientOptions {
   fetch?: typeof fetch;
   /** Longest wait for one answer, milliseconds. */
   timeoutMs?: number;
+  /** The server does not know, or no longer knows, who asks. The call fails as well. */
+  onUnauthorized?: () => void;
 }
 
 /** Tries of a request that may be repeated, the first one included. */
@@ -57,12 +59,14 @@ export class ParleyClient {
   readonly fetch: typeof fetch;
   private readonly auth: Auth;
   private readonly timeoutMs: number;
+  private readonly onUnauthorized: (() => void) | undefined;
 
   constructor(options: ClientOptions) {
     this.auth = options.auth;
     this.endpoints = options.endpoints ?? endpointsBelow("/api");
     this.fetch = options.fetch ?? ((input, init) => globalThis.fetch(input, init));
     this.timeoutMs = options.timeoutMs ?? 20_000;
+    this.onUnauthorized = options.onUnauthorized;
   }
 
   /**
@@ -140,6 +144,7 @@ export class ParleyClient {
     }
     const bounded = AbortSignal.any([signal, AbortSignal.timeout(this.timeoutMs)]);
     const response = await this.fetch(url, { ...init, headers, signal: bounded, cache: "no-store" });
+    if (response.status === 401) this.onUnauthorized?.();
     if (!response.ok) throw await errorOf(response);
     const text = await response.text();
     try {

@@ -205,7 +205,9 @@ export class Conversation {
       },
     });
     if (signal.aborted) return;
-    this.batches.flush();
+    if (end.how === "ended") await this.batches.drained();
+    else this.batches.flush();
+    if (signal.aborted) return;
     if (end.how === "gone") {
       const { code, message, retryable } = end.error;
       this.apply({ type: "reply gone", failure: { code, message, retryable } });

@@ -6,6 +6,8 @@ interface Details {
   retryAfterMs?: number | undefined;
   field?: string | undefined;
   activeSessionId?: string | undefined;
+  limit?: number | string | undefined;
+  remaining?: number | undefined;
 }
 
 /**
@@ -19,6 +21,9 @@ export class ApiError extends Error {
   readonly retryAfterMs: number | undefined;
   readonly field: string | undefined;
   readonly activeSessionId: string | undefined;
+  /** With `rate_limited`: which limit was reached, and what is left of it. */
+  readonly limit: number | string | undefined;
+  readonly remaining: number | undefined;
 
   constructor(code: string, message: string, details: Details = {}) {
     super(message);
@@ -29,6 +34,8 @@ export class ApiError extends Error {
     this.retryAfterMs = details.retryAfterMs;
     this.field = details.field;
     this.activeSessionId = details.activeSessionId;
+    this.limit = details.limit;
+    this.remaining = details.remaining;
   }
 }
 
@@ -48,6 +55,8 @@ export async function errorOf(response: Response): Promise<ApiError> {
       retryAfterMs,
       field: error.field,
       activeSessionId: error.activeSessionId,
+      limit: error.limit,
+      remaining: error.remaining,
     });
   }
   return new ApiError("bad_response", `The server answered ${status}.`, {
@@ -63,6 +72,8 @@ interface Body {
   retryable?: boolean;
   field?: string;
   activeSessionId?: string;
+  limit?: number | string;
+  remaining?: number;
 }
 
 function readBody(text: string): Body | null {

@@ -71,10 +71,17 @@ export function reduce(state: ChatState, happening: Happening): ChatState {
         problem: happening.failure ? { about: "reply", failure: happening.failure } : state.problem,
       };
     case "problem dismissed":
-      return { ...state, problem: null };
+      return dismissed(state);
     case "hand back taken":
       return { ...state, handedBack: null };
   }
+}
+
+/** Without the offer to send it again, a question that was not taken goes back to where it can be edited. */
+function dismissed(state: ChatState): ChatState {
+  const last = state.messages.at(-1);
+  if (state.problem?.about !== "send" || last?.role !== "user" || last.id !== null) return { ...state, problem: null };
+  return { ...state, problem: null, messages: state.messages.slice(0, -1), handedBack: last.text };
 }
 
 function loaded(state: ChatState, page: HistoryPage): ChatState {

@@ -26,17 +26,26 @@ export interface UseChatOptions extends Omit<ConversationOptions, "client" | "ch
   chatId: string | null;
 }
 
-export interface Chat extends Omit<ChatState, "messages"> {
+export interface Chat extends Omit<ChatState, "messages">, Actions {
   /** What to show, oldest first: a reply that was asked for anew is left out. */
   messages: readonly Message[];
   /** Whether a question may be sent now. */
   ready: boolean;
+}
+
+/** What can be done. The functions stay the same for as long as the chat does, and none of them throws. */
+export interface Actions {
+  /** Shows the question at once, and its reply as it comes. */
   send: (prompt: string, modelId: string) => Promise<void>;
+  /** Ends the reply; what was written is kept. */
   stop: () => Promise<void>;
+  /** Asks the last question again; the new reply takes the place of the last. */
   regenerate: (modelId: string) => Promise<void>;
   /** Does what helps against `problem`. */
   retry: (modelId: string) => Promise<void>;
+  /** Loads the page before the first message; `nextBefore` is null where there is none. */
   loadOlder: () => Promise<void>;
+  /** Puts `problem` away; a question that was not taken is handed back. */
   dismiss: () => void;
   /** Call it once `handedBack` was put where it can be edited. */
   handBackTaken: () => void;
@@ -72,19 +81,26 @@ export function useChat({ client, chatId, ...options }: UseChatOptions): Chat {
   }, [conversation]);
 
   const state = useSyncExternalStore(conversation.subscribe, conversation.getState, conversation.getState);
+  const actions = useMemo(() => actionsOf(conversation), [conversation]);
   return useMemo(
     () => ({
       ...state,
+      ...actions,
       messages: shown(state.messages),
       ready: state.reply === null && (state.history === "none" || state.history === "loaded"),
-      send: (prompt, modelId) => conversation.send(prompt, modelId),
-      stop: () => conversation.stop(),
-      regenerate: (modelId) => conversation.regenerate(modelId),
-      retry: (modelId) => conversation.retry(modelId),
-      loadOlder: () => conversation.loadOlder(),
-      dismiss: () => conversation.dismiss(),
-      handBackTaken: () => conversation.handBackTaken(),
     }),
-    [conversation, state],
+    [actions, state],
   );
+}
+
+function actionsOf(conversation: Conversation): Actions {
+  return {
+    send: (prompt, modelId) => conversation.send(prompt, modelId),
+    stop: () => conversation.stop(),
+    regenerate: (modelId) => conversation.regenerate(modelId),
+    retry: (modelId) => conversation.retry(modelId),
+    loadOlder: () => conversation.loadOlder(),
+    dismiss: () => conversation.dismiss(),
+    handBackTaken: () => conversation.handBackTaken(),
+  };
 }

@@ -46,9 +46,9 @@ function block({ token, growing, tight }: BlockProps): ReactNode {
     case "def":
       return null;
     case "paragraph":
-      return <p><Inline tokens={token.tokens} /></p>;
+      return <p><Written tokens={token.tokens} growing={growing} /></p>;
     case "heading":
-      return <Heading token={token as Tokens.Heading} />;
+      return <Heading token={token as Tokens.Heading} growing={growing} />;
     case "code":
       return <CodeBlock code={String(token.text)} language={String(token.lang ?? "")} growing={growing} />;
     case "blockquote":
@@ -63,18 +63,30 @@ function block({ token, growing, tight }: BlockProps): ReactNode {
       return <hr />;
     case "html":
       return <p className="raw">{String(token.raw).trimEnd()}</p>;
-    case "text":
-      return tight ? <Inline tokens={token.tokens ?? [token]} /> : <p><Inline tokens={token.tokens ?? [token]} /></p>;
+    case "text": {
+      const written = <Written tokens={token.tokens ?? [token]} growing={growing} />;
+      return tight ? written : <p>{written}</p>;
+    }
     default:
       return <Inline tokens={[token]} />;
   }
 }
 
+/** Text with the cursor behind it, where it is being written. */
+function Written({ tokens, growing }: { tokens: Token[] | undefined; growing: boolean }): ReactNode {
+  return (
+    <>
+      <Inline tokens={tokens} />
+      {growing ? <span className="cursor" /> : null}
+    </>
+  );
+}
+
 /** The page has an h1 and each message an h2 of its own, so a reply's headings begin below them. */
-function Heading({ token }: { token: Tokens.Heading }): ReactNode {
+function Heading({ token, growing }: { token: Tokens.Heading; growing: boolean }): ReactNode {
   const level = 3 + token.depth - useContext(TopHeading);
   const Tag = `h${Math.max(3, Math.min(6, level))}` as "h3";
-  return <Tag className={`heading-${token.depth}`}><Inline tokens={token.tokens} /></Tag>;
+  return <Tag className={`heading-${token.depth}`}><Written tokens={token.tokens} growing={growing} /></Tag>;
 }
 
 function List({ token, growing }: { token: Tokens.List; growing: boolean }): ReactNode {

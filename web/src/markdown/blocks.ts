@@ -37,8 +37,10 @@ export class Blocks {
   private mended(tokens: Token[]): Token[] {
     const token = tokens[0];
     if (!token || token.type === "code" || token.type === "html") return tokens;
-    const whole = mend(token.raw);
-    return whole === token.raw ? tokens : this.lex(whole);
+    // The lexer ends a list's last line, which is not to say that it has ended.
+    const raw = token.type === "list" ? token.raw.trimEnd() : token.raw;
+    const whole = mend(raw, token.type);
+    return whole === raw ? tokens : this.lex(whole);
   }
 
   private lex(text: string): Token[] {

@@ -3,14 +3,21 @@
  * turn bold later, so that nothing on the page changes its look when the rest arrives.
  */
 
-/** A last line that may become a list, a heading, a rule or the underline of one: not shown yet. */
-const UNDECIDED_LINE = /(?:^|\n)[ \t>]*(?:[-+*=_#~>|:`]+|\d{1,9}[.)]?)[ \t]*$/;
+/** A last line that may become a list, a box to tick, a heading, a rule or the underline of one: not shown yet. */
+const UNDECIDED_LINE = /(?:^|\n)[ \t>]*(?:[-+*=_#~>|:`]+|\d{1,9}[.)]?|(?:[-+*]|\d{1,9}[.)])[ \t]+\[[ xX]?\]?)[ \t]*$/;
 
-const MARKER = /\\.|`+|\*+|_+|~~|!?\[|\]\([^()\s]*(?:\([^()\s]*\)[^()\s]*)*(?:\)|$)|\]/gsu;
+/** The first lines of what may become a table; a line this long is no row of names. */
+const UNDECIDED_TABLE = /(?:^|\n)[ \t]*\|[^\n]{0,200}(?:\n[ \t]*(?:[|:-][-:| \t]*)?)?$/;
 
-/** Returns the text of one unfinished block with its open markers closed. */
-export function mend(block: string): string {
-  const undecided = UNDECIDED_LINE.exec(block);
+/** Behind a link's text: its address, perhaps with brackets in it, perhaps with a title, as far as they are here. */
+const TARGET = /\]\([^()\s]*(?:\([^()\s]*\)[^()\s]*)*(?:[ \t]+(?:"[^"\n]*(?:"|$)|'[^'\n]*(?:'|$))?[ \t]*)?(?:\)|\([^()\s]*$|$)/;
+
+const MARKER = new RegExp(`\\\\.|\`+|\\*+|_+|~~|!?\\[|${TARGET.source}|\\]`, "gsu");
+
+/** Returns the text of one unfinished block with its open markers closed; `type` is what it is so far. */
+export function mend(block: string, type = "paragraph"): string {
+  const table = type === "paragraph" ? UNDECIDED_TABLE.exec(block) : null;
+  const undecided = type === "table" ? null : (table ?? UNDECIDED_LINE.exec(block));
   const text = undecided ? block.slice(0, undecided.index) : block;
   const start = text.lastIndexOf("\n\n") + 1;
   return text.slice(0, start) + close(text.slice(start));
@@ -26,7 +33,7 @@ function close(text: string): string {
     if (marker.startsWith("\\")) continue;
     if (marker.startsWith("`")) {
       const closing = closingTicks(text, marker.length, end);
-      if (closing < 0) return whole(end < text.length ? `${text}${marker}` : text.slice(0, at), open);
+      if (closing < 0) return whole(/[^`\s]/.test(text.slice(end)) ? closedCode(text, marker) : text.slice(0, at), open);
       MARKER.lastIndex = closing;
     } else if (marker.endsWith("[")) {
       open.push({ marker, at });
@@ -34,9 +41,9 @@ function close(text: string): string {
       const link = open.findLastIndex((one) => one.marker.endsWith("["));
       if (link < 0) continue;
       const opener = open[link] as { marker: string; at: number };
-      // The address is not all here: show the text that will be the link.
-      if (marker.startsWith("](") && !marker.endsWith(")")) {
-        const label = text.slice(opener.at + opener.marker.length, at);
+      // The address is not here, or not all of it: show the text that will be the link.
+      if (marker === "]" ? end === text.length : !balanced(marker)) {
+        const label = shownAs(opener.marker) + text.slice(opener.at + opener.marker.length, at);
         return whole(text.slice(0, opener.at) + label, open.slice(0, link));
       }
       open.length = link;
@@ -45,6 +52,20 @@ function close(text: string): string {
     }
   }
   return whole(text, open);
+}
+
+/** A run of ticks that grew by those at the text's end would close nothing. */
+function closedCode(text: string, marker: string): string {
+  return `${text}${text.endsWith("`") ? " " : ""}${marker}`;
+}
+
+/** What stands before the text of a link or a picture, as `Inline` shows it. */
+function shownAs(opener: string): string {
+  return opener === "![" ? "Image: " : "";
+}
+
+function balanced(marker: string): boolean {
+  return marker.split("(").length === marker.split(")").length;
 }
 
 /** Opens or closes stars, underscores and tildes, by the neighbours that CommonMark looks at. */
@@ -71,7 +92,7 @@ function whole(text: string, open: { marker: string; at: number }[]): string {
   let tail = "";
   for (const { marker, at } of open.toReversed()) {
     const end = at + marker.length;
-    if (marker.endsWith("[")) result = result.slice(0, at) + result.slice(end);
+    if (marker.endsWith("[")) result = result.slice(0, at) + shownAs(marker) + result.slice(end);
     else if (result.slice(end).trim() === "") result = result.slice(0, at);
     else tail += marker;
   }

@@ -4,11 +4,12 @@ import { type ReactNode, useCallback, useEffect, useMemo, useRef, useState } fro
 import { ParleyClient } from "../chat/client";
 import type { Started } from "../chat/wire";
 import { authFor, type Config } from "../config";
+import { SignedOut } from "./Banner";
 import { ChatView } from "./ChatView";
 import { Drawer } from "./Drawer";
 import { Icon } from "./Icon";
 import { useRemembered } from "./memory";
-import { goTo, useChatId } from "./route";
+import { follow, goTo, pathOf, useChatId } from "./route";
 import { Sidebar } from "./Sidebar";
 import { useChats } from "./useChats";
 import { useMedia } from "./useMedia";
@@ -18,7 +19,11 @@ export function App({ config }: { config: Config }): ReactNode {
   const users = config.auth.kind === "trusted" ? config.auth.users : null;
   const [remembered, setUser] = useRemembered("user", users?.[0] ?? "");
   const user = users === null || users.includes(remembered) ? remembered : (users[0] ?? "");
-  const client = useMemo(() => new ParleyClient({ endpoints: config.endpoints, auth: authFor(config, user) }), [config, user]);
+  const [signedOut, setSignedOut] = useState(false);
+  const client = useMemo(() => {
+    const onUnauthorized = () => setSignedOut(users === null);
+    return new ParleyClient({ endpoints: config.endpoints, auth: authFor(config, user), onUnauthorized });
+  }, [config, user, users]);
   const chatId = useChatId();
   const chats = useChats(client);
   const offered = useModels(client);
@@ -61,11 +66,12 @@ export function App({ config }: { config: Config }): ReactNode {
             <Icon name="menu" />
           </button>
         )}
-        <span className="wordmark">
-          <img src="/favicon.svg" alt="" width="22" height="22" />
-          Parley
-        </span>
         <h1>{name}</h1>
+        {wide || chatId === null ? null : (
+          <a className="quiet" href={pathOf(null)} aria-label="New chat" onClick={(event) => follow(event, null)}>
+            <Icon name="plus" />
+          </a>
+        )}
       </header>
       {wide ? sidebar : (
         <Drawer open={drawn} onClose={() => setDrawn(false)} label="Chats">
@@ -81,6 +87,7 @@ export function App({ config }: { config: Config }): ReactNode {
           onStarted={onStarted}
           onSettled={reload}
           onTitle={setTitle}
+          notice={signedOut ? <SignedOut /> : null}
         />
       </main>
     </div>
@@ -92,11 +99,11 @@ export function App({ config }: { config: Config }): ReactNode {
  * chat that gets its address keeps its view; `adopt` says so just before the address changes.
  */
 function useView(chatId: string | null, client: ParleyClient): { key: number; adopt: (chatId: string) => void } {
-  const state = useRef({ key: 0, chatId, client, adopted: null as string | null });
+  const state = useRef({ key: 0, chatId, client, adopted: undefined as string | undefined });
   const now = state.current;
   if (now.chatId !== chatId || now.client !== client) {
     if (now.client !== client || now.adopted !== chatId) now.key += 1;
-    state.current = { ...now, key: now.key, chatId, client, adopted: null };
+    state.current = { ...now, key: now.key, chatId, client, adopted: undefined };
   }
   const adopt = useCallback((adopted: string) => {
     state.current.adopted = adopted;

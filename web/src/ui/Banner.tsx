@@ -4,6 +4,7 @@ import type { ReactNode } from "react";
 import type { Problem } from "../chat/state";
 import { signInAgain } from "../config";
 import { Icon } from "./Icon";
+import { useCountdown, waitOf } from "./useCountdown";
 
 interface BannerProps {
   problem: Problem;
@@ -21,27 +22,22 @@ const TITLES: Record<Problem["about"], string> = {
 
 export function Banner({ problem, onRetry, onDismiss }: BannerProps): ReactNode {
   const { about, failure } = problem;
-  const wait = failure.retryAfterMs === undefined ? 0 : Math.ceil(failure.retryAfterMs / 1000);
+  const wait = useCountdown(failure.retryAfterMs ?? 0, failure);
   return (
-    <div className="banner" role="alert">
+    <section className="banner" aria-label="Problem">
       <Icon name="warning" />
-      <div className="banner-text">
+      {/* Only this is read out when it appears; the seconds that pass beside it are not. */}
+      <div className="banner-text" role="alert">
         <strong>{TITLES[about]}</strong>
         <span>
           {failure.message}
           {about === "connection" ? " The reply goes on without this page; nothing of it is lost." : ""}
-          {wait > 0 ? ` It should work again in ${wait} s.` : ""}
         </span>
       </div>
       <div className="banner-actions">
-        {failure.code === "unauthorized" ? (
-          <button type="button" className="button" onClick={signInAgain}>
-            Sign in again
-          </button>
-        ) : null}
         {failure.retryable || about === "reply" ? (
-          <button type="button" className="button" onClick={onRetry}>
-            Retry
+          <button type="button" className="button" onClick={() => wait > 0 || onRetry()} aria-disabled={wait > 0}>
+            {wait > 0 ? `Retry in ${waitOf(wait)}` : "Retry"}
           </button>
         ) : null}
         {about === "connection" || about === "load" ? (
@@ -49,10 +45,28 @@ export function Banner({ problem, onRetry, onDismiss }: BannerProps): ReactNode 
             Reload
           </button>
         ) : null}
-        <button type="button" className="quiet" onClick={onDismiss} aria-label="Dismiss">
-          <Icon name="close" />
+      </div>
+      <button type="button" className="quiet banner-close" onClick={onDismiss} aria-label="Dismiss">
+        <Icon name="close" />
+      </button>
+    </section>
+  );
+}
+
+/** Where a token has run out: nothing else can be done before the next one. */
+export function SignedOut(): ReactNode {
+  return (
+    <section className="banner" aria-label="Problem">
+      <Icon name="warning" />
+      <div className="banner-text" role="alert">
+        <strong>You are signed out</strong>
+        <span>Your sign-in has run out. What you have written here is kept.</span>
+      </div>
+      <div className="banner-actions">
+        <button type="button" className="button" onClick={signInAgain}>
+          Sign in again
         </button>
       </div>
-    </div>
+    </section>
   );
 }

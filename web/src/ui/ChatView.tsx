@@ -6,7 +6,7 @@ import { useChat } from "../chat/useChat";
 import type { Started } from "../chat/wire";
 import { Announcer } from "./Announcer";
 import { Banner } from "./Banner";
-import { Composer } from "./Composer";
+import { Composer, forgetDraft } from "./Composer";
 import { MessageList } from "./MessageList";
 import { ModelSelect } from "./ModelSelect";
 import { goTo } from "./route";
@@ -21,19 +21,22 @@ interface ChatViewProps {
   onStarted: (started: Started) => void;
   onSettled: () => void;
   onTitle: (title: string) => void;
+  /** What concerns more than this chat, and goes before its own problems. */
+  notice: ReactNode;
 }
 
-export function ChatView({ client, chatId, offered, onStarted, onSettled, onTitle }: ChatViewProps): ReactNode {
+export function ChatView({ client, chatId, offered, onStarted, onSettled, onTitle, notice }: ChatViewProps): ReactNode {
   const input = useRef<HTMLTextAreaElement>(null);
   const scroller = useRef<HTMLDivElement>(null);
   const content = useRef<HTMLDivElement>(null);
-  const asked = useRef("");
+  const asked = useRef({ prompt: "", model: "" });
   const following = useFollowing(scroller, content);
   const chat = useChat({
     client,
     chatId,
     onStarted: (started) => {
-      rememberModel(started.chatId, asked.current);
+      rememberModel(started.chatId, asked.current.model);
+      forgetDraft(chatId, asked.current.prompt);
       onStarted(started);
     },
     onSettled,
@@ -43,29 +46,34 @@ export function ChatView({ client, chatId, offered, onStarted, onSettled, onTitl
   const ready = chat.ready && model !== null;
 
   useEffect(() => onTitle(chat.title), [chat.title, onTitle]);
-  useEffect(() => {
-    // On a touch screen the focus would bring up the keyboard before anything can be read.
+  const focus = useCallback(() => {
+    // On a touch screen the focus would bring up the keyboard, over what is to be read.
     if (matchMedia("(hover: hover)").matches) input.current?.focus();
   }, []);
+  useEffect(focus, [focus]);
 
   const { toEnd } = following;
   const { send, regenerate, retry, stop } = chat;
   const ask = useCallback(
     (prompt: string) => {
       if (model === null) return;
-      asked.current = model;
+      asked.current = { prompt, model };
       toEnd();
-      input.current?.focus();
+      focus();
       void send(prompt, model);
     },
-    [model, send, toEnd],
+    [model, send, toEnd, focus],
   );
   const again = useCallback(() => {
     if (model === null) return;
     toEnd();
-    input.current?.focus();
+    focus();
     void regenerate(model);
-  }, [model, regenerate, toEnd]);
+  }, [model, regenerate, toEnd, focus]);
+  const halt = useCallback(() => {
+    focus();
+    void stop();
+  }, [stop, focus]);
 
   if (chat.history === "missing") return <Missing />;
   const live = chat.reply === null ? null : { stopping: chat.reply.stopping };
@@ -83,9 +91,10 @@ export function ChatView({ client, chatId, offered, onStarted, onSettled, onTitl
         {chat.history === "loading" ? <Loading /> : null}
       </MessageList>
       <div className="dock">
-        {chat.problem ? (
-          <Banner problem={chat.problem} onRetry={() => void retry(model ?? "")} onDismiss={chat.dismiss} />
-        ) : null}
+        {notice ??
+          (chat.problem ? (
+            <Banner problem={chat.problem} onRetry={() => void retry(model ?? "")} onDismiss={chat.dismiss} />
+          ) : null)}
         <Composer
           chatId={chatId}
           input={input}
@@ -94,7 +103,7 @@ export function ChatView({ client, chatId, offered, onStarted, onSettled, onTitl
           handedBack={chat.handedBack}
           onHandBackTaken={chat.handBackTaken}
           onSend={ask}
-          onStop={() => void stop()}
+          onStop={halt}
         >
           <ModelSelect offered={offered} chosen={model} onChoose={choose} />
         </Composer>
@@ -117,12 +126,19 @@ function Loading(): ReactNode {
 
 function Missing(): ReactNode {
   return (
-    <section className="welcome">
-      <h2>There is no such chat here</h2>
-      <p>It may have been removed, or it belongs to somebody else.</p>
-      <button type="button" className="button primary" onClick={() => goTo(null)}>
-        Start a new chat
-      </button>
-    </section>
+    <div className="scroller">
+      <div className="column">
+        <section className="welcome">
+          <div>
+            <h2>There is no such chat here</h2>
+            <p>It may have been removed, or it belongs to somebody else.</p>
+          </div>
+          {/* In the place of the message, to which whoever uses the keyboard skips. */}
+          <button id="prompt" type="button" className="button primary" onClick={() => goTo(null)}>
+            Start a new chat
+          </button>
+        </section>
+      </div>
+    </div>
   );
 }

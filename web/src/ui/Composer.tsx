@@ -22,18 +22,26 @@ interface ComposerProps {
 
 const draftOf = (chatId: string | null): string => `draft.${chatId ?? "new"}`;
 
+/** Forgets a draft that the server has taken, unless something else is being written. */
+export function forgetDraft(chatId: string | null, prompt: string): void {
+  if (recall(draftOf(chatId)) === prompt) remember(draftOf(chatId), null);
+}
+
 export function Composer(props: ComposerProps): ReactNode {
   const { chatId, input, ready, live, handedBack, onHandBackTaken, onSend, onStop, children } = props;
   const [text, setText] = useState(() => recall(draftOf(chatId)) ?? "");
+  const [hurried, setHurried] = useState(false);
   const sendable = ready && text.trim() !== "";
 
   const change = (next: string) => {
     setText(next);
+    setHurried(false);
     remember(draftOf(chatId), next);
   };
 
   useEffect(() => {
     if (handedBack === null) return;
+    setHurried(false);
     // What was typed since is not lost to what comes back.
     setText((typed) => {
       const both = typed.trim() === "" ? handedBack : `${handedBack}\n\n${typed}`;
@@ -51,10 +59,17 @@ export function Composer(props: ComposerProps): ReactNode {
   }, [text, input]);
 
   const send = () => {
-    if (!sendable) return;
-    change("");
+    if (!sendable) return setHurried(live === null && text.trim() !== "");
+    setHurried(false);
+    // The stored draft stays until the question was taken: a page that is reloaded before keeps it.
+    setText("");
     onSend(text);
   };
+
+  // Who is faster than the page that is still loading need not press twice.
+  useEffect(() => {
+    if (hurried && sendable) send();
+  });
 
   const pressed = (event: KeyboardEvent) => {
     // Enter that ends the composition of a character (Japanese, Chinese, …) is not ours.

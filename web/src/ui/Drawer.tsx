@@ -22,7 +22,9 @@ export function Drawer({ open, onClose, label, children }: DrawerProps): ReactNo
       ref={dialog}
       className="drawer"
       aria-label={label}
-      onClose={onClose}
+      onCancel={onClose}
+      // This is told a little later than it happens; by then it may be open again.
+      onClose={() => dialog.current?.open || onClose()}
       // A press outside lands on the dialog itself, which its content covers everywhere else.
       onClick={(event) => event.target === event.currentTarget && onClose()}
     >

@@ -13,6 +13,8 @@ interface MessageItemProps {
   live: LiveReply | null;
   /** Null where the reply cannot be asked for anew, which is everywhere but at the end. */
   onRegenerate: (() => void) | null;
+  /** The server has not taken this question. */
+  unsent: boolean;
 }
 
 export const MessageItem = memo(function MessageItem(props: MessageItemProps): ReactNode {
@@ -27,11 +29,12 @@ export const MessageItem = memo(function MessageItem(props: MessageItemProps): R
   );
 });
 
-function Question({ message }: MessageItemProps): ReactNode {
+function Question({ message, unsent }: MessageItemProps): ReactNode {
   return (
     <>
       <h2 className="hidden">You</h2>
       <div className="bubble">{message.text}</div>
+      {unsent ? <p className="unsent">Not sent</p> : null}
     </>
   );
 }
@@ -43,7 +46,7 @@ function Reply({ message, live, title, onRegenerate }: MessageItemProps & { titl
     <>
       <h2 className="speaker">{title}</h2>
       {empty ? null : (
-        <div className={growing ? "prose growing" : "prose"}>
+        <div className="prose">
           <Markdown text={message.text} growing={growing} />
         </div>
       )}
@@ -55,7 +58,7 @@ function Reply({ message, live, title, onRegenerate }: MessageItemProps & { titl
           {onRegenerate ? (
             <button type="button" className="quiet" onClick={onRegenerate}>
               <Icon name="again" />
-              Regenerate
+              <span>Regenerate</span>
             </button>
           ) : null}
           <Facts message={message} />
@@ -91,19 +94,15 @@ function progressOf({ connection, offline, stopping, note }: LiveReply): string 
 
 const ENDINGS: Partial<Record<Message["status"], string>> = {
   pending: "This reply is not here yet.",
+  failed: "Did not finish",
   stopped: "Stopped",
   truncated: "Cut short",
   filtered: "Ended by the provider’s content filter",
 };
 
 function Ending({ message }: { message: Message }): ReactNode {
-  const { status, finishReason, failure } = message;
-  const text =
-    status === "failed"
-      ? (failure?.message ?? "This reply failed.")
-      : finishReason === "length"
-        ? "Cut off at the length limit"
-        : ENDINGS[status];
+  const { status, finishReason } = message;
+  const text = finishReason === "length" ? "Cut off at the length limit" : ENDINGS[status];
   return text === undefined ? null : <p className="ending">{text}</p>;
 }
 
@@ -117,6 +116,7 @@ function Facts({ message }: { message: Message }): ReactNode {
           From cache
         </span>
       ) : null}
+      {source === "provider" ? <span>From the model</span> : null}
       {source === "joined" ? <span title="Somebody asked the same at the same time">Shared answer</span> : null}
       {usage ? (
         <span title={`${usage.inputTokens} in, ${usage.outputTokens} out`}>{usage.totalTokens.toLocaleString("en")} tokens</span>

@@ -40,6 +40,7 @@ export function MessageList(props: MessageListProps): ReactNode {
                 message={message}
                 modelTitle={message.modelId === null ? null : (titles.get(message.modelId) ?? message.modelId)}
                 live={message.key === reply?.key ? reply : null}
+                unsent={message.role === "user" && message.id === null && reply === null}
                 onRegenerate={message === last && message.role === "assistant" && chat.ready ? onRegenerate : null}
               />
             ))}
@@ -80,19 +81,14 @@ function Earlier({ loading, blocked, scroller, onLoad }: EarlierProps): ReactNod
 
 /** Keeps what is read in its place when messages appear above it. */
 function useKeptPlace(scroller: RefObject<HTMLDivElement | null>, firstKey: string | null): void {
-  const before = useRef<{ firstKey: string | null; height: number; top: number } | null>(null);
+  const shownFirst = useRef(firstKey);
+  // Read while rendering, when the page still is as it was: what is out of sight has estimated heights
+  // that change without an event, so nothing that was noted earlier would be true.
+  const anchor = shownFirst.current === firstKey ? null : (scroller.current?.querySelector(".message") ?? null);
+  const top = anchor?.getBoundingClientRect().top ?? 0;
   useLayoutEffect(() => {
-    const element = scroller.current;
-    const known = before.current;
-    if (!element || known === null || known.firstKey === null || known.firstKey === firstKey) return;
-    element.scrollTop = known.top + element.scrollHeight - known.height;
-  }, [firstKey, scroller]);
-  useEffect(() => {
-    const element = scroller.current;
-    if (!element) return;
-    const note = () => (before.current = { firstKey, height: element.scrollHeight, top: element.scrollTop });
-    note();
-    element.addEventListener("scroll", note, { passive: true });
-    return () => element.removeEventListener("scroll", note);
-  }, [firstKey, scroller]);
+    shownFirst.current = firstKey;
+    if (scroller.current && anchor?.isConnected) scroller.current.scrollTop += anchor.getBoundingClientRect().top - top;
+    // The place is that of the moment in which the first message changed.
+  }, [firstKey]);
 }

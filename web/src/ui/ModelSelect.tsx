@@ -21,18 +21,31 @@ export function ModelSelect({ offered, chosen, onChoose }: ModelSelectProps): Re
   const models = offered.models ?? [];
   const selected = models.find(({ id }) => id === chosen);
   return (
-    <label className="model">
-      <span className="hidden">Model</span>
-      <select value={chosen ?? ""} disabled={models.length === 0} onChange={(event) => onChoose(event.target.value)}>
-        {models.length === 0 ? <option value="">Loading models…</option> : null}
+    <div className="model">
+      <label className="hidden" htmlFor="model">
+        Model
+      </label>
+      <select
+        id="model"
+        className="choice"
+        aria-describedby={selected ? "model-plan" : undefined}
+        value={chosen ?? ""}
+        disabled={models.length === 0}
+        onChange={(event) => onChoose(event.target.value)}
+      >
+        {chosen === null ? <option value="">{offered.models === null ? "Loading models…" : "No model available"}</option> : null}
         {models.map((model) => (
-          <option key={model.id} value={model.id} disabled={!model.available}>
+          <option key={model.id} value={model.id} disabled={!model.available} data-plan={model.available ? planOf(model) : undefined}>
             {labelOf(model)}
           </option>
         ))}
       </select>
-      {selected ? <span className="plan">{planOf(selected)}</span> : null}
-    </label>
+      {selected ? (
+        <span id="model-plan" className="plan">
+          {planOf(selected)}
+        </span>
+      ) : null}
+    </div>
   );
 }
 

@@ -4,7 +4,7 @@ import type { MouseEvent, ReactNode } from "react";
 import type { ChatSummary } from "../chat/wire";
 import { ageOf } from "./age";
 import { Icon } from "./Icon";
-import { goTo, pathOf } from "./route";
+import { follow, pathOf } from "./route";
 import { ThemeSwitch } from "./ThemeSwitch";
 import type { Chats } from "./useChats";
 
@@ -21,14 +21,14 @@ interface SidebarProps {
 
 export function Sidebar({ chats, chatId, users, user, onUser, onChosen }: SidebarProps): ReactNode {
   const open = (event: MouseEvent, id: string | null) => {
-    // Links stay links: another tab, another window.
-    if (event.metaKey || event.ctrlKey || event.shiftKey || event.button !== 0) return;
-    event.preventDefault();
-    goTo(id);
-    onChosen();
+    if (follow(event, id)) onChosen();
   };
   return (
     <nav className="sidebar" aria-label="Chats">
+      <p className="wordmark">
+        <img src="/favicon.svg" alt="" width="22" height="22" />
+        Parley
+      </p>
       <a className="button new" href={pathOf(null)} onClick={(event) => open(event, null)}>
         <Icon name="plus" />
         New chat
@@ -74,7 +74,7 @@ export function Sidebar({ chats, chatId, users, user, onUser, onChosen }: Sideba
         {users ? (
           <label>
             <span className="hidden">Demo user</span>
-            <select value={user} onChange={(event) => onUser(event.target.value)}>
+            <select className="choice" value={user} onChange={(event) => onUser(event.target.value)}>
               {users.map((name) => (
                 <option key={name}>{name}</option>
               ))}

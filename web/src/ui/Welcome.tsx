@@ -12,7 +12,11 @@ const QUESTIONS = [
 export function Welcome({ onAsk, ready }: { onAsk: (question: string) => void; ready: boolean }): ReactNode {
   return (
     <section className="welcome">
-      <h2>What shall we talk about?</h2>
+      <img src="/favicon.svg" alt="" />
+      <div>
+        <h2>What shall we talk about?</h2>
+        <p>Close the page whenever you like: a reply goes on without it, and is here when you come back.</p>
+      </div>
       <ul>
         {QUESTIONS.map((question) => (
           <li key={question}>

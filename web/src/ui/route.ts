@@ -1,6 +1,6 @@
 /** The two routes, `/chat` and `/chat/:chatId`. */
 
-import { useSyncExternalStore } from "react";
+import { type MouseEvent, useSyncExternalStore } from "react";
 
 const listeners = new Set<() => void>();
 
@@ -31,4 +31,13 @@ export function goTo(chatId: string | null, { replace = false } = {}): void {
   if (replace) history.replaceState(null, "", path);
   else history.pushState(null, "", path);
   for (const listener of listeners) listener();
+}
+
+/** Goes where a pressed link leads, unless it is to be opened elsewhere; tells whether it went. */
+export function follow(event: MouseEvent, chatId: string | null): boolean {
+  // Links stay links: another tab, another window.
+  if (event.metaKey || event.ctrlKey || event.shiftKey || event.button !== 0) return false;
+  event.preventDefault();
+  goTo(chatId);
+  return true;
 }

@@ -172,7 +172,7 @@ insert into users (id, plan_id) select %s, p.id from plans p where p.is_default 
 _ORPHANS = """
 with lost as (
     select id from sessions
-     where state = 'streaming' and lease_until < clock_timestamp() - make_interval(secs => %s)
+     where state = 'streaming' and lease_until < statement_timestamp() - make_interval(secs => %s)
      order by lease_until limit %s for update skip locked)
 update sessions s
    set owner = %s, lease_until = clock_timestamp()
@@ -182,14 +182,14 @@ returning s.id, s.generation_key, s.epoch, s.stop_requested_at is not null
 
 _EXPIRE = """
 with old as (
-    select id from sessions where state = 'open' and expires_at <= clock_timestamp()
+    select id from sessions where state = 'open' and expires_at <= statement_timestamp()
      order by expires_at limit %s for update skip locked)
 select count(*) from (select expire_session(id) from old) e
 """
 
 _PURGE_SESSIONS = """
 with old as (
-    select id from sessions where state = 'ended' and expires_at <= clock_timestamp()
+    select id from sessions where state = 'ended' and expires_at <= statement_timestamp()
      order by expires_at limit %s for update skip locked),
 gone as (delete from sessions s using old where s.id = old.id returning 1)
 select count(*) from gone
@@ -198,7 +198,7 @@ select count(*) from gone
 _PURGE_CHATS = """
 with old as (
     select c.id from chats c
-     where c.updated_at < clock_timestamp() - make_interval(days => %s)
+     where c.updated_at < statement_timestamp() - make_interval(days => %s)
        and not exists (select from sessions s where s.chat_id = c.id and s.state <> 'ended')
      order by c.updated_at limit %s for update skip locked),
 gone as (delete from chats c using old where c.id = old.id returning 1)

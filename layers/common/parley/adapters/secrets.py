@@ -6,12 +6,15 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from parley.errors import Unavailable
 from parley.logs import logger
 from parley.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.parameters import SecretsProvider
 
 T = TypeVar("T")
 
@@ -25,7 +28,7 @@ class Secrets:
 
     def __init__(self, settings: Settings, fetch: Callable[[str], str] | None = None) -> None:
         self._settings = settings
-        self._fetch = fetch or _fetch
+        self._fetch = fetch or SecretsManager().fetch
         self._lock = threading.Lock()
         self._held: dict[str, str] = {}
         self._refetched: dict[str, float] = {}
@@ -65,21 +68,32 @@ class Secrets:
             return parse(self._held[arn])
 
 
-def _fetch(arn: str) -> str:
-    # Imported here: a laptop has no AWS to ask, and boto3 takes a while to load.
-    from aws_lambda_powertools.utilities.parameters import SecretsProvider  # noqa: PLC0415
-    from aws_lambda_powertools.utilities.parameters.exceptions import GetParameterError  # noqa: PLC0415
-    from botocore.config import Config  # noqa: PLC0415
+class SecretsManager:
+    """Asks AWS; the client is made at the first question, since that takes a while."""
 
-    patience = Config(connect_timeout=2, read_timeout=3, retries={"mode": "standard", "max_attempts": 2})
-    try:
-        value = SecretsProvider(boto_config=patience).get(arn, force_fetch=True)
-    except GetParameterError as error:
-        _log.warning("secret_unavailable", extra={"error": type(error).__name__})
-        raise Unavailable("The service's keys cannot be read right now.", retry_after=2) from None
-    if not isinstance(value, str) or not value:
-        raise SettingsError("A secret must be text.")
-    return value
+    def __init__(self) -> None:
+        self._provider: SecretsProvider | None = None
+
+    def fetch(self, arn: str) -> str:
+        """Return a secret's text as it is now; raises `Unavailable`, `SettingsError`."""
+        # Imported here: a laptop has no AWS to ask, and boto3 takes a while to load.
+        from aws_lambda_powertools.utilities.parameters import SecretsProvider  # noqa: PLC0415
+        from aws_lambda_powertools.utilities.parameters.exceptions import GetParameterError  # noqa: PLC0415
+        from botocore.config import Config  # noqa: PLC0415
+
+        if self._provider is None:
+            patience = Config(
+                connect_timeout=2, read_timeout=3, retries={"mode": "standard", "max_attempts": 2}
+            )
+            self._provider = SecretsProvider(boto_config=patience)
+        try:
+            value = self._provider.get(arn, force_fetch=True)
+        except GetParameterError as error:
+            _log.warning("secret_unavailable", extra={"error": type(error).__name__})
+            raise Unavailable("The service's keys cannot be read right now.", retry_after=2) from None
+        if not isinstance(value, str) or not value:
+            raise SettingsError("A secret must be text.")
+        return value
 
 
 def _with_credentials(url: str, text: str) -> str:

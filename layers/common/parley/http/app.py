@@ -14,8 +14,10 @@ from parley.http.bodies import Body, ErrorBody, answer
 from parley.http.headers import SecurityHeaders
 from parley.http.limits import Limits
 from parley.http.services import Services
-from parley.settings import Settings
+from parley.logs import logger
+from parley.settings import Settings, SettingsError
 
+_log = logger("http")
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -50,6 +52,7 @@ def create_app(
     for router in routers:
         app.include_router(router, prefix=prefix)
     app.add_exception_handler(ParleyError, _on_parley_error)
+    app.add_exception_handler(SettingsError, _on_misconfigured)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_middleware(Limits, body_bytes=settings.body_bytes)
@@ -80,6 +83,17 @@ def error_response(error: ParleyError) -> Response:
 async def _on_parley_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ParleyError)
     return error_response(error)
+
+
+async def _on_misconfigured(request: Request, error: Exception) -> Response:
+    # Names a setting and quotes no secret, but is the operator's to read.
+    _log.error("misconfigured", extra={"reason": str(error)})
+    detail = {
+        "code": "internal",
+        "message": "This server is not set up right; its log says how.",
+        "retryable": False,
+    }
+    return answer({"error": detail}, 500)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:

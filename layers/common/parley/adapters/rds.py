@@ -1,0 +1,73 @@
+"""Logging in to Postgres on RDS with the function's own role, in place of a password."""
+
+import functools
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import psycopg
+from psycopg import sql
+
+from parley.settings import SettingsError
+
+if TYPE_CHECKING:
+    from botocore.session import Session
+
+_VALID_SECONDS = 900  # what RDS allows a token at most; only the login has to be within
+
+
+def with_token(url: str) -> str:
+    """Return `url`, which names host, port and user, with a token as its password.
+
+    The token is signed here and now; AWS is asked nothing, unless for the role's credentials.
+    https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.IAMDBAuth.Connecting.html
+    """
+    parts = urlsplit(url)
+    token = _signed(f"{parts.hostname}:{parts.port}", parts.username or "")
+    login = f"{parts.username}:{quote(token, safe='')}"
+    return urlunsplit(parts._replace(netloc=f"{login}@{parts.hostname}:{parts.port}"))
+
+
+def _signed(address: str, user: str) -> str:
+    # boto3's own function needs a client of RDS, whose description alone takes longer to load than all this.
+    from botocore.auth import SigV4QueryAuth  # noqa: PLC0415
+    from botocore.awsrequest import AWSRequest  # noqa: PLC0415
+
+    session = _session()
+    region = session.get_config_variable("region")
+    request = AWSRequest("GET", f"https://{address}/?Action=connect&DBUser={quote(user, safe='')}")
+    credentials = session.get_credentials()
+    if credentials is None or region is None:
+        raise SettingsError("DATABASE_IAM needs AWS_DEFAULT_REGION and the credentials of a role.")
+    SigV4QueryAuth(credentials, "rds-db", region, expires=_VALID_SECONDS).add_auth(request)
+    return str(request.url).removeprefix("https://")
+
+
+@functools.cache
+def _session() -> "Session":
+    import botocore.session  # noqa: PLC0415 - a laptop has no AWS, and this takes a while to load
+
+    return botocore.session.get_session()
+
+
+async def let_in(database_url: str, user: str) -> None:
+    """Let `user` log in by its role, and read and write the tables that there are, but not change them.
+
+    Repeating it is how a new table becomes the user's too. Raises psycopg's errors.
+    """
+    role = sql.Identifier(user)
+    connection = await psycopg.AsyncConnection.connect(database_url, connect_timeout=10)
+    async with connection:
+        found = await connection.execute("select from pg_roles where rolname = %s", [user])
+        if await found.fetchone() is None:
+            await connection.execute(sql.SQL("create role {} login").format(role))
+        for grant in _GRANTS:
+            await connection.execute(sql.SQL(grant).format(role))
+
+
+_GRANTS = (
+    "grant rds_iam to {}",
+    "grant usage on schema public to {}",
+    "grant select, insert, update, delete on all tables in schema public to {}",
+    "grant usage, select on all sequences in schema public to {}",
+    "grant execute on all functions in schema public to {}",
+)

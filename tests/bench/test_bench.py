@@ -1,0 +1,117 @@
+"""What the benchmark is built of measures what it says: the upstream, the driver, a floor, the tables."""
+
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench import machine
+from bench.driver import BadAnswer, Connection, ask, crowd, get, percentile, post, require
+from bench.report import Column, Table, markdown, ms
+from bench.servers import Process, Upstream
+from bench.sheet import Sheet
+from local.files import free_port
+from parley.adapters.anthropic import AnthropicModel
+from parley.adapters.openai import OpenAIModel
+from parley.events import Delta, Finish, FinishReason
+from parley.ports import ChatModel
+from tests.adapters.chat_models import question
+
+_PYTHON = Path(sys.executable)
+
+
+@pytest.fixture
+def upstream(tmp_path: Path) -> Iterator[Upstream]:
+    """Return the upstream, in a process of its own."""
+    started = Upstream(_PYTHON, tmp_path, free_port())
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def relay(tmp_path: Path, upstream: Upstream) -> Iterator[str]:
+    """Return the URL of the floor of relays."""
+    port = free_port()
+    command: list[str | Path] = [_PYTHON, "-m", "bench.floor.relay", "--port", str(port)]
+    env = {"OPENAI_BASE_URL": f"{upstream.url}/v1"}
+    process = Process(command, env, tmp_path / "relay.log", core=machine.SERVER_CORE)
+    process.wait_for_port(f"http://127.0.0.1:{port}")
+    yield f"http://127.0.0.1:{port}"
+    process.stop()
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+async def test_the_upstream_speaks_both_wires(upstream: Upstream, provider: str) -> None:
+    model: ChatModel
+    if provider == "openai":
+        model = OpenAIModel(api_key="key", base_url=f"{upstream.url}/v1")
+    else:
+        model = AnthropicModel(api_key="key", base_url=upstream.url)
+    events = [event async for event in model.stream(question("full-37", "?"))]
+    await model.close()
+    assert "".join(e.text for e in events if isinstance(e, Delta)).count("~") == 37
+    [end] = [e for e in events if isinstance(e, Finish)]
+    assert end.reason is FinishReason.STOP
+    assert (await upstream.stats())["calls"] == 1
+
+
+async def test_slow_tokens_come_at_their_pace(upstream: Upstream) -> None:
+    body = {"model": "slow-11", "messages": []}
+    exchange = await ask(upstream.url, post("/v1/chat/completions", body), keep=False)
+    assert exchange.tokens == 11
+    assert exchange.last - exchange.first >= 9 / 20  # a tick may follow the first token at once
+
+
+async def test_a_reply_under_way_can_be_ended(upstream: Upstream) -> None:
+    connection = await Connection.to(upstream.url)
+    exchange = connection.send(post("/v1/chat/completions", {"model": "slow-100000", "messages": []}))
+    await exchange.began
+    await upstream.end()
+    await exchange.done
+    assert 1 <= exchange.tokens < 100
+    connection.close()
+
+
+async def test_the_driver_counts_and_times_what_a_relay_sends(relay: str) -> None:
+    requests = [get("/relay", model="full-200", prompt=f"{n}") for n in range(20)]
+    exchanges = await crowd(relay, requests, at_once=4)
+    require(exchanges, tokens=200)
+    assert len(exchanges) == 20
+    assert all(0 < each.first <= each.last for each in exchanges)
+    with pytest.raises(BadAnswer):
+        require(exchanges, tokens=201)
+
+
+async def test_a_broken_connection_is_no_answer(upstream: Upstream) -> None:
+    connection = await Connection.to(upstream.url)
+    exchange = connection.send(post("/v1/chat/completions", {"model": "slow-100000", "messages": []}))
+    await exchange.began
+    upstream.stop()
+    with pytest.raises(BadAnswer):
+        await exchange.done
+    assert math.isnan(exchange.last)
+
+
+def test_a_table_compares_with_its_baseline() -> None:
+    sheet = Sheet()
+    sheet.add("t", "floor", "x", 0.001, 0.002, 0.009)
+    sheet.add("t", "other", "x", 0.005)
+    sheet.add("elsewhere", "third", "y", 1.0)
+    table = Table("Title", "About.", (Column("x, ms", "t", "x", ms, "floor"),))
+    text = markdown(sheet, [table], ["other", "floor"])
+    assert "| other | 5.00 (2.5×) |\n| floor | 2.00 |" in text
+    assert "third" not in text
+
+
+def test_a_percentile_is_a_value_that_was_measured() -> None:
+    values = [float(number) for number in range(1, 101)]
+    assert percentile(values, 0.99) == 99
+    assert percentile(values[:1], 0.99) == 1
+
+
+def test_processor_time_is_that_of_the_process(upstream: Upstream) -> None:
+    pids = machine.family(upstream.process.pid)
+    assert 0 < machine.cpu_seconds(pids) < 60
+    assert machine.memory_bytes(pids) > 2**20

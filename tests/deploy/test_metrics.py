@@ -1,0 +1,103 @@
+"""The template's metric filters find what a server really writes; what it writes fits Lambda's log."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local.embedded import Addresses
+from local.seed import seed
+from tests.deploy.filters import matches, values
+from tests.deploy.templates import Node, load, of_type
+from tests.harness import Fake, Reading, World, eventually
+
+TEMPLATE = load()
+FILTERS = {
+    item["Properties"]["MetricTransformations"][0]["MetricName"]: item["Properties"]
+    for item in of_type(TEMPLATE, "AWS::Logs::MetricFilter").values()
+}
+
+
+@pytest.fixture
+async def world(tmp_path: Path, own_postgres: Addresses, valkey_url: str, fake: Fake) -> AsyncIterator[World]:
+    await seed(own_postgres.database_url)
+    made = World(tmp_path, own_postgres.database_url, valkey_url, fake)
+    yield made
+    await made.close()
+
+
+def _send(postgres: int, number: signal.Signals) -> None:
+    """Send a signal to a Postgres and its backends."""
+    for pid in (postgres, *map(int, Path(f"/proc/{postgres}/task/{postgres}/children").read_text().split())):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+async def test_each_metric_counts_what_happened(world: World, own_postgres: Addresses) -> None:
+    server = world.server(DATABASE_TIMEOUT="1")
+    client = world.client(server)
+    model = world.model("measured", delay=0.02)
+    await client.ask("How long does it take?", model)
+    await client.ask("How long does it take?", model)
+    _, failed = await client.ask("Break off.", world.model("broken", fault="reset", fault_after=2))
+    assert failed.end is not None
+    assert failed.end["type"] == "error"
+    started = await client.start("Will it be saved?", model)
+    reading = Reading()
+    reads = asyncio.create_task(client.read(started["sessionId"], reading))
+    await eventually(lambda: reading.text)
+    _send(own_postgres.postgres_pid, signal.SIGSTOP)
+    await asyncio.wait_for(reads, 20)
+    _send(own_postgres.postgres_pid, signal.SIGCONT)
+
+    # As CloudWatch gets it: what the process wrote to its standard output, a line an event.
+    assert server.out is not None
+    lines = [line for line in server.out.read_text().split("\n") if line]
+    entries = [json.loads(line) for line in lines]
+    found = {name: _published(item, entries) for name, item in FILTERS.items()}
+    assert found["Replies"] == [1.0] * 4
+    assert found["CacheHits"] == [1.0]
+    assert found["RepliesFailed"] == [1.0]
+    assert found["RepliesParked"] == [1.0]
+    assert len(found["FirstTokenMs"]) == len(found["StreamSeconds"]) == 4
+    assert all(0 <= value < 30_000 for value in found["FirstTokenMs"])
+    # Twenty milliseconds a token, and a cached reply has none to wait for.
+    first, hit, *_ = found["StreamSeconds"]
+    assert 0 < hit < first < 30
+
+
+def _published(item: Node, entries: list[dict[str, Any]]) -> list[float]:
+    pattern = item["FilterPattern"]
+    return values(item["MetricTransformations"][0], [entry for entry in entries if matches(pattern, entry)])
+
+
+def test_every_metric_is_shown_and_every_alarm_has_its_metric() -> None:
+    shown = TEMPLATE["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
+    assert all(f'"{name}"' in shown for name in FILTERS)
+    alarmed = {
+        item["Properties"]["MetricName"]
+        for item in of_type(TEMPLATE, "AWS::CloudWatch::Alarm").values()
+        if item["Properties"].get("Namespace") == {"Ref": "AWS::StackName"}
+    }
+    assert alarmed == {"FirstTokenMs", "RepliesFailed", "RepliesParked"}
+    for item in FILTERS.values():
+        assert item["LogGroupName"] == {"Ref": "StreamLogs"}
+        assert item["MetricTransformations"][0]["MetricNamespace"] == {"Ref": "AWS::StackName"}
+    # CloudFormation puts names in; what is left must be JSON.
+    assert len(json.loads(re.sub(r"\$\{[^}]*\}", "x", shown))["widgets"]) > 5
+
+
+def test_a_pattern_that_is_not_understood_is_no_match() -> None:
+    with pytest.raises(ValueError):
+        matches("{ $.message = reply }", {})
+    with pytest.raises(ValueError):
+        matches("reply_ended", {})
+    assert not matches("{ $.seconds >= 0 }", {"seconds": "1"})
+    assert not matches("{ $.seconds >= 0 }", {})
