@@ -56,7 +56,8 @@ export async function connect({ fetch, url, signal, silenceMs, onOpen, onHeard, 
     }
     onOpen();
     const reader = response.body.getReader();
-    const text = new TextDecoder();
+    // The reader of events takes away the one byte order mark that may be there.
+    const text = new TextDecoder("utf-8", { ignoreBOM: true });
     const decoder = new SseDecoder();
     for (;;) {
       const { done, value } = await reader.read();
