@@ -191,7 +191,8 @@ class Runs:
             if run.answer is None:
                 run.settle(_lost(run, "unavailable", "This server is going away."), saved=False)
             self._runs.pop(run.session.id, None)
-            self._report(run)
+            # After the readers, who have just been rung: a line takes as long to write as their last frames.
+            asyncio.get_running_loop().call_soon(self._report, run)
 
     def _report(self, run: Run) -> None:
         """Write the one line that metrics are made of."""
