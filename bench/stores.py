@@ -33,9 +33,8 @@ class Stores:
         with psycopg.connect(self.database_url, autocommit=True) as connection:
             connection.execute(_PEERS_SCHEMA.read_bytes())
             # One user asks more in a minute than any plan allows, and no peer has plans.
-            connection.execute(
-                "update plans set requests_per_minute = null, concurrent_streams = null, tokens_per_day = null"
-            )
+            limits = ("requests_per_minute", "concurrent_streams", "tokens_per_day")
+            connection.execute(f"update plans set {', '.join(f'{name} = null' for name in limits)}".encode())
             for model in models:
                 family = model.partition("/")[0]
                 provider = _PROVIDERS.get(family, "openai")

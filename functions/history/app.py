@@ -2,9 +2,8 @@
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from mangum import Mangum
 
 from parley import bootstrap
@@ -21,47 +20,39 @@ from parley.http.bodies import (
     page_json,
 )
 from parley.http.principal import principal
-from parley.http.services import Its
+from parley.http.queries import ChatListQuery, HistoryQuery, UserQuery, read_query, takes_query
+from parley.http.services import services_of
 from parley.ids import is_id
 
 router = APIRouter()
 
-UserId = Annotated[str | None, Query(alias="userId")]
-Limit = Annotated[int, Query(ge=1, le=200)]
 _REFUSALS = (400, 401, 403, 404, 503)
 _BEFORE_CHAT = re.compile(
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?[+-]\d\d:\d\d_[A-Za-z0-9_-]{1,64}", re.ASCII
 )
 
 
-@router.get("/chat/history", responses=answers(200, HistoryBody, *_REFUSALS))
-async def history(
-    request: Request,
-    its: Its,
-    chat_id: Annotated[str, Query(alias="chatId")],
-    before: Annotated[int | None, Query(ge=0, le=2**62)] = None,
-    limit: Limit = 50,
-    user_id: UserId = None,
-) -> Response:
+@router.get(
+    "/chat/history", openapi_extra=takes_query(HistoryQuery), responses=answers(200, HistoryBody, *_REFUSALS)
+)
+async def history(request: Request) -> Response:
     """Return a page of a chat, oldest first; `nextBefore` leads to the messages before it."""
-    user = await principal(request, its, user_id)
-    if not is_id(chat_id):
+    its, query = services_of(request), read_query(request, HistoryQuery)
+    user = await principal(request, its, query.user_id)
+    if not is_id(query.chat_id):
         raise NotFound
-    return answer(page_json(await its.store.history(user, chat_id, before, limit)))
+    return answer(page_json(await its.store.history(user, query.chat_id, query.before, query.limit)))
 
 
-@router.get("/chat/list", responses=answers(200, ChatListBody, *_REFUSALS))
-async def chats(
-    request: Request,
-    its: Its,
-    before: str | None = None,
-    limit: Limit = 50,
-    user_id: UserId = None,
-) -> Response:
+@router.get(
+    "/chat/list", openapi_extra=takes_query(ChatListQuery), responses=answers(200, ChatListBody, *_REFUSALS)
+)
+async def chats(request: Request) -> Response:
     """Return a page of the user's chats, the latest first."""
-    user = await principal(request, its, user_id)
-    at = None if before is None else _place(before)
-    return answer(chats_json(await its.store.chats(user, at, limit)))
+    its, query = services_of(request), read_query(request, ChatListQuery)
+    user = await principal(request, its, query.user_id)
+    before = None if query.before is None else _place(query.before)
+    return answer(chats_json(await its.store.chats(user, before, query.limit)))
 
 
 def _place(before: str) -> str:
@@ -75,10 +66,13 @@ def _place(before: str) -> str:
     raise InvalidRequest("before must be a nextBefore of this list.", field="before")
 
 
-@router.get("/chat/models", responses=answers(200, ModelListBody, *_REFUSALS))
-async def models(request: Request, its: Its, user_id: UserId = None) -> Response:
+@router.get(
+    "/chat/models", openapi_extra=takes_query(UserQuery), responses=answers(200, ModelListBody, *_REFUSALS)
+)
+async def models(request: Request) -> Response:
     """Return the models on offer, each with whether the user can ask it now, or why not."""
-    user = await principal(request, its, user_id)
+    its, query = services_of(request), read_query(request, UserQuery)
+    user = await principal(request, its, query.user_id)
     return answer(models_json(await its.store.models(user), its.models))
 
 

@@ -1,8 +1,8 @@
 """Takes prompts: opens sessions, and stops them."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 from mangum import Mangum
 
 from parley import bootstrap, sessions
@@ -20,7 +20,8 @@ from parley.http.bodies import (
     started_json,
 )
 from parley.http.principal import principal
-from parley.http.services import Its
+from parley.http.queries import takes_headers
+from parley.http.services import services_of
 
 router = APIRouter()
 
@@ -33,15 +34,12 @@ def _takes(kind: type[Body]) -> dict[str, Any]:
 @router.post(
     "/chat/start",
     status_code=201,
-    openapi_extra=_takes(StartBody),
+    openapi_extra=_takes(StartBody) | takes_headers("idempotency-key"),
     responses=answers(201, StartedBody, 400, 401, 403, 404, 409, 413, 415, 429, 503),
 )
-async def start(
-    request: Request,
-    its: Its,
-    idempotency_key: Annotated[str | None, Header()] = None,
-) -> Response:
+async def start(request: Request) -> Response:
     """Save the user's message and open a session that streams the reply."""
+    its, idempotency_key = services_of(request), request.headers.get("idempotency-key")
     body = await read_body(request, StartBody)
     if idempotency_key is not None and not 1 <= len(idempotency_key) <= 200:
         raise InvalidRequest("Idempotency-Key must be 1 to 200 characters.", field="Idempotency-Key")
@@ -63,8 +61,9 @@ async def start(
     openapi_extra=_takes(StopBody),
     responses=answers(202, StoppedBody, 400, 401, 403, 404, 413, 415, 503),
 )
-async def stop(request: Request, its: Its) -> Response:
+async def stop(request: Request) -> Response:
     """Stop a session; its partial reply is saved. Repeating it changes nothing."""
+    its = services_of(request)
     body = await read_body(request, StopBody)
     user_id = body.user_id
     if its.settings.auth_mode != "trusted" or user_id is not None:

@@ -3,9 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated
 
-from fastapi import APIRouter, FastAPI, Header, Query, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 
 from parley import bootstrap
 from parley.collector import spare_what_is_loaded
@@ -13,7 +12,8 @@ from parley.errors import NotFound
 from parley.events import Cursor
 from parley.http import health
 from parley.http.app import Documentation, create_app, refused
-from parley.http.services import Its
+from parley.http.queries import StreamQuery, read_query, takes_query
+from parley.http.services import services_of
 from parley.http.stream import EventStream, lambda_deadline
 from parley.ids import is_id
 from parley.reader import Reader, at_end
@@ -28,27 +28,24 @@ _ANSWERS: Documentation = {
 
 @router.get(
     "/chat/stream",
+    openapi_extra=takes_query(StreamQuery, "last-event-id"),
     responses=_ANSWERS | refused(400, 403, 404, 410, 503),
 )
-async def stream(
-    its: Its,
-    session_id: Annotated[str, Query(alias="sessionId")],
-    cursor: str | None = None,
-    last_event_id: Annotated[str | None, Header()] = None,
-    x_amzn_lambda_context: Annotated[str | None, Header(include_in_schema=False)] = None,
-) -> Response:
+async def stream(request: Request) -> Response:
     """Stream a session's reply from the cursor on."""
+    its, query = services_of(request), read_query(request, StreamQuery)
+    session_id = query.session_id
     if not is_id(session_id):
         raise NotFound
     # An EventSource that reconnects repeats its URL; the header knows better.
-    hint = last_event_id or cursor or ""
+    hint = request.headers.get("last-event-id") or query.cursor or ""
     at = Cursor.parse(hint)
     session = await its.store.session(session_id)
     if session.reply is not None and at_end(session.reply, at):
         return Response(status_code=204)
     settings = its.settings
     margin = settings.deadline_margin_seconds
-    deadline = lambda_deadline(x_amzn_lambda_context, margin)
+    deadline = lambda_deadline(request.headers.get("x-amzn-lambda-context"), margin)
     in_lambda = deadline is not None
     if deadline is None and settings.deadline_seconds:
         deadline = asyncio.get_running_loop().time() + max(0.0, settings.deadline_seconds - margin)

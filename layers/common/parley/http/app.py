@@ -5,11 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from parley.errors import InvalidRequest, ParleyError
+from parley.errors import ParleyError
 from parley.http.bodies import Body, ErrorBody, answer
 from parley.http.headers import SecurityHeaders
 from parley.http.limits import Limits
@@ -53,7 +52,6 @@ def create_app(
         app.include_router(router, prefix=prefix)
     app.add_exception_handler(ParleyError, _on_parley_error)
     app.add_exception_handler(SettingsError, _on_misconfigured)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_middleware(Limits, body_bytes=settings.body_bytes)
     if settings.allowed_origins:
@@ -94,12 +92,6 @@ async def _on_misconfigured(request: Request, error: Exception) -> Response:
         "retryable": False,
     }
     return answer({"error": detail}, 500)
-
-
-async def _on_invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    field = str(error.errors()[0]["loc"][-1])
-    return error_response(InvalidRequest(f"{field} is missing or malformed.", field=field))
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

@@ -1,10 +1,10 @@
 """Whether this process, and what it depends on, is well."""
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from parley.errors import LogUnavailable, StoreUnavailable
 from parley.http.bodies import Body, answer
-from parley.http.services import Its
+from parley.http.services import services_of
 
 router = APIRouter()
 
@@ -16,8 +16,9 @@ class HealthBody(Body):
 
 
 @router.get("/health", responses={200: {"model": HealthBody}, 503: {"model": HealthBody}})
-async def health(its: Its) -> Response:
+async def health(request: Request) -> Response:
     """Tell whether the database and Valkey answer; without Valkey, streams go on."""
+    its = services_of(request)
     database = valkey = "ok"
     try:
         await its.store.check()

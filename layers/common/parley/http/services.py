@@ -1,9 +1,9 @@
 """What the routes work with, and how they get it."""
 
 from dataclasses import dataclass
-from typing import Annotated, Protocol, cast
+from typing import Protocol, cast
 
-from fastapi import Depends, Request
+from fastapi import Request
 
 from parley.ports import ChatModels, Log, Store
 from parley.runs import Runs
@@ -37,9 +37,6 @@ class Services:
         await self.store.close()
 
 
-async def _of_request(request: Request) -> Services:
-    # A coroutine function, since FastAPI runs any other in a thread.
+def services_of(request: Request) -> Services:
+    """Return what the application works with."""
     return cast("Services", request.app.state.services())
-
-
-Its = Annotated[Services, Depends(_of_request)]
