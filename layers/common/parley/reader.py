@@ -52,9 +52,11 @@ class Reader:
                     yield sse.HEARTBEAT
                 if self._over():
                     return
-            yield b"".join(await self._opening(cursor, hinted=hinted))
+            opening = await self._opening(cursor, hinted=hinted)
             while True:
-                news = self._news()
+                # What is there already goes out with the first frame.
+                news = opening + self._news()
+                opening = []
                 if news:
                     yield b"".join(news)
                 if run.answer is not None:
