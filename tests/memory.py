@@ -12,7 +12,8 @@ from parley.events import Delta, Finish, FinishReason, ModelEvent, Usage
 from parley.generation import Limits
 from parley.ids import new_id, new_session_id
 from parley.ports import ChatModel, Log, Question, Store
-from parley.runs import Answer, Policy, Run, Runs
+from parley.run import Answer, Run
+from parley.runs import Policy, Runs
 from tests.conformance.stages import MemoryStage
 
 STOP = Finish(FinishReason.STOP, "stop", Usage(3, 4))
@@ -150,7 +151,7 @@ class Process:
         """Do nothing more, and say goodbye to nobody."""
         self.store_switch.turn_off()
         self.log_switch.turn_off()
-        for task in (*self.runs._tasks, self.runs._pulsing):
+        for task in (*self.runs._tasks, self.runs._vouching._beating):
             if task is not None:
                 task.cancel()
 

@@ -15,7 +15,7 @@ from parley.conversation import Model, Reply, Session, SessionState
 from parley.events import Completed, Cursor, Failed, FinishReason, Source, StreamState, Usage
 from parley.generation import Generation
 from parley.reader import Reader, at_end
-from parley.runs import Run
+from parley.run import Run
 from parley.sse import HEARTBEAT, Decoder
 
 EPOCH = 1_795_391_262_123

@@ -259,7 +259,7 @@ async def test_a_reply_that_cannot_be_saved_is_parked_and_saved_later(world: Wor
     assert (found.reply.text, found.saved) == (WHOLE, False)
     assert [entry[0] for entry in await world.log.parked(9)] == [started.session_id]
     process.store_switch.turn_on()
-    await until(lambda: process.runs._unsaved == {})
+    await until(lambda: process.runs._vouching._unsaved == {})
     assert await process.stored(run) == found.reply
     assert await world.log.parked(9) == []
 
@@ -271,7 +271,7 @@ async def test_a_parked_reply_of_a_deleted_session_is_forgotten(world: World) ->
     await answer(await process.read(started.session_id))
     world.stage.database.delete_chat(started.chat_id)
     process.store_switch.turn_on()
-    await until(lambda: process.runs._unsaved == {})
+    await until(lambda: process.runs._vouching._unsaved == {})
     assert await world.log.parked(9) == []
 
 

@@ -8,7 +8,7 @@ from parley import sse
 from parley.bell import Bell
 from parley.conversation import Reply
 from parley.events import Completed, Cursor, Source, StreamState
-from parley.runs import Run
+from parley.run import Run
 from parley.tape import Tape
 
 # How long a reader that seems to be ahead of this process's copy is believed.

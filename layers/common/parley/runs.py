@@ -6,18 +6,14 @@ session was stopped, or another process saved the session's reply first.
 
 import asyncio
 import contextlib
-import itertools
-import secrets
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 
-from parley.bell import Bell, ring_all
 from parley.context import generation_key, normalise, trim
 from parley.conversation import Reply, Session
 from parley.errors import LogUnavailable, NotFound, ProviderFault, StoreUnavailable
 from parley.events import Completed, End, Failed, FinishReason, Source
-from parley.flusher import Flusher
 from parley.generation import Generation, Limits
 from parley.logs import logger
 from parley.ports import (
@@ -30,60 +26,13 @@ from parley.ports import (
     Question,
     Stopping,
     Store,
-    Wait,
-    Write,
 )
+from parley.productions import Productions
+from parley.run import Run
+from parley.vouching import Vouching
 
 _log = logger("runs")
-_MOST_PRODUCTIONS = 4
 _PATIENCE = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The end of a run: the reply as it is stored, or will be once `saved` can become true."""
-
-    reply: Reply
-    saved: bool
-
-
-class Run:
-    """One session's reply in this process. Readers look at it, and hang their bells on it."""
-
-    def __init__(self, session: Session, key: str, question: Question | None) -> None:
-        self.session = session
-        self.key = key
-        self.question = question
-        self.source = Source.JOINED
-        self.generation: Generation | None = None
-        self.answer: Answer | None = None
-        self.limit: int | None = None
-        self.deadline: float | None = None
-        self.bells: set[Bell] = set()
-        self.bell = Bell()
-        self.stopping = False
-        self.disabled = False
-        self.productions = 0
-        self.opened = time.monotonic()
-        self.task: asyncio.Task[None] | None = None
-
-    def settle(self, reply: Reply, *, saved: bool) -> None:
-        """Give the run its end; only the first counts."""
-        if self.answer is None:
-            self.answer = Answer(reply, saved)
-            ring_all(self.bells)
-
-    def turn_to(self, generation: Generation) -> None:
-        """Make the readers follow this generation."""
-        self.generation = generation
-        for bell in self.bells:
-            generation.tape.bells.add(bell)
-        ring_all(self.bells)
-
-    def halt(self) -> None:
-        """Have the run stop soon."""
-        self.stopping = True
-        self.bell.ring()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +54,12 @@ class Runs:
         self._log = log
         self._models = models
         self._policy = policy
-        self._flusher = Flusher(log, gather=policy.limits.flush, look=policy.limits.look)
-        self._name = secrets.token_urlsafe(9)
-        self._numbers = itertools.count(1)
+        self._productions = Productions(store, log, models, policy.limits, policy.session_lease, self._spawn)
         self._runs: dict[str, Run] = {}
-        self._generations: dict[str, Generation] = {}
-        self._doors: dict[str, asyncio.Lock] = {}
-        self._unsaved: dict[str, tuple[Reply, Source]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._pulsing: asyncio.Task[None] | None = None
+        self._vouching = Vouching(
+            store, log, self._runs, every=policy.pulse, session_lease=policy.session_lease
+        )
 
     def open(self, session: Session, deadline: float | None) -> Run:
         """Return the session's run, begun where it is not under way.
@@ -133,8 +79,7 @@ class Runs:
         run.deadline = deadline
         self._runs[session.id] = run
         run.task = self._spawn(self._answer(run))
-        if self._pulsing is None or self._pulsing.done():
-            self._pulsing = asyncio.create_task(self._pulse())
+        self._vouching.begin()
         return run
 
     def _key(self, session: Session, question: Question) -> str:
@@ -169,8 +114,6 @@ class Runs:
         if tasks:
             await asyncio.wait(tasks, timeout=max(0.0, until - asyncio.get_running_loop().time()))
 
-    # -- one run ---------------------------------------------------------------------------------
-
     async def _answer(self, run: Run) -> None:
         try:
             for attempt in range(_PATIENCE):
@@ -183,13 +126,13 @@ class Runs:
                         raise
                     await asyncio.sleep(0.5)
         except (StoreUnavailable, NotFound) as error:
-            run.settle(_lost(run, error.code, error.message), saved=False)
+            run.settle(run.lost(error.code, error.message), saved=False)
         except Exception:
             _log.exception("run_broke")
-            run.settle(_lost(run, "internal", "Something went wrong here."), saved=False)
+            run.settle(run.lost("internal", "Something went wrong here."), saved=False)
         finally:
             if run.answer is None:
-                run.settle(_lost(run, "unavailable", "This server is going away."), saved=False)
+                run.settle(run.lost("unavailable", "This server is going away."), saved=False)
             self._runs.pop(run.session.id, None)
             # After the readers, who have just been rung: a line takes as long to write as their last frames.
             asyncio.get_running_loop().call_soon(self._report, run)
@@ -215,7 +158,7 @@ class Runs:
         floor, leased = session.epoch, session.leased
         pause = 0.05
         while run.answer is None:
-            entry = await self._enter(run, floor, may_create=not leased)
+            entry = await self._productions.enter(run, floor, may_create=not leased)
             if isinstance(entry, Hit):
                 run.source = Source.CACHE
                 self._show(run, entry.reply)
@@ -264,7 +207,7 @@ class Runs:
             await self._detach(run, generation)
             return run.answer is not None
         if generation.task is None:
-            self._begin(run, generation)
+            self._productions.begin(run, generation)
             run.source = Source.PROVIDER if generation.writing else Source.JOINED
         generation.attached.add(session.id)
         generation.watchers.add(run.bell)
@@ -301,7 +244,7 @@ class Runs:
         try:
             await self._log.stop(run.key, run.session.id)
             # The writer flushes at once, and sees for itself whether anybody is left.
-            self._flusher.hurry(generation)
+            self._productions.hurry(generation)
         except LogUnavailable:
             generation.logged = False
         if generation.task is None and not generation.attached:
@@ -326,133 +269,13 @@ class Runs:
         try:
             outcome = await self._store.finish(session_id, reply, source.value)
         except StoreUnavailable:
-            _log.warning("reply_parked", extra={"epoch": reply.epoch})
-            self._unsaved[session_id] = (reply, source)
-            with contextlib.suppress(LogUnavailable):
-                await self._log.park(session_id, reply, source.value)
+            await self._vouching.park(session_id, reply, source)
             run.settle(reply, saved=False)
             return True
         if isinstance(outcome, Overtaken):
             return False
         run.settle(outcome.reply if isinstance(outcome, Ended) else reply, saved=True)
         return True
-
-    # -- generations -----------------------------------------------------------------------------
-
-    async def _enter(
-        self, run: Run, floor: int, *, may_create: bool
-    ) -> Hit | Generation | Wait | Ended | Stopping:
-        if self._live(run.key) is not None:
-            return await self._join(run, floor, may_create=may_create)
-        door = self._doors.setdefault(run.key, asyncio.Lock())
-        try:
-            async with door:
-                return await self._join(run, floor, may_create=may_create)
-        finally:
-            if not door.locked():
-                self._doors.pop(run.key, None)
-
-    async def _join(
-        self, run: Run, floor: int, *, may_create: bool
-    ) -> Hit | Generation | Wait | Ended | Stopping:
-        owner = f"{self._name}:{next(self._numbers)}"
-        try:
-            joined = await self._log.join(run.key, run.session.id, owner, epoch=floor, may_create=may_create)
-        except LogUnavailable:
-            return self._live(run.key) or await self._claim(run, owner)
-        if isinstance(joined, Hit | Wait):
-            return joined
-        known = self._live(run.key)
-        if known is not None and known.tape.epoch == joined.epoch:
-            return known
-        return self._enrol(Generation(run.key, joined.epoch, owner, writing=isinstance(joined, Write)))
-
-    async def _claim(self, run: Run, owner: str) -> Generation | Wait | Ended | Stopping:
-        """Without a log, the right to write is a row of the store's."""
-        claim = await self._store.claim(run.session.id, run.key, self._policy.session_lease)
-        if isinstance(claim, Overtaken):
-            return Wait()
-        if not isinstance(claim, int):
-            return claim
-        generation = Generation(run.key, claim, owner, writing=True)
-        generation.logged = False
-        return self._enrol(generation)
-
-    def _live(self, key: str) -> Generation | None:
-        generation = self._generations.get(key)
-        return None if generation is None or generation.over else generation
-
-    def _enrol(self, generation: Generation) -> Generation:
-        self._generations[generation.key] = generation
-        return generation
-
-    def _begin(self, run: Run, generation: Generation) -> None:
-        """Start the task that feeds a generation's tape."""
-        limits = self._policy.limits
-        if generation.writing:
-            assert run.question is not None
-            run.productions += 1
-            if run.productions > _MOST_PRODUCTIONS:
-                raise RuntimeError("this session's generations keep failing")
-            generation.deadline = run.deadline
-            flusher = self._flusher if generation.logged else None
-            work = generation.write(run.question, self._models, flusher, limits)
-        else:
-            work = generation.follow(self._log, limits)
-        generation.task = self._spawn(work)
-
-        def forget(_: "asyncio.Task[None]") -> None:
-            if self._generations.get(generation.key) is generation:
-                del self._generations[generation.key]
-
-        generation.task.add_done_callback(forget)
-
-    # -- the process -----------------------------------------------------------------------------
-
-    async def _pulse(self) -> None:
-        """Vouch for this process's sessions, learn of stops that the log did not tell, save the unsaved."""
-        last = 0.0
-        loop = asyncio.get_running_loop()
-        while self._runs or self._unsaved:
-            await asyncio.sleep(0.4)
-            degraded = any(run.generation and not run.generation.logged for run in self._runs.values())
-            if not degraded and loop.time() - last < self._policy.pulse:
-                continue
-            last = loop.time()
-            with contextlib.suppress(StoreUnavailable):
-                await self._vouch()
-                await self._save_unsaved()
-
-    async def _vouch(self) -> None:
-        epochs = {
-            run.session.id: run.generation.tape.epoch
-            for run in self._runs.values()
-            if run.generation is not None and run.answer is None and run.generation.vouching
-        }
-        for pulse in await self._store.pulse(epochs, self._policy.session_lease):
-            run = self._runs.get(pulse.session_id)
-            if run is None or run.answer is not None:
-                continue
-            if pulse.disabled:
-                run.disabled = True
-                run.bell.ring()
-            elif pulse.ended:
-                with contextlib.suppress(NotFound):
-                    _, reply = await self._store.reply(pulse.session_id)
-                    if reply is not None:
-                        run.settle(reply, saved=True)
-                        run.bell.ring()
-            elif pulse.stopping:
-                run.halt()
-
-    async def _save_unsaved(self) -> None:
-        for session_id, (reply, source) in list(self._unsaved.items()):
-            # A session that is gone took its reply's place along.
-            with contextlib.suppress(NotFound):
-                await self._store.finish(session_id, reply, source.value)
-            self._unsaved.pop(session_id, None)
-            with contextlib.suppress(LogUnavailable):
-                await self._log.unpark(session_id)
 
     def halt(self, session_id: str) -> None:
         """Stop a session that this process answers, without waiting for the log to tell."""
@@ -462,19 +285,15 @@ class Runs:
 
     async def close(self, grace: float = 3.0) -> None:
         """End what is being written as truncated, save it, and stop."""
-        for generation in list(self._generations.values()):
-            if generation.writing:
-                generation.cut()
+        self._productions.cut()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace)
-        await self._flusher.close()
-        if self._pulsing is not None:
-            self._pulsing.cancel()
+        await self._productions.close()
+        await self._vouching.close()
         for task in list(self._tasks):
             task.cancel()
-        leftover = [*self._tasks, *([self._pulsing] if self._pulsing else [])]
-        if leftover:
-            await asyncio.wait(leftover)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
 
 async def written(log: Log, key: str, epoch: int) -> str:
@@ -482,9 +301,3 @@ async def written(log: Log, key: str, epoch: int) -> str:
     with contextlib.suppress(LogUnavailable):
         return (await log.read(key, epoch, 0)).text
     return ""
-
-
-def _lost(run: Run, code: str, message: str) -> Reply:
-    generation = run.generation
-    epoch, text = (generation.tape.epoch, generation.tape.text()) if generation else (run.session.epoch, "")
-    return Reply(epoch, text, Failed(code, message, retryable=True, retry_after_ms=2000))
