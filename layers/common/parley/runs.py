@@ -257,7 +257,9 @@ class Runs:
 
     async def _give_up(self, run: Run, epoch: int, stopping: Stopping) -> None:
         """End a session that was stopped while nobody answered it, with what its log has."""
-        text = await written(self._log, run.key, epoch)
+        text = ""
+        with contextlib.suppress(LogUnavailable):
+            text = (await self._log.read(run.key, epoch, 0)).text
         end: End = Completed(FinishReason.STOPPED)
         if stopping.disabled:
             end = Failed("user_disabled", "This user is disabled.", retryable=False)
@@ -294,10 +296,3 @@ class Runs:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-
-
-async def written(log: Log, key: str, epoch: int) -> str:
-    """Return what the log has of an epoch; nothing where there is no log."""
-    with contextlib.suppress(LogUnavailable):
-        return (await log.read(key, epoch, 0)).text
-    return ""
