@@ -1,5 +1,6 @@
 """Starts the real `python -m local.dev` for tests, and sees what it leaves behind."""
 
+import contextlib
 import os
 import queue
 import re
@@ -95,15 +96,20 @@ class Laptop:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         family = self.family() if self.process.poll() is None else []
-        for process in family:
-            if process.is_running():
-                process.kill()
+        kill_all(family)
         self.process.wait()
         self._reader.join()
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         self.process.stdout.close()
         self.process.stderr.close()
+
+
+def kill_all(family: list[psutil.Process]) -> None:
+    """Kill them; some may be gone by then, since their parents are."""
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def gone(family: list[psutil.Process], seconds: float) -> bool:

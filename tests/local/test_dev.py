@@ -11,7 +11,7 @@ import httpx
 import psycopg
 import pytest
 
-from tests.local.laptop import Laptop, gone
+from tests.local.laptop import Laptop, gone, kill_all
 
 
 @pytest.fixture
@@ -109,8 +109,7 @@ def test_sigkill_of_everything_at_once_leaves_the_folder_fit_for_use(data: Path)
     with Laptop(data, env=FAST) as laptop:
         chat_id = ask(laptop.ready(), "What is a log?")["chatId"]
         family = laptop.family()
-        for process in family:
-            process.kill()
+        kill_all(family)
         assert gone(family, 5)
     with Laptop(data, env=FAST) as laptop:
         assert len(history(laptop.ready(), chat_id)) == 2
