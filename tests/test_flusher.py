@@ -105,6 +105,20 @@ async def test_more_than_a_batch_goes_in_several(flusher: Flusher, log: Spy) -> 
     assert {await text(log, each) for each in pens} == {"x"}
 
 
+async def test_who_ends_while_others_are_flushed_is_left_out(flusher: Flusher, log: Spy) -> None:
+    pens = [await pen(flusher, log, f"key {number}") for number in range(300)]
+    for each in pens:
+        each.tape.append("x")
+    log.slow = 0.05
+    await asyncio.sleep(0.03)
+    last = pens[-1]
+    assert await flusher.end(last, Reply(last.tape.epoch, "x", STOP))
+    await asyncio.sleep(0.2)
+    assert not last.lost
+    assert all(append.key != last.key for batch in log.batches for append in batch)
+    assert (await log.read(last.key, last.tape.epoch, 0)).end == STOP
+
+
 async def test_a_slow_log_gets_larger_pieces_not_more(flusher: Flusher, log: Spy) -> None:
     log.slow = 0.1
     writer = await pen(flusher, log, "key")

@@ -142,3 +142,24 @@ async def test_two_at_once_share_the_work(world: World) -> None:
     await world.stage.pass_time(61)
     both = await asyncio.gather(run(world.process()), run(world.process()))
     assert sum(done.orphans_ended for done in both) == 6
+
+
+async def test_a_reply_that_no_store_takes_stands_before_nothing(world: World) -> None:
+    process = world.process()
+    for number in range(3):
+        await orphan(world, str(number))
+    started = await process.start("Expired?")
+    finish = process.store.finish
+    refused: list[str] = []
+
+    async def picky(session_id: str, reply: Reply, source: str) -> object:
+        if not refused or session_id in refused:
+            refused.append(session_id)
+            raise ValueError("out of range")
+        return await finish(session_id, reply, source)
+
+    process.store.finish = picky  # type: ignore[method-assign,assignment]
+    await world.stage.pass_time(700)
+    done = await run(process)
+    assert (done.orphans_ended, done.sessions_expired) == (2, 1)
+    assert started.session_id

@@ -110,6 +110,35 @@ async def test_the_same_prompt_again_in_a_chat_is_a_hit_but_regenerate_is_not(wo
     assert len(process.model.questions) == 2
 
 
+async def test_who_goes_on_pays_when_the_one_who_asked_has_stopped(world: World) -> None:
+    model, gate = gated()
+    process = world.process(model)
+    asked, joined = await process.ask(), await process.ask(user="bob")
+    await shown(asked, 7)
+    await shown(joined, 7)
+    await sessions.stop(process.store, process.log, asked.session.id, "ada")
+    await answer(asked)
+    gate.set()
+    assert (await answer(joined)).reply.text == WHOLE
+    assert len(model.questions) == 1
+    assert (await world.stage.used("bob"))["small"] == (3, 4)
+
+
+async def test_a_call_that_cannot_be_counted_does_not_end_the_pulse(world: World) -> None:
+    model, gate = gated()
+    process = world.process(model, pulse=0.05, session_lease=0.4)
+    run = await process.ask()
+    await shown(run, 7)
+    broken = process.runs._vouching
+    pulse, broken._store.pulse = broken._store.pulse, None  # type: ignore[method-assign,assignment]
+    await asyncio.sleep(0.6)
+    broken._store.pulse = pulse  # type: ignore[method-assign]
+    assert broken._beating is not None
+    assert not broken._beating.done()
+    gate.set()
+    assert (await answer(run)).reply.text == WHOLE
+
+
 async def test_stopping_one_of_two_leaves_the_other(world: World) -> None:
     model, gate = gated()
     here, there = world.process(model), world.process(model)

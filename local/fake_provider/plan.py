@@ -110,7 +110,8 @@ def _payload(script: Script, wire: Wire, tokens: list[str]) -> tuple[list[tuple[
             frames.append(wire.token(text))
             said += 1
         writes.append((script.delay, b"".join(frames)))
-    closing = (0.0, wire.closing(len(tokens)) + wire.marker())
+    counted = len(tokens) if script.counted is None else script.counted
+    closing = (0.0, wire.closing(counted) + wire.marker())
     match script.fault:
         case None:
             return [*writes, closing], "keep"

@@ -30,6 +30,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     `fault` happens after `fault_after` tokens, and only in the first `fault_times` calls (0 is always).
     `status` is answered instead of a reply in the first `status_times` calls (0 is always).
     `tokens` is what is said; `count` repeats or cuts it to so many tokens; neither echoes the prompt.
+    `counted` is how many tokens it claims to have said, where that is not the truth.
     `numbered` adds the number of the call to every token, so that no two calls say the same.
     """
 
@@ -47,6 +48,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     finish: str = "stop"
     refusal: bool = False
     usage: Literal["after", "with", "none"] = "after"
+    counted: int | None = None
     ping_every: int = 0
     unknown_events: bool = False
     escape_unicode: bool = False

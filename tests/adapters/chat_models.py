@@ -270,6 +270,12 @@ class ChatModelSuite:
         fake.script("m", Script(usage="none"))
         assert isinstance((await self.ask(model))[-1], Finish)
 
+    async def test_36_counts_that_cannot_be_are_none(self, fake: FakeProvider, model: ChatModel) -> None:
+        fake.script("m", Script(counted=5_000_000_000))
+        finish = (await self.ask(model))[-1]
+        assert isinstance(finish, Finish)
+        assert finish.usage is None
+
     async def test_37_wrong_key(self, fake: FakeProvider, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.DEBUG)
         wrong = "sk-some-other-key-nobody-may-see"

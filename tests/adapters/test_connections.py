@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from parley.adapters.connections import Connections
-from parley.errors import StoreUnavailable
+from parley.errors import StoreUnavailable, Unavailable
 from tests.faults.proxy import FaultProxy
 from tests.harness import eventually
 
@@ -221,3 +221,21 @@ async def test_without_plans_nothing_is_kept(connections: Connections) -> None:
     for _ in range(4):
         await connections.run("select %s::int", [1])
     assert await connections.run("select count(*)::int from pg_prepared_statements") == [(0,)]
+
+
+async def test_45_a_secret_that_cannot_be_read_keeps_the_database_away(database_url: str) -> None:
+    held: list[str | Exception] = [Unavailable("No."), ValueError("a secret's words"), database_url]
+
+    async def url(_: str | None) -> str:
+        found = held.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    connections = Connections(url, size=1, timeout=2)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable) as caught:
+            await connections.run("select 1")
+        assert "words" not in str(caught.value)
+    assert await connections.run("select 1") == [(1,)]
+    await connections.close()

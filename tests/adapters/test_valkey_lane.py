@@ -1,6 +1,7 @@
 """One connection for all commands: every answer finds its command, whatever happens in between."""
 
 import asyncio
+import contextlib
 import gc
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -71,6 +72,47 @@ async def test_a_refusal_is_an_answer_and_quotes_nothing(lane: Lane) -> None:
     assert [getattr(answer, "code", answer) for answer in answers] == ["WRONGTYPE", b"fine", "ERR"]
     assert isinstance(answers[0], ErrorReply)
     assert "secret" not in str(answers[2])
+
+
+async def test_40_a_server_that_refuses_is_left_for_the_one_that_took_its_place() -> None:
+    greeted = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal greeted
+        greeted += 1
+        text = b"-READONLY You can't write against a replica\r\n" if greeted == 1 else b"+OK\r\n"
+        while await reader.read(1000):
+            writer.write(text)
+
+    server, address = await fake(answer)
+    async with server:
+        lane = Lane(f"redis://{address}", timeout=1)
+        with pytest.raises(ServerFault):
+            await lane.send([("SET", "a", 1)])
+        assert await lane.send([("SET", "a", 1)]) == [b"OK"]
+        assert greeted == 2
+        await lane.close()
+
+
+async def test_a_greeting_that_nobody_answers_leaves_no_connection() -> None:
+    left = asyncio.Semaphore(0)
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+            await reader.read()
+        left.release()
+
+    server, address = await fake(say_nothing)
+    async with server:
+        lane = Lane(f"redis://:secret@{address}", timeout=0.05)
+        for _ in range(5):
+            with pytest.raises(TimeoutError):
+                await lane.send([("ECHO", "?")])
+        async with asyncio.timeout(2):
+            for _ in range(5):
+                await left.acquire()
+        await lane.close()
 
 
 @pytest.mark.parametrize("code", ["OOM", "READONLY", "LOADING", "CLUSTERDOWN", "MISCONF"])

@@ -86,6 +86,20 @@ async def test_a_client_that_leaves_is_noticed() -> None:
     assert closed == [True]
 
 
+async def test_a_client_that_sends_what_it_may_not_is_as_good_as_gone() -> None:
+    class Chatterbox(Connection):
+        async def receive(self) -> dict[str, Any]:
+            raise ValueError("too long")
+
+    connection = Chatterbox()
+
+    async def frames() -> AsyncGenerator[bytes, None]:
+        yield b"one"
+        await connection.left.wait()
+
+    await asyncio.wait_for(connection.serve(frames()), 1)
+
+
 async def test_a_cancelled_response_closes_its_frames() -> None:
     connection = Connection()
     closed = []

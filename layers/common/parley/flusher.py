@@ -123,7 +123,13 @@ class Flusher:
                 if place.after <= now and (place.writer.tape.length > place.flushed or place.due <= now)
             ]
             for start in range(0, len(waiting), _MOST_APPENDS):
-                await self._flush(waiting[start : start + _MOST_APPENDS])
+                # Some may have ended while those before them were flushed.
+                places = [
+                    place
+                    for place in waiting[start : start + _MOST_APPENDS]
+                    if self._places.get(place.writer) is place
+                ]
+                await self._flush(places)
 
     async def _flush(self, places: Sequence[_Place]) -> None:
         loop = asyncio.get_running_loop()
@@ -170,6 +176,9 @@ class Flusher:
         try:
             return await self._log.abandon(writer.key, writer.owner)
         except LogUnavailable:
+            return False
+        except Exception:
+            _log.exception("flush_broke")
             return False
 
     async def close(self) -> None:

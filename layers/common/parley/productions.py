@@ -99,11 +99,12 @@ class Productions:
             work = generation.follow(self._log, self._limits)
         generation.task = self._spawn(work)
 
-        def forget(_: "asyncio.Task[None]") -> None:
-            if self._generations.get(generation.key) is generation:
-                del self._generations[generation.key]
+        generation.task.add_done_callback(lambda _: self.forget(generation))
 
-        generation.task.add_done_callback(forget)
+    def forget(self, generation: Generation) -> None:
+        """Have a generation answer nobody any more."""
+        if self._generations.get(generation.key) is generation:
+            del self._generations[generation.key]
 
     def hurry(self, generation: Generation) -> None:
         """Have the generation's writer, if it is here, look at its log soon."""

@@ -8,7 +8,10 @@ from parley.bell import Bell, ring_all
 from parley.conversation import Reply, Session
 from parley.events import Failed, Source
 from parley.generation import Generation
+from parley.logs import logger
 from parley.ports import Question
+
+_log = logger("runs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +67,19 @@ class Run:
         """Have the run stop soon."""
         self.stopping = True
         self.bell.ring()
+
+    def report(self) -> None:
+        """Write the one line that metrics are made of."""
+        assert self.answer is not None
+        begun = self.generation.tape.begun if self.generation is not None else None
+        fields = {
+            "source": self.source.value,
+            "model": self.session.model.id,
+            "status": self.answer.reply.status.value,
+            "saved": self.answer.saved,
+            "characters": len(self.answer.reply.text),
+            "seconds": round(time.monotonic() - self.opened, 3),
+        }
+        if begun is not None:
+            fields["first_token_ms"] = max(0, round((begun - self.opened) * 1000))
+        _log.info("reply_ended", extra=fields)

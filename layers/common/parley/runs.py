@@ -6,7 +6,6 @@ session was stopped, or another process saved the session's reply first.
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 
@@ -135,23 +134,7 @@ class Runs:
                 run.settle(run.lost("unavailable", "This server is going away."), saved=False)
             self._runs.pop(run.session.id, None)
             # After the readers, who have just been rung: a line takes as long to write as their last frames.
-            asyncio.get_running_loop().call_soon(self._report, run)
-
-    def _report(self, run: Run) -> None:
-        """Write the one line that metrics are made of."""
-        assert run.answer is not None
-        begun = run.generation.tape.begun if run.generation is not None else None
-        fields = {
-            "source": run.source.value,
-            "model": run.session.model.id,
-            "status": run.answer.reply.status.value,
-            "saved": run.answer.saved,
-            "characters": len(run.answer.reply.text),
-            "seconds": round(time.monotonic() - run.opened, 3),
-        }
-        if begun is not None:
-            fields["first_token_ms"] = max(0, round((begun - run.opened) * 1000))
-        _log.info("reply_ended", extra=fields)
+            asyncio.get_running_loop().call_soon(run.report)
 
     async def _join_until_settled(self, run: Run) -> None:
         session = run.session
@@ -206,6 +189,8 @@ class Runs:
         if not isinstance(standing, Attached):
             await self._detach(run, generation)
             return run.answer is not None
+        if generation.task is None and generation.lost:
+            return False
         if generation.task is None:
             self._productions.begin(run, generation)
             run.source = Source.PROVIDER if generation.writing else Source.JOINED
@@ -239,6 +224,22 @@ class Runs:
         saved, _ = await asyncio.gather(self._save(run, reply, run.source), self._detach(run, generation))
         return saved
 
+    async def _hand_over(self, run: Run, generation: Generation) -> None:
+        """Have another session pay for what is written on after the one that asked has left."""
+        if generation.asker != run.session.id:
+            return
+        generation.asker = min(generation.attached, default=None)
+        if generation.asker is not None:
+            with contextlib.suppress(StoreUnavailable, NotFound):
+                await self._store.attach(
+                    generation.asker,
+                    run.key,
+                    generation.tape.epoch,
+                    self._policy.session_lease,
+                    writer=True,
+                    asks=True,
+                )
+
     async def _detach(self, run: Run, generation: Generation) -> None:
         generation.attached.discard(run.session.id)
         try:
@@ -249,11 +250,13 @@ class Runs:
             generation.logged = False
         if generation.task is None and not generation.attached:
             # Elected, then refused: give the election back.
+            self._productions.forget(generation)
             generation.lose()
             with contextlib.suppress(LogUnavailable):
                 await self._log.abandon(run.key, generation.owner)
         elif not generation.logged and not generation.attached:
             generation.lose()
+        await self._hand_over(run, generation)
 
     async def _give_up(self, run: Run, epoch: int, stopping: Stopping) -> None:
         """End a session that was stopped while nobody answered it, with what its log has."""

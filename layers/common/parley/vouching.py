@@ -51,9 +51,14 @@ class Vouching:
             if not degraded and loop.time() - last < self._every:
                 continue
             last = loop.time()
-            with contextlib.suppress(StoreUnavailable):
+            try:
                 await self._vouch()
                 await self._save_unsaved()
+            except StoreUnavailable:
+                pass
+            except Exception:
+                # Without this task every session of the process would pass for an orphan.
+                _log.exception("pulse_broke")
 
     async def _vouch(self) -> None:
         epochs = {

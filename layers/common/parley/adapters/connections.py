@@ -173,16 +173,24 @@ class Connections:
     async def _connect(self) -> Connection:
         if isinstance(self._url, str):
             return await self._open(self._url)
-        url = await self._url(None)
+        url = await self._source(None)
         try:
             return await self._open(url)
         except psycopg.OperationalError as error:
             if "password authentication failed" not in str(error):
                 raise
-            renewed = await self._url(url)
+            renewed = await self._source(url)
             if renewed == url:
                 raise
         return await self._open(renewed)
+
+    async def _source(self, refused: str | None) -> str:
+        """Ask for the URL; whatever keeps its secret away keeps the database away."""
+        assert not isinstance(self._url, str)
+        try:
+            return await self._url(refused)
+        except Exception as error:
+            raise StoreUnavailable from error
 
     async def _open(self, url: str) -> Connection:
         connection = await psycopg.AsyncConnection.connect(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import msgspec
@@ -11,7 +11,7 @@ from parley.adapters.body import Body
 from parley.adapters.faults import fault, fault_of_error
 from parley.encoding import TextCleaner
 from parley.errors import ProviderFault
-from parley.events import Delta, Finish, ModelEvent, Ping, Reasoning
+from parley.events import Delta, Finish, ModelEvent, Ping, Reasoning, Usage
 from parley.sse import CONTENT_TYPE, Decoder, ServerEvent
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ async def stream(
         finish = wire.finish()
         if finish is not None:
             await body.end()
-            yield finish
+            yield finish if _believable(finish.usage) else replace(finish, usage=None)
         elif failure is not None:
             raise failure
     finally:
@@ -124,6 +124,11 @@ class Chunk(Generic[T]):
         except msgspec.DecodeError:
             # Half a surrogate pair, escaped, is JSON by its grammar (RFC 8259, 8.2); the rest may follow.
             return msgspec.convert(json.loads(data), self._kind)
+
+
+def _believable(usage: Usage | None) -> bool:
+    """Tell whether these can be counts: no store takes others, and a limit is counted with them."""
+    return usage is None or all(0 <= count < 2**31 for count in (usage.input_tokens, usage.output_tokens))
 
 
 def cleaned(parts: list[str]) -> str:

@@ -63,6 +63,8 @@ class Lane:
         answers = await self._send(commands)
         for answer in answers:
             if isinstance(answer, ErrorReply) and answer.code in _FAULTS:
+                # After a failover the name leads to another server, but this connection never would.
+                await self.close()
                 raise ServerFault(answer.code)
         return answers
 
@@ -100,11 +102,13 @@ class Lane:
             greeting.append(("AUTH", *user, options["password"]))
         if options.get("db"):
             greeting.append(("SELECT", options["db"]))
-        if greeting:
-            for answer in await wire.ask(_pack(greeting), len(greeting), deadline):
+        try:
+            for answer in await wire.ask(_pack(greeting), len(greeting), deadline) if greeting else ():
                 if isinstance(answer, ErrorReply):
-                    wire.abort()
                     raise ServerFault(answer.code)
+        except BaseException:
+            wire.abort()
+            raise
         return wire
 
     async def close(self) -> None:

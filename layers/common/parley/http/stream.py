@@ -1,6 +1,7 @@
 """The response that streams: frames go out as they come, and a client that leaves is noticed."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
@@ -56,8 +57,10 @@ class EventStream(Response):
             await self._frames.aclose()
 
     async def _listen(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        # A body is of no use here; whoever sends one that is too long is as good as gone.
+        with contextlib.suppress(Exception):
+            while (await receive())["type"] != "http.disconnect":
+                pass
         self._leave()
 
 
