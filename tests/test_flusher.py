@@ -10,7 +10,7 @@ from parley.conversation import Reply
 from parley.errors import LogUnavailable
 from parley.events import Completed, FinishReason
 from parley.flusher import Flusher
-from parley.ports import Append, Fenced, Flushed, Write
+from parley.outcomes import Append, Fenced, Flushed, Write
 from parley.tape import Tape
 
 STOP = Completed(FinishReason.STOP)

@@ -8,7 +8,7 @@ import pytest
 from parley.conversation import Reply
 from parley.errors import StoreUnavailable
 from parley.events import Completed, End, Failed, FinishReason
-from parley.ports import Append, Write
+from parley.outcomes import Append, Write
 from parley.purge import Purged, purge
 from tests.memory import Process, World
 

@@ -18,7 +18,7 @@ from parley.errors import (
     UnknownModel,
 )
 from parley.events import Completed, FinishReason, Status
-from parley.ports import Append
+from parley.outcomes import Append
 from parley.sessions import Ask
 from tests.memory import World
 

@@ -12,7 +12,8 @@ import pytest
 from parley.conversation import Order, Reply, Started
 from parley.errors import LimitExceeded, ParleyError
 from parley.events import Completed, End, Failed, FinishReason, Usage
-from parley.ports import Attached, Ended, Saved, Store
+from parley.outcomes import Attached, Ended, Saved
+from parley.ports import Store
 from parley.quota import Allowance
 from tests.conformance.stages import Stage
 from tests.conformance.store_suite import StoreFixtures, order, refusal

@@ -10,7 +10,8 @@ import pytest
 from parley.bell import Bell
 from parley.conversation import Reply
 from parley.events import Completed, End, Failed, FinishReason, Usage
-from parley.ports import Append, Fenced, Flushed, Follow, Hit, Log, Slice, Wait, Write
+from parley.outcomes import Append, Fenced, Flushed, Follow, Hit, Slice, Wait, Write
+from parley.ports import Log
 
 LEASE = 0.15
 STOP = Completed(FinishReason.STOP, "end_turn", Usage(3, 4))

@@ -26,7 +26,8 @@ from parley.errors import (
     UserDisabled,
 )
 from parley.events import Completed, Failed, FinishReason, Status, Usage
-from parley.ports import Attached, Ended, Orphan, Overtaken, Pulse, Saved, Stop, Stopping, Store
+from parley.outcomes import Attached, Ended, Orphan, Overtaken, Pulse, Saved, Stop, Stopping
+from parley.ports import Store
 from tests.conformance.stages import Stage
 
 STOP = Completed(FinishReason.STOP, "end_turn", Usage(3, 4))

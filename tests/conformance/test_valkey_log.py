@@ -6,7 +6,8 @@ import pytest
 import redis
 
 from parley.conversation import Reply
-from parley.ports import Flushed, Hit, Log, Write
+from parley.outcomes import Flushed, Hit, Write
+from parley.ports import Log
 from tests.conformance.log_suite import NOBODY, STOP, LogSuite, elect, write
 from tests.conformance.stages import ValkeyLogStage
 

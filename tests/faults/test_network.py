@@ -14,7 +14,7 @@ from parley.adapters.valkey import ValkeyLog
 from parley.conversation import Reply
 from parley.errors import LogUnavailable
 from parley.events import Completed, FinishReason
-from parley.ports import Append, Flushed, Write
+from parley.outcomes import Append, Flushed, Write
 from tests.faults.proxy import FaultProxy
 from tests.faults.test_readers import LEASES
 from tests.harness import Reading, World, eventually, text_of

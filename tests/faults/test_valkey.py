@@ -18,7 +18,7 @@ from local.fake_provider import reply_to
 from parley.adapters.valkey import ValkeyLog
 from parley.conversation import Reply
 from parley.events import Completed, FinishReason
-from parley.ports import Hit, Write
+from parley.outcomes import Hit, Write
 from tests.faults.test_readers import LEASES
 from tests.harness import Fake, Reading, World, eventually, text_of
 

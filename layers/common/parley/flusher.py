@@ -14,7 +14,8 @@ from parley.bell import Bell
 from parley.conversation import Reply
 from parley.errors import LogUnavailable
 from parley.logs import logger
-from parley.ports import Append, Fenced, Flushed, Log
+from parley.outcomes import Append, Fenced, Flushed
+from parley.ports import Log
 from parley.tape import Tape
 
 _log = logger("flusher")

@@ -10,7 +10,8 @@ from parley.errors import LogUnavailable, ProviderFault
 from parley.events import Completed, Delta, End, Failed, Finish, FinishReason, StreamState
 from parley.flusher import Flusher
 from parley.logs import logger
-from parley.ports import ChatModel, ChatModels, Flushed, Log, Question
+from parley.outcomes import Flushed
+from parley.ports import ChatModel, ChatModels, Log, Question
 from parley.tape import Tape
 
 _log = logger("generation")

@@ -8,7 +8,8 @@ from collections.abc import Callable, Coroutine
 from parley.errors import LogUnavailable
 from parley.flusher import Flusher
 from parley.generation import Generation, Limits
-from parley.ports import ChatModels, Ended, Hit, Log, Overtaken, Stopping, Store, Wait, Write
+from parley.outcomes import Ended, Hit, Overtaken, Stopping, Wait, Write
+from parley.ports import ChatModels, Log, Store
 from parley.run import Run
 
 _MOST_PRODUCTIONS = 4

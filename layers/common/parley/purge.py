@@ -8,7 +8,8 @@ from parley.conversation import Reply
 from parley.errors import LogUnavailable, NotFound, StoreUnavailable
 from parley.events import Completed, End, Failed, FinishReason
 from parley.logs import logger
-from parley.ports import Log, Orphan, Saved, Store
+from parley.outcomes import Orphan, Saved
+from parley.ports import Log, Store
 
 # A reader may take over an orphan by itself; the purge waits until none has come.
 _log = logger("purge")

@@ -15,17 +15,8 @@ from parley.errors import LogUnavailable, NotFound, ProviderFault, StoreUnavaila
 from parley.events import Completed, End, Failed, FinishReason, Source
 from parley.generation import Generation, Limits
 from parley.logs import logger
-from parley.ports import (
-    Attached,
-    ChatModels,
-    Ended,
-    Hit,
-    Log,
-    Overtaken,
-    Question,
-    Stopping,
-    Store,
-)
+from parley.outcomes import Attached, Ended, Hit, Overtaken, Stopping
+from parley.ports import ChatModels, Log, Question, Store
 from parley.productions import Productions
 from parley.run import Run
 from parley.vouching import Vouching
@@ -189,9 +180,9 @@ class Runs:
         if not isinstance(standing, Attached):
             await self._detach(run, generation)
             return run.answer is not None
-        if generation.task is None and generation.lost:
-            return False
         if generation.task is None:
+            if generation.lost:
+                return False
             self._productions.begin(run, generation)
             run.source = Source.PROVIDER if generation.writing else Source.JOINED
         generation.attached.add(session.id)

@@ -9,7 +9,8 @@ from typing import TypeVar
 from parley.bell import Bell, ring_all
 from parley.conversation import Reply
 from parley.events import End
-from parley.ports import Append, Fenced, Flushed, Follow, Hit, Slice, Wait, Watch, Write
+from parley.outcomes import Append, Fenced, Flushed, Follow, Hit, Slice, Wait, Write
+from parley.ports import Watch
 
 T = TypeVar("T")
 

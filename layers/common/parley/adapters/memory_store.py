@@ -18,7 +18,7 @@ from parley.conversation import (
 )
 from parley.errors import NotFound, SessionExpired
 from parley.events import Completed, FinishReason
-from parley.ports import Attached, Ended, Orphan, Overtaken, Pulse, Saved, Stop, Stopping
+from parley.outcomes import Attached, Ended, Orphan, Overtaken, Pulse, Saved, Stop, Stopping
 from parley.quota import charged
 
 _KEPT_AFTER_END = timedelta(minutes=5)

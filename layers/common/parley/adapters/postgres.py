@@ -9,7 +9,7 @@ from parley.adapters.rows import message_of, reply_columns, reply_of, session_of
 from parley.conversation import ChatPage, ChatSummary, OfferedModel, Order, Page, Reply, Session, Started
 from parley.errors import NotFound, SessionExpired, UserDisabled
 from parley.events import Completed, FinishReason
-from parley.ports import Attached, Ended, Orphan, Overtaken, Pulse, Saved, Stop, Stopping
+from parley.outcomes import Attached, Ended, Orphan, Overtaken, Pulse, Saved, Stop, Stopping
 
 
 class PostgresStore:

@@ -21,7 +21,8 @@ from parley.conversation import Reply
 from parley.encoding import from_json, to_json
 from parley.errors import LogUnavailable
 from parley.logs import logger
-from parley.ports import Append, Fenced, Flushed, Follow, Hit, Slice, Wait, Watch, Write
+from parley.outcomes import Append, Fenced, Flushed, Follow, Hit, Slice, Wait, Write
+from parley.ports import Watch
 
 _log = logger("valkey")
 
