@@ -1,23 +1,18 @@
 """Bounded, self-healing Postgres connections: a broken one is replaced unseen."""
 
 import asyncio
-import contextlib
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import psycopg
 from psycopg import errors
-from psycopg.types.json import set_json_dumps, set_json_loads
 
-from parley.encoding import from_json, to_json
+from parley.adapters.postgres_link import Arguments, Link, Row
 from parley.errors import StoreUnavailable
 from parley.logs import logger
 
 _log = logger("database")
 
-Row = tuple[Any, ...]
-Connection = psycopg.AsyncConnection[Row]
 # Returns the database's URL; is given the one that the server refused, when its password was changed.
 UrlSource = Callable[[str | None], Awaitable[str]]
 
@@ -27,6 +22,8 @@ _AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
 _AWAY = 0.25
 # What was prepared does not fit any more: a migration came in between, or a pooler changed the connection.
 _STALE_PLANS = (errors.FeatureNotSupported, errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement)
+# Those above are among them, by their class.
+_BROKEN = (psycopg.OperationalError, psycopg.InterfaceError, OSError, *_STALE_PLANS)
 # The server is there but takes nobody right now: wait within the bound. While connecting, libpq passes on
 # the server's words only, not its code.
 _CROWDED = ("too many", "connection slots", "starting up", "shutting down", "recovery mode")
@@ -48,12 +45,12 @@ class Connections:
         self._url = url
         self._timeout = timeout
         self._prepare = prepare
-        self._idle: list[Connection] = []
+        self._idle: list[Link] = []
         self._size = size
         self._places = asyncio.Semaphore(size)
         self._late: set[asyncio.Future[list[Row]]] = set()
 
-    async def run(self, statement: str, arguments: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
+    async def run(self, statement: str, arguments: Arguments = ()) -> list[Row]:
         """Run one statement and return its rows, within the timeout.
 
         Raises `StoreUnavailable` where the server is away, too slow or full.
@@ -65,7 +62,7 @@ class Connections:
             _log.warning("database_unavailable", extra={"error": type(error.__cause__ or error).__name__})
             raise
 
-    async def _in_time(self, statement: str, arguments: Sequence[object] | Mapping[str, object]) -> list[Row]:
+    async def _in_time(self, statement: str, arguments: Arguments) -> list[Row]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout
         if not self._places.locked():
@@ -76,101 +73,128 @@ class Connections:
                     await self._places.acquire()
             except TimeoutError:
                 raise StoreUnavailable from TimeoutError()
+        broken = 0
+        if (link := self._take()) is not None:
+            # Mostly a connection that is there answers at the first try, which takes no task.
+            answer = link.ask(statement, arguments)
+            await self._done(answer, deadline, link)
+            failure = answer.exception()
+            self._take_back(link, failure)
+            if not isinstance(failure, _BROKEN):
+                self._places.release()
+                return answer.result()
+            broken = 0 if isinstance(failure, _AGAIN) else 1
+        task = loop.create_task(self._run(statement, arguments, deadline, broken))
+        await self._done(task, deadline)
+        self._places.release()
+        return task.result()
+
+    async def _done(
+        self, work: "asyncio.Future[list[Row]]", deadline: float, link: Link | None = None
+    ) -> None:
+        """Wait until the work is done; raises `StoreUnavailable` once the event loop's time is `deadline`.
+
+        It goes on without its caller then, or when that one is cancelled, and gives its place back itself.
+        `link` is the connection that it has, unless it takes care of that too.
+        """
+        loop = asyncio.get_running_loop()
         begun = loop.time()
-        task = loop.create_task(self._run(statement, arguments, deadline))
         try:
-            done = await _done_by(task, deadline)
+            done = await _done_by(work, deadline)
             if not done and loop.time() - deadline > _AWAY:
                 # The answer may have come meanwhile, and wait in the socket.
-                done = await _done_by(task, loop.time() + _AWAY)
+                done = await _done_by(work, loop.time() + _AWAY)
         except asyncio.CancelledError:
-            self._leave_behind(task)
+            self._leave_behind(work, link)
             raise
         if not done:
-            self._leave_behind(task)
+            self._leave_behind(work, link)
             if loop.time() - begun > self._timeout / 2:
                 # Where one connection has died without a word, its neighbours have too, most likely. A
                 # statement that only came late to its connection says nothing about it.
                 self._drop_idle()
             raise StoreUnavailable from TimeoutError()
-        self._places.release()
-        return task.result()
 
-    def _leave_behind(self, task: "asyncio.Future[list[Row]]") -> None:
+    def _leave_behind(self, work: "asyncio.Future[list[Row]]", link: Link | None) -> None:
         """Let a statement whose caller is gone come to its end by itself, and keep its connection.
 
-        To cancel it would have psycopg open a connection to ask the server for that, one for each late
-        statement of a server that is late already. Only what is still there much later is cancelled.
+        To cancel it would have a connection opened to ask the server for that, one for each late statement
+        of a server that is late already. Only what is still there much later is given up.
         """
         prompt = len(self._late) < self._size
-        self._late.add(task)
-        timer = asyncio.get_running_loop().call_later(self._timeout * 2, task.cancel)
+        self._late.add(work)
+        give_up = work.cancel if link is None else link.close
+        timer = asyncio.get_running_loop().call_later(self._timeout * 2, give_up)
 
         def over(ended: "asyncio.Future[list[Row]]") -> None:
             timer.cancel()
             self._late.discard(ended)
-            if not ended.cancelled():
-                ended.exception()
+            failed = ended.cancelled() or ended.exception() is not None
+            if link is not None:
+                if failed:
+                    link.close()
+                else:
+                    self._keep(link)
             if not prompt:
                 self._places.release()
 
-        task.add_done_callback(over)
+        work.add_done_callback(over)
         if prompt:
             self._places.release()
 
-    async def _run(
-        self, statement: str, arguments: Sequence[object] | Mapping[str, object], deadline: float
-    ) -> list[Row]:
+    async def _run(self, statement: str, arguments: Arguments, deadline: float, broken: int) -> list[Row]:
+        """Try until the statement was run; `broken` is how many connections it has lost already."""
         loop = asyncio.get_running_loop()
-        broken = 0
-        reason: Exception | None = None
         pause = 0.02
         while True:
-            connection: Connection | None = None
+            link = self._take()
+            fresh = link is None
             try:
-                fresh = not self._idle
-                connection = await self._take()
-                rows = await _execute(connection, statement, arguments)
-            except _AGAIN as error:
+                if link is None:
+                    link = await self._connect()
+                rows = await link.ask(statement, arguments)
+            except _BROKEN as error:
                 reason = error
-                assert connection is not None
-                self._keep(connection)
-            except (psycopg.OperationalError, psycopg.InterfaceError, OSError, *_STALE_PLANS) as error:
-                reason = error
-                self._discard(connection)
-                # The others in the pool broke for the same reason, most likely.
-                self._drop_idle()
-                crowded = connection is None and any(words in str(error) for words in _CROWDED)
-                if not crowded:
+                self._take_back(link, error)
+                crowded = link is None and any(words in str(error) for words in _CROWDED)
+                if not crowded and not isinstance(error, _AGAIN):
                     broken += 1
                     # Who is not let in twice, or loses three connections, asks no further.
-                    if fresh and broken > (1 if connection is None else 2):
+                    if fresh and broken > (1 if link is None else 2):
                         raise StoreUnavailable from error
                     if broken == 1:
                         continue
-            except asyncio.CancelledError:
-                self._discard(connection)
-                raise
-            except psycopg.Error:
-                if connection is not None:
-                    self._keep(connection)
+            except BaseException as error:
+                self._take_back(link, error)
                 raise
             else:
-                self._keep(connection)
+                self._keep(link)
                 return rows
             if loop.time() + pause > deadline:
                 raise StoreUnavailable from reason
             await asyncio.sleep(pause * (1 + random.random()))  # noqa: S311 - jitter
             pause = min(pause * 2, 0.5)
 
-    async def _take(self) -> Connection:
+    def _take(self) -> Link | None:
         while self._idle:
-            connection = self._idle.pop()
-            if not connection.closed:
-                return connection
-        return await self._connect()
+            link = self._idle.pop()
+            if not link.closed:
+                return link
+        return None
 
-    async def _connect(self) -> Connection:
+    def _take_back(self, link: Link | None, failure: BaseException | None) -> None:
+        """Keep a connection that its statement left whole."""
+        if failure is None or (isinstance(failure, psycopg.Error) and not _breaks(failure)):
+            if link is not None:
+                self._keep(link)
+            return
+        if link is not None:
+            link.close()
+        if isinstance(failure, _BROKEN):
+            # The others in the pool broke for the same reason, most likely.
+            self._drop_idle()
+
+    async def _connect(self) -> Link:
         if isinstance(self._url, str):
             return await self._open(self._url)
         url = await self._source(None)
@@ -192,54 +216,41 @@ class Connections:
         except Exception as error:
             raise StoreUnavailable from error
 
-    async def _open(self, url: str) -> Connection:
-        connection = await psycopg.AsyncConnection.connect(
-            url,
-            autocommit=True,
-            prepare_threshold=1 if self._prepare else None,
-            connect_timeout=max(2, round(self._timeout)),
-            # What nobody acknowledges for so long is lost: time is left to ask again on a new connection.
-            tcp_user_timeout=round(self._timeout * 400),
-            application_name="parley",
-        )
-        set_json_loads(from_json, connection)
-        set_json_dumps(to_json, connection)
-        return connection
+    async def _open(self, url: str) -> Link:
+        return await Link.open(url, timeout=self._timeout, prepare=self._prepare)
 
-    def _discard(self, connection: Connection | None) -> None:
-        if connection is not None:
-            # `finish` closes the socket at once; the async `close` may wait for the server.
-            with contextlib.suppress(psycopg.Error):
-                connection.pgconn.finish()
-
-    def _keep(self, connection: Connection) -> None:
+    def _keep(self, link: Link) -> None:
         # Late statements have connections beyond the size, for as long as they last.
-        if len(self._idle) < self._size:
-            self._idle.append(connection)
+        if len(self._idle) < self._size and not link.closed:
+            self._idle.append(link)
         else:
-            self._discard(connection)
+            link.close()
 
     def _drop_idle(self) -> None:
         idle, self._idle = self._idle, []
-        for connection in idle:
-            self._discard(connection)
+        for link in idle:
+            link.close()
 
     async def close(self) -> None:
-        """Close the connections; what is still under way is cancelled."""
-        for task in list(self._late):
-            task.cancel()
+        """Close the connections; what is still under way is given up."""
+        for work in list(self._late):
+            work.cancel()
         if self._late:
             await asyncio.wait(self._late, timeout=self._timeout)
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            await connection.close()
+        self._drop_idle()
 
 
-async def _done_by(task: "asyncio.Task[list[Row]]", deadline: float) -> bool:
-    """Wait until the task is done, or the event loop's time is `deadline`; tell which.
+def _breaks(failure: psycopg.Error) -> bool:
+    return isinstance(failure, _BROKEN) and not isinstance(failure, _AGAIN)
 
-    `asyncio.wait` does the same for any number of tasks, at several times the price.
+
+async def _done_by(work: "asyncio.Future[list[Row]]", deadline: float) -> bool:
+    """Wait until the work is done, or the event loop's time is `deadline`; tell which.
+
+    `asyncio.wait` does the same for any number of them, at several times the price.
     """
+    if work.done():
+        return True
     loop = asyncio.get_running_loop()
     waiter: asyncio.Future[None] = loop.create_future()
 
@@ -248,19 +259,10 @@ async def _done_by(task: "asyncio.Task[list[Row]]", deadline: float) -> bool:
             waiter.set_result(None)
 
     timer = loop.call_at(deadline, wake)
-    task.add_done_callback(wake)
+    work.add_done_callback(wake)
     try:
         await waiter
     finally:
         timer.cancel()
-        task.remove_done_callback(wake)
-    return task.done()
-
-
-async def _execute(
-    connection: Connection, statement: str, arguments: Sequence[object] | Mapping[str, object]
-) -> list[Row]:
-    cursor = await connection.execute(statement.encode(), arguments)
-    # `description` would tell as well, by an object for each column.
-    result = cursor.pgresult
-    return await cursor.fetchall() if result is not None and result.nfields else []
+        work.remove_done_callback(wake)
+    return work.done()

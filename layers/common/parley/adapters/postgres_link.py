@@ -1,0 +1,229 @@
+"""One connection to Postgres, over which one statement at a time is run without a cursor.
+
+psycopg opens the connection, writes the values and reads them, and libpq speaks to the server. What is left
+out is psycopg's way from the one to the other, for it costs twice as much as all the rest: cursors,
+generators, and a socket that is registered with the event loop and forgotten again at every wait.
+"""
+
+import asyncio
+import contextlib
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.pq import ConnStatus, ExecStatus
+from psycopg.types.json import set_json_dumps, set_json_loads
+
+from parley.encoding import from_json, to_json
+
+Row = tuple[Any, ...]
+Arguments = Sequence[object] | Mapping[str, object]
+
+_PLACEHOLDER = re.compile(r"%(?:\((\w+)\))?s")
+_WELL = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
+
+
+class _Statement:
+    """What a connection keeps of a statement: how its values are written, and its plans by their types."""
+
+    __slots__ = ("formats", "names", "plans", "query", "transformer")
+
+    def __init__(self, connection: psycopg.AsyncConnection[Row], statement: str) -> None:
+        self.query, self.names, count = numbered(statement)
+        self.formats = [PyFormat.AUTO] * count
+        self.transformer = Transformer(connection)
+        self.plans: dict[tuple[int, ...], bytes] = {}
+
+    def rows(self, result: Any) -> list[Row]:
+        """Return what the server answered."""
+        if not result.nfields:
+            return []
+        self.transformer.set_pgresult(result)
+        rows: list[Row] = self.transformer.load_rows(0, result.ntuples, tuple)
+        return rows
+
+
+class Link:
+    """A connection in autocommit mode; open one by `Link.open`.
+
+    With `prepare` the server keeps a plan of each statement that it is asked.
+    """
+
+    def __init__(self, connection: psycopg.AsyncConnection[Row], *, prepare: bool) -> None:
+        self._connection = connection
+        self._libpq = connection.pgconn
+        self._prepare = prepare
+        self._statements: dict[str, _Statement] = {}
+        self._prepared = 0
+        self._loop = asyncio.get_running_loop()
+        self._socket = self._libpq.socket
+        self._answer: asyncio.Future[list[Row]] | None = None
+        self._asked: _Statement | None = None
+        self._values: Sequence[Any] = ()
+        self._planning: bytes | None = None
+        self._result: Any = None
+        self._full = False
+        self.closed = False
+        self._loop.add_reader(self._socket, self._on_readable)
+
+    @classmethod
+    async def open(cls, url: str, *, timeout: float, prepare: bool) -> "Link":
+        """Connect; raises `psycopg.OperationalError`. The timeouts are made of `timeout`, in seconds."""
+        connection = await psycopg.AsyncConnection.connect(
+            url,
+            autocommit=True,
+            connect_timeout=max(2, round(timeout)),
+            # What nobody acknowledges for so long is lost: time is left to ask again on a new connection.
+            tcp_user_timeout=round(timeout * 400),
+            application_name="parley",
+        )
+        set_json_loads(from_json, connection)
+        set_json_dumps(to_json, connection)
+        return cls(connection, prepare=prepare)
+
+    def fileno(self) -> int:
+        """Return the socket's file descriptor."""
+        return self._socket
+
+    def ask(self, statement: str, arguments: Arguments = ()) -> "asyncio.Future[list[Row]]":
+        """Run a statement; the future gets its rows, or an exception, mostly a `psycopg.Error`.
+
+        One at a time: the next may be asked once the future is done. To cancel the future changes nothing.
+        """
+        assert self._answer is None
+        answer = self._answer = self._loop.create_future()
+        try:
+            self._send(statement, arguments)
+        except Exception as error:
+            self._end(error)
+        return answer
+
+    def _send(self, statement: str, arguments: Arguments) -> None:
+        asked = self._statements.get(statement)
+        if asked is None:
+            asked = self._statements[statement] = _Statement(self._connection, statement)
+        if isinstance(arguments, Mapping):
+            arguments = [arguments[name] for name in asked.names]
+        self._asked = asked
+        self._values = asked.transformer.dump_sequence(arguments, asked.formats)
+        types = asked.transformer.types or ()
+        if not self._prepare:
+            self._libpq.send_query_params(asked.query, self._values, types, asked.transformer.formats)
+        elif (plan := asked.plans.get(types)) is not None:
+            self._libpq.send_query_prepared(plan, self._values, asked.transformer.formats)
+        else:
+            self._prepared += 1
+            self._planning = b"parley_%d" % self._prepared
+            self._libpq.send_prepare(self._planning, asked.query, types)
+        self._flush()
+
+    def _flush(self) -> None:
+        full = bool(self._libpq.flush())
+        if full and not self._full:
+            self._loop.add_writer(self._socket, self._on_writable)
+        elif self._full and not full:
+            self._loop.remove_writer(self._socket)
+        self._full = full
+
+    def _on_writable(self) -> None:
+        try:
+            self._flush()
+        except psycopg.OperationalError as error:
+            self._break(error)
+
+    def _on_readable(self) -> None:
+        try:
+            self._libpq.consume_input()
+            if self._full:
+                self._flush()
+            while not self._libpq.is_busy():
+                result = self._libpq.get_result()
+                if result is None:
+                    self._on_answer()
+                    return
+                # What comes after an error says less.
+                if self._result is None or self._result.status in _WELL:
+                    self._result = result
+        except psycopg.OperationalError as error:
+            self._break(error)
+
+    def _on_answer(self) -> None:
+        """All results of what was asked have come."""
+        result, self._result = self._result, None
+        if self._answer is None or result is None:
+            if self._libpq.status != ConnStatus.OK:
+                self._break(psycopg.OperationalError("the connection is lost"))
+            return
+        if result.status not in _WELL:
+            self._end(psycopg.errors.error_from_result(result))
+        elif self._planning is not None:
+            self._plan_made()
+        else:
+            assert self._asked is not None
+            try:
+                self._end(self._asked.rows(result))
+            except Exception as error:
+                # What cannot be read is the asker's to know, not the event loop's.
+                self._end(error)
+
+    def _plan_made(self) -> None:
+        asked, plan = self._asked, self._planning
+        assert asked is not None
+        assert plan is not None
+        self._planning = None
+        transformer = asked.transformer
+        asked.plans[transformer.types or ()] = plan
+        try:
+            self._libpq.send_query_prepared(plan, self._values, transformer.formats)
+            self._flush()
+        except psycopg.OperationalError as error:
+            self._end(error)
+
+    def _end(self, outcome: list[Row] | Exception) -> None:
+        answer, self._answer = self._answer, None
+        self._values = ()
+        self._planning = None
+        if answer is None or answer.done():
+            return
+        if isinstance(outcome, Exception):
+            answer.set_exception(outcome)
+        else:
+            answer.set_result(outcome)
+
+    def _break(self, error: Exception) -> None:
+        self._end(error)
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket at once; what is under way fails."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        with contextlib.suppress(psycopg.Error):
+            self._libpq.finish()
+        self._end(psycopg.OperationalError("the connection was closed"))
+
+
+@functools.cache
+def numbered(statement: str) -> tuple[bytes, tuple[str, ...], int]:
+    """Return a statement with its `%s` or `%(name)s` as `$1`…, the names in that order, and how many."""
+    names: list[str] = []
+    count = 0
+
+    def number(found: "re.Match[str]") -> str:
+        nonlocal count
+        name = found[1]
+        if name is None:
+            count += 1
+            return f"${count}"
+        if name not in names:
+            names.append(name)
+            count += 1
+        return f"${names.index(name) + 1}"
+
+    return _PLACEHOLDER.sub(number, statement).encode(), tuple(names), count
