@@ -60,10 +60,10 @@ async def stream(request: Request) -> Response:
     )
 
     async def afterwards() -> None:
-        if in_lambda and until is not None:
-            await its.runs.settled(run, until)
+        assert until is not None
+        await its.runs.settled(run, until)
 
-    return EventStream(reader.frames(at, hinted=bool(hint)), reader.leave, afterwards)
+    return EventStream(reader.frames(at, hinted=bool(hint)), reader, afterwards if in_lambda else None)
 
 
 @asynccontextmanager

@@ -22,6 +22,10 @@ class Connection:
         self.gone = asyncio.Event()
         self.said: list[str] = []
         self.left = asyncio.Event()
+        self.ended = False
+
+    def leave(self) -> None:
+        self.left.set()
 
     async def receive(self) -> dict[str, Any]:
         if not self.said:
@@ -41,7 +45,7 @@ class Connection:
             self.said.append("afterwards")
             self.sent.append({"type": "afterwards"})
 
-        await EventStream(frames, self.left.set, afterwards)(SCOPE, self.receive, self.send)
+        await EventStream(frames, self, afterwards)(SCOPE, self.receive, self.send)
 
 
 async def test_frames_go_out_one_by_one_and_the_end_comes_after_the_work() -> None:
@@ -65,6 +69,37 @@ async def test_frames_go_out_one_by_one_and_the_end_comes_after_the_work() -> No
     assert all(message["more_body"] for message in rest[:2])
     assert rest[2]["type"] == "afterwards"
     assert (end["body"], end["more_body"]) == (b"", False)
+
+
+async def test_without_such_work_the_end_comes_with_the_last_frame() -> None:
+    connection = Connection()
+    closed = []
+
+    async def frames() -> AsyncGenerator[bytes, None]:
+        try:
+            yield b"one"
+            connection.ended = True
+            yield b"two"
+        finally:
+            closed.append(True)
+
+    await EventStream(frames(), connection)(SCOPE, connection.receive, connection.send)
+    assert [(message["body"], message["more_body"]) for message in connection.sent[1:]] == [
+        (b"one", True), (b"two", False),
+    ]  # fmt: skip
+    assert closed == [True]
+
+
+async def test_frames_that_break_off_end_the_response_too() -> None:
+    connection = Connection()
+
+    async def frames() -> AsyncGenerator[bytes, None]:
+        yield b"one"
+
+    await EventStream(frames(), connection)(SCOPE, connection.receive, connection.send)
+    assert [(message["body"], message["more_body"]) for message in connection.sent[1:]] == [
+        (b"one", True), (b"", False),
+    ]  # fmt: skip
 
 
 async def test_a_client_that_leaves_is_noticed() -> None:

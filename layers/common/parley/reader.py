@@ -36,6 +36,7 @@ class Reader:
         self._position = 0
         self._status: StreamState | None = None
         self._left = False
+        self.ended = False
 
     def leave(self) -> None:
         """End the stream: nobody is there any more."""
@@ -61,6 +62,7 @@ class Reader:
                     yield b"".join(news)
                 if run.answer is not None:
                     if self._position >= self._length():
+                        self.ended = True
                         yield self._closing()
                         return
                 elif not news and not await self._wait() and not self._over():

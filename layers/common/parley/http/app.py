@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from parley.errors import ParleyError
 from parley.http.bodies import Body, ErrorBody, answer
+from parley.http.direct import DirectApp
 from parley.http.headers import SecurityHeaders
 from parley.http.limits import Limits
 from parley.http.services import Services
@@ -43,13 +45,16 @@ def create_app(
     **options: Any,
 ) -> FastAPI:
     """Return an application with these routers; `services` is called when a request needs them."""
-    app = FastAPI(
+    app = DirectApp(
         title=title, version="1", docs_url=None, redoc_url=None,
         openapi_url=f"{prefix}/openapi.json", **options,
     )  # fmt: skip
     app.state.services = services
     for router in routers:
         app.include_router(router, prefix=prefix)
+        for route in router.routes:
+            if isinstance(route, APIRoute):
+                app.shortcut(route, prefix)
     app.add_exception_handler(ParleyError, _on_parley_error)
     app.add_exception_handler(SettingsError, _on_misconfigured)
     app.add_exception_handler(HTTPException, _on_http_error)

@@ -1,19 +1,18 @@
 """The headers that protect every answer: refusals, preflights and streams as well."""
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # What an answer sets itself stays; the laptop's pages bring a policy of their own.
-_HEADERS = {
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "x-frame-options": "DENY",
-    "cross-origin-resource-policy": "same-origin",
-    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
-    "cache-control": "no-store",
-}
+_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cache-control", b"no-store"),
+]
 # Two years. Only over https, where it is heeded (RFC 6797, 7.2).
-_TRANSPORT = "max-age=63072000; includeSubDomains"
+_SECURE_HEADERS = [*_HEADERS, (b"strict-transport-security", b"max-age=63072000; includeSubDomains")]
 
 
 class SecurityHeaders:
@@ -27,13 +26,13 @@ class SecurityHeaders:
             await self._app(scope, receive, send)
             return
 
+        its = _SECURE_HEADERS if scope["scheme"] == "https" else _HEADERS
+
         async def dressed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
-                if scope["scheme"] == "https":
-                    headers.setdefault("strict-transport-security", _TRANSPORT)
+                headers = list(message.get("headers", ()))
+                has = {name.lower() for name, _ in headers}
+                message["headers"] = headers + [header for header in its if header[0] not in has]
             await send(message)
 
         await self._app(scope, receive, dressed)

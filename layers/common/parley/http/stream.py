@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Protocol
 
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
@@ -19,23 +20,36 @@ _HEADERS = [
 ]
 
 
-class EventStream(Response):
-    """Sends frames until they end or the client leaves; then awaits `afterwards`.
+class Frames(Protocol):
+    """Whose frames are sent."""
 
-    The last, empty piece of the body comes after `afterwards`: on Lambda the sandbox is frozen once the
-    response has ended.
+    @property
+    def ended(self) -> bool:
+        """Whether the last frame is out."""
+        ...
+
+    def leave(self) -> None:
+        """Have the frames end: nobody is there any more."""
+        ...
+
+
+class EventStream(Response):
+    """Sends frames until they end or the client leaves; then awaits `afterwards`, if there is such work.
+
+    The last, empty piece of the body comes after it: on Lambda the sandbox is frozen once the response has
+    ended. Without such work the response ends together with its last frame.
     """
 
     def __init__(
         self,
         frames: AsyncGenerator[bytes, None],
-        leave: Callable[[], None],
-        afterwards: Callable[[], Awaitable[None]],
+        source: Frames,
+        afterwards: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__()
         self.raw_headers = list(_HEADERS)
         self._frames = frames
-        self._leave = leave
+        self._source = source
         self._afterwards = afterwards
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,11 +61,15 @@ class EventStream(Response):
     async def _stream(self, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         listening = asyncio.create_task(self._listen(receive))
+        more = True
         try:
             async for piece in self._frames:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await self._afterwards()
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+                more = self._afterwards is not None or not self._source.ended
+                await send({"type": "http.response.body", "body": piece, "more_body": more})
+            if self._afterwards is not None:
+                await self._afterwards()
+            if more:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             listening.cancel()
             await self._frames.aclose()
@@ -61,7 +79,7 @@ class EventStream(Response):
         with contextlib.suppress(Exception):
             while (await receive())["type"] != "http.disconnect":
                 pass
-        self._leave()
+        self._source.leave()
 
 
 def lambda_deadline(context: str | None, margin: float) -> float | None:

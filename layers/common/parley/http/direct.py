@@ -1,0 +1,74 @@
+"""A FastAPI application that answers most of its routes without FastAPI's way to them."""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+_ENDPOINT = "parley.endpoint"
+
+
+class DirectApp(FastAPI):
+    """Finds the routes added by `shortcut` by their path, inside the same middleware and error handlers.
+
+    Such a route reads its request and makes its response itself. To match it among others, to solve
+    dependencies that it does not have, and to keep stacks for what it does not open takes FastAPI as long
+    as the rest of a short answer takes us. Whatever is not found here goes FastAPI's way.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._endpoints: dict[tuple[str, str], Endpoint] = {}
+        self._within: ASGIApp | None = None
+
+    def shortcut(self, route: APIRoute, prefix: str = "") -> None:
+        """Answer this route directly, if it takes a request and no more, and returns a response."""
+        if "{" not in route.path and _is_plain(route.endpoint):
+            for method in route.methods or ():
+                self._endpoints[method, prefix + route.path] = route.endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = None
+        if scope["type"] == "http" and not scope.get("root_path"):
+            endpoint = self._endpoints.get((scope["method"], scope["path"]))
+        if endpoint is None:
+            await super().__call__(scope, receive, send)
+            return
+        if self._within is None:
+            self._within = self._wrapped()
+        scope["app"] = self
+        scope[_ENDPOINT] = endpoint
+        await self._within(scope, receive, send)
+
+    def _wrapped(self) -> ASGIApp:
+        app: ASGIApp = self._answer
+        for middleware, arguments, options in reversed(self.user_middleware):
+            app = middleware(app, *arguments, **options)
+        return app
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        try:
+            response = await scope[_ENDPOINT](request)
+        except Exception as error:
+            kinds = (kind for kind in type(error).__mro__ if kind in self.exception_handlers)
+            kind = next(kinds, None)
+            if kind is None:
+                raise
+            told = self.exception_handlers[kind](request, error)
+            response = told if isinstance(told, Response) else await told
+        await response(scope, receive, send)
+
+
+def _is_plain(endpoint: Callable[..., Any]) -> bool:
+    signature = inspect.signature(endpoint)
+    kinds = [parameter.annotation for parameter in signature.parameters.values()]
+    return (
+        inspect.iscoroutinefunction(endpoint)
+        and kinds == [Request]
+        and signature.return_annotation is Response
+    )
