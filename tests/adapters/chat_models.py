@@ -59,10 +59,13 @@ class ChatModelSuite:
         async with FakeProvider(api_key=KEY) as provider:
             yield provider
 
-    @pytest.fixture
-    async def model(self, fake: FakeProvider) -> AsyncIterator[ChatModel]:
-        """The adapter under test."""
+    @pytest.fixture(params=["first question", "later question"])
+    async def model(self, fake: FakeProvider, request: pytest.FixtureRequest) -> AsyncIterator[ChatModel]:
+        """The adapter under test; the SDK asks its first question only."""
         made = self.make(fake)
+        if request.param == "later question":
+            await self.ask(made)
+            fake.reset()
         yield made
         await made.close()
 
@@ -97,6 +100,20 @@ class ChatModelSuite:
         assert events[-1] == Finish(reason, word, Usage(7, 9))
         assert [type(event) for event in events].count(Finish) == 1
         assert fake.stats.calls == 1
+
+    async def test_every_question_is_sent_alike(self, fake: FakeProvider) -> None:
+        model = self.make(fake)
+        turns = ("a", "b", "c\n😀")
+        asked = question("m", *turns, system="Be brief.", parameters={"temperature": 0.5})
+        for _ in range(3):
+            await self.ask(model, asked)
+        await self.ask(model, question("m", "An é and a quite different length of the body"))
+        await model.close()
+        first, second, third, other = fake.requests
+        assert first == second == third
+        assert other.path == first.path
+        assert other.headers | {"content-length": ""} == first.headers | {"content-length": ""}
+        assert other.headers["content-length"] != first.headers["content-length"]
 
     async def test_what_arrives_together_is_one_delta(self, fake: FakeProvider, model: ChatModel) -> None:
         await self.ask(model)
@@ -371,7 +388,7 @@ class ChatModelSuite:
                 await self.ask(model)
             else:
                 await self.fail(model)
-        assert fake.stats.connections == 1
+        assert fake.stats.open_connections == 1
         await model.close()
         await fake.until(lambda: fake.stats.open_connections == 0)
 

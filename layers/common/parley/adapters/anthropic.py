@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from parley.adapters.body import Opened
 from parley.adapters.faults import fault_of_event, fault_of_status
 from parley.adapters.sdk import Sdk, own_word, refusal
 from parley.adapters.streaming import Chunk, Lump, stream
@@ -56,7 +57,7 @@ class AnthropicModel:
     def stream(self, question: Question) -> AsyncGenerator[ModelEvent, None]:
         """Ask once; see `ports.ChatModel.stream`."""
 
-        async def open_response() -> "httpx2.Response":
+        async def open_response() -> Opened:
             return await self._sdk.post("/v1/messages", _body(question))
 
         return stream(_TITLE, _Events(), open_response, _fault_of)

@@ -3,16 +3,11 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from parley.errors import ProviderFault
 
-if TYPE_CHECKING:
-    import httpx2
-
-# The extension of a response by which its bytes are read as they arrived, and which outlives it: httpx2 would
-# pass each lump through four generators, and keep the request for as long.
-SOURCE = "parley.source"
 # How long a response may take to end after its terminal marker, so that its connection serves again.
 _END_SECONDS = 0.05
 
@@ -29,12 +24,20 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A response that has begun, and that is none of an error."""
+
+    content_type: str
+    source: Source
+
+
 class Body:
     """A response's body, which turns every exception into the fault it means."""
 
     def __init__(
         self,
-        open_response: Callable[[], Awaitable["httpx2.Response"]],
+        open_response: Callable[[], Awaitable[Opened]],
         fault_of: Callable[[Exception, bool], ProviderFault],
     ) -> None:
         """`fault_of` tells what an exception means; True says that the response had begun."""
@@ -73,6 +76,5 @@ class Body:
 
     async def _next(self) -> bytes:
         if self._source is None:
-            response = await self._open_response()
-            self._source = response.extensions[SOURCE]
+            self._source = (await self._open_response()).source
         return await self._source.read()

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from parley.adapters.body import Opened
 from parley.adapters.faults import fault_of_event, fault_of_status
 from parley.adapters.sdk import Sdk, own_word, refusal
 from parley.adapters.streaming import Chunk, Lump, stream
@@ -74,7 +75,7 @@ class OpenAIModel:
     def stream(self, question: Question) -> AsyncGenerator[ModelEvent, None]:
         """Ask once; see `ports.ChatModel.stream`."""
 
-        async def open_response() -> "httpx2.Response":
+        async def open_response() -> Opened:
             return await self._sdk.post("/chat/completions", self._body(question))
 
         return stream(self._title, _Completion(self._title), open_response, self._fault_of)
@@ -111,7 +112,9 @@ class OpenAIModel:
         found = refusal(error)
         if found is None:
             return None
-        return fault_of_status(self._title, found.status, found.headers, _words(found.body), _CODES)
+        # The SDK passes on the error alone, without what it came in.
+        inner = found.body.get("error", found.body) if isinstance(found.body, dict) else None
+        return fault_of_status(self._title, found.status, found.headers, _words(inner), _CODES)
 
 
 _DONE = b"[DONE]"

@@ -3,19 +3,16 @@
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from parley.adapters.body import Body
+from parley.adapters.body import Body, Opened
 from parley.adapters.faults import fault, fault_of_error
 from parley.encoding import TextCleaner
 from parley.errors import ProviderFault
 from parley.events import Delta, Finish, ModelEvent, Ping, Reasoning, Usage
 from parley.sse import CONTENT_TYPE, Decoder, ServerEvent
-
-if TYPE_CHECKING:
-    import httpx2
 
 T = TypeVar("T")
 
@@ -51,7 +48,7 @@ class Wire(Protocol):
 async def stream(
     provider: str,
     wire: Wire,
-    open_response: Callable[[], Awaitable["httpx2.Response"]],
+    open_response: Callable[[], Awaitable[Opened]],
     fault_of: Callable[[Exception], ProviderFault | None],
 ) -> AsyncGenerator[ModelEvent, None]:
     """Yield what a provider answers; see `ports.ChatModel.stream`.
@@ -59,12 +56,12 @@ async def stream(
     `open_response` asks; `fault_of` knows the SDK's own exceptions, and returns None for any other.
     """
 
-    async def open_stream() -> "httpx2.Response":
-        response = await open_response()
-        if response.headers.get("content-type", "").partition(";")[0].strip().lower() != _EVENT_STREAM:
-            await response.aclose()
+    async def open_stream() -> Opened:
+        opened = await open_response()
+        if opened.content_type.partition(";")[0].strip().lower() != _EVENT_STREAM:
+            await opened.source.aclose()
             raise fault(provider, "provider_protocol")
-        return response
+        return opened
 
     def fault_of_any(error: Exception, begun: bool) -> ProviderFault:
         return fault_of(error) or fault_of_error(provider, error, begun=begun)

@@ -9,35 +9,108 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import httpx2
+from multidict import CIMultiDict
 from yarl import URL
 
-from parley.adapters.body import SOURCE
+from parley.adapters.body import Opened
+from parley.encoding import from_json
 
 _CONNECT_SECONDS = 5.0
 _KEEPALIVE_SECONDS = 30.0
+# What a body decides about its headers.
+_OF_THE_BODY = ("content-length", "transfer-encoding")
+# The extension of a response by which its bytes are read as they arrived, and which outlives it: httpx2 would
+# pass each lump through four generators, and keep the request for as long.
+_SOURCE = "parley.source"
+# An error that says more is none of a provider's.
+_ERROR_BYTES = 1 << 16
 
 
-def http_client() -> httpx2.AsyncClient:
+def http_client(transport: "AiohttpTransport") -> httpx2.AsyncClient:
     """Return a client that waits as long as its caller, and that takes a prompt nowhere else."""
-    return httpx2.AsyncClient(
-        transport=AiohttpTransport(httpx2.create_ssl_context()), timeout=None, follow_redirects=False
-    )
+    return httpx2.AsyncClient(transport=transport, timeout=None, follow_redirects=False)
+
+
+def opened(response: httpx2.Response) -> Opened:
+    """Return how a response of `http_client` is read."""
+    return Opened(response.headers.get("content-type", ""), response.extensions[_SOURCE])
+
+
+class Envelope:
+    """Where a request went, and with which headers, for others that differ in their bodies only."""
+
+    __slots__ = ("headers", "host", "scheme", "url")
+
+    def __init__(self, request: httpx2.Request) -> None:
+        self.url = URL(str(request.url), encoded=True)
+        self.scheme = request.url.scheme
+        self.host = request.url.host
+        self.headers = CIMultiDict(
+            (name, value) for name, value in request.headers.multi_items() if name.lower() not in _OF_THE_BODY
+        )
+
+
+class Refused(Exception):
+    """An HTTP status that is none of success. It looks like an SDK's error; its text says nothing."""
+
+    def __init__(self, response: aiohttp.ClientResponse, body: object) -> None:
+        super().__init__()
+        self.status_code = response.status
+        self.response = response
+        self.body = body
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
-    """Sends httpx2's requests by aiohttp.
+    """Sends httpx2's requests, and envelopes, by aiohttp.
 
     The SDKs bring such a transport too, but theirs parts from a response that is not whole by a TLS
     shutdown, for whose answer it waits 30 seconds: a stopped reply would be written, and billed, on.
     """
 
-    def __init__(self, ssl_context: SSLContext) -> None:
-        self._ssl_context = ssl_context
+    def __init__(self, ssl_context: SSLContext | None = None) -> None:
+        """By default the certificates are trusted that httpx2 trusts."""
+        self._ssl_context = ssl_context or httpx2.create_ssl_context()
         self._proxies: dict[str, str | None] = {}
         self._session: aiohttp.ClientSession | None = None
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request, and return the response before its body has come; raises aiohttp's errors."""
+        response = await self._send(
+            request.method,
+            URL(str(request.url), encoded=True),
+            self._proxy_of(request.url.scheme, request.url.host),
+            request.headers.multi_items(),
+            request.content,
+        )
+        stream = _Stream(response)
+        return httpx2.Response(
+            response.status,
+            headers=response.raw_headers,
+            stream=stream,
+            request=request,
+            extensions={_SOURCE: stream},
+        )
+
+    async def post(self, envelope: Envelope, body: bytes) -> Opened:
+        """Send a body in an envelope; raises `Refused`, and aiohttp's errors."""
+        proxy = self._proxy_of(envelope.scheme, envelope.host)
+        response = await self._send("POST", envelope.url, proxy, envelope.headers, body)
+        if 200 <= response.status < 300:
+            return Opened(response.headers.get("content-type", ""), _Stream(response))
+        try:
+            said = await _json_of(response)
+        finally:
+            response.close()
+        raise Refused(response, said)
+
+    async def _send(
+        self,
+        method: str,
+        url: URL,
+        proxy: str | None,
+        headers: "CIMultiDict[str] | list[tuple[str, str]]",
+        body: bytes,
+    ) -> aiohttp.ClientResponse:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
@@ -48,21 +121,8 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
             )
-        response = await self._session.request(
-            request.method,
-            URL(str(request.url), encoded=True),
-            proxy=self._proxy_of(request.url.scheme, request.url.host),
-            headers=request.headers.multi_items(),
-            data=request.content,
-            allow_redirects=False,
-        )
-        stream = _Stream(response)
-        return httpx2.Response(
-            response.status,
-            headers=response.raw_headers,
-            stream=stream,
-            request=request,
-            extensions={SOURCE: stream},
+        return await self._session.request(
+            method, url, proxy=proxy, headers=headers, data=body, allow_redirects=False
         )
 
     def _proxy_of(self, scheme: str, host: str) -> str | None:
@@ -78,6 +138,20 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         """Close every connection."""
         if self._session is not None:
             await self._session.close()
+
+
+async def _json_of(response: aiohttp.ClientResponse) -> object:
+    """Return the JSON of an error, or None where it is none."""
+    said = b""
+    try:
+        while part := await response.content.readany():
+            said += part
+            if len(said) > _ERROR_BYTES:
+                return None
+        found: object = from_json(said)
+    except (aiohttp.ClientError, OSError, ValueError, RecursionError):
+        return None
+    return found
 
 
 class _Response(aiohttp.ClientResponse):
