@@ -47,6 +47,15 @@ def test_a_line_is_json_with_named_fields(lines: StringIO) -> None:
     assert str(entry["timestamp"])[-5] == "."
 
 
+def test_a_line_is_one_line_whatever_is_in_it(lines: StringIO) -> None:
+    path = "/\u2028\x85\r\n\ud800é😀"
+    logger("here").warning("something_happened", extra={"path": path})
+    assert lines.getvalue().isascii()
+    assert len(lines.getvalue().splitlines()) == 1
+    [entry] = entries(lines)
+    assert entry["path"] == path
+
+
 def test_fields_that_hold_secrets_are_redacted(lines: StringIO) -> None:
     fields = {"prompt": PROMPT, "session_id": "s-1", "key": "k-1", "url": "redis://:pw@h", "count": 3}
     assert redact(fields) == dict.fromkeys(fields, "[redacted]") | {"count": 3}

@@ -1,7 +1,6 @@
 """What a model is asked: the chat's history made into a normal form, and the key of that question."""
 
 import base64
-import hashlib
 import hmac
 from collections.abc import Iterable, Sequence
 
@@ -85,7 +84,7 @@ def generation_key(
         model.system_prompt,
         [[turn.role.value, turn.text] for turn in turns],
     ]
-    digest = hmac.new(secret, to_json(question), hashlib.sha256).digest()
+    digest = hmac.digest(secret, to_json(question), "sha256")
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import psycopg
 from psycopg import errors
 
-from parley.adapters.postgres_link import Arguments, Link, Row
+from parley.adapters.postgres_link import Arguments, Late, Link, Row
 from parley.errors import StoreUnavailable
 from parley.logs import logger
 
@@ -76,21 +76,40 @@ class Connections:
         broken = 0
         if (link := self._take()) is not None:
             # Mostly a connection that is there answers at the first try, which takes no task.
-            answer = link.ask(statement, arguments)
-            await self._done(answer, deadline, link)
-            failure = answer.exception()
-            self._take_back(link, failure)
-            if not isinstance(failure, _BROKEN):
+            try:
+                rows = await self._ask(link, statement, arguments, deadline)
+            except StoreUnavailable:
+                raise
+            except Exception as error:
+                self._take_back(link, error)
+                if not isinstance(error, _BROKEN):
+                    self._places.release()
+                    raise
+                broken = 0 if isinstance(error, _AGAIN) else 1
+            else:
+                self._keep(link)
                 self._places.release()
-                return answer.result()
-            broken = 0 if isinstance(failure, _AGAIN) else 1
+                return rows
+        begun = loop.time()
         task = loop.create_task(self._run(statement, arguments, deadline, broken))
-        await self._done(task, deadline)
+        await self._done(task, begun, deadline)
         self._places.release()
         return task.result()
 
+    async def _ask(self, link: Link, statement: str, arguments: Arguments, deadline: float) -> list[Row]:
+        begun = asyncio.get_running_loop().time()
+        try:
+            return await link.ask(statement, arguments, deadline)
+        except Late:
+            rest = link.rest()
+        except asyncio.CancelledError:
+            self._leave_behind(link.rest(), link)
+            raise
+        await self._done(rest, begun, deadline, link)
+        return rest.result()
+
     async def _done(
-        self, work: "asyncio.Future[list[Row]]", deadline: float, link: Link | None = None
+        self, work: "asyncio.Future[list[Row]]", begun: float, deadline: float, link: Link | None = None
     ) -> None:
         """Wait until the work is done; raises `StoreUnavailable` once the event loop's time is `deadline`.
 
@@ -98,7 +117,6 @@ class Connections:
         `link` is the connection that it has, unless it takes care of that too.
         """
         loop = asyncio.get_running_loop()
-        begun = loop.time()
         try:
             done = await _done_by(work, deadline)
             if not done and loop.time() - deadline > _AWAY:

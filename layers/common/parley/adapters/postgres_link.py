@@ -8,6 +8,7 @@ generators, and a socket that is registered with the event loop and forgotten ag
 import asyncio
 import contextlib
 import functools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,8 +23,14 @@ from parley.encoding import from_json, to_json
 Row = tuple[Any, ...]
 Arguments = Sequence[object] | Mapping[str, object]
 
+# A timer may ring so much early, by the resolution of the clock.
+_EARLY_SECONDS = 0.002
 _PLACEHOLDER = re.compile(r"%(?:\((\w+)\))?s")
 _WELL = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
+
+
+class Late(Exception):
+    """The deadline has come, and no answer."""
 
 
 class _Statement:
@@ -61,6 +68,9 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._socket = self._libpq.socket
         self._answer: asyncio.Future[list[Row]] | None = None
+        self._missed: list[Row] | Exception = []
+        self._deadline = math.inf
+        self._timer: asyncio.TimerHandle | None = None
         self._asked: _Statement | None = None
         self._values: Sequence[Any] = ()
         self._planning: bytes | None = None
@@ -88,18 +98,50 @@ class Link:
         """Return the socket's file descriptor."""
         return self._socket
 
-    def ask(self, statement: str, arguments: Arguments = ()) -> "asyncio.Future[list[Row]]":
+    def ask(
+        self, statement: str, arguments: Arguments = (), deadline: float = math.inf
+    ) -> "asyncio.Future[list[Row]]":
         """Run a statement; the future gets its rows, or an exception, mostly a `psycopg.Error`.
 
-        One at a time: the next may be asked once the future is done. To cancel the future changes nothing.
+        It gets `Late` when the event loop's time is `deadline`. That, or to cancel the future, ends the
+        statement no sooner: `rest` tells of it. The next may be asked once this one has ended.
         """
         assert self._answer is None
         answer = self._answer = self._loop.create_future()
+        self._deadline = deadline
+        # One timer serves many statements: most have an answer long before it rings.
+        if deadline < math.inf and (self._timer is None or self._timer.when() > deadline):
+            self._set_timer()
         try:
             self._send(statement, arguments)
         except Exception as error:
             self._end(error)
         return answer
+
+    def rest(self) -> "asyncio.Future[list[Row]]":
+        """Return what becomes of a statement whose future was too early, or was cancelled."""
+        rest: asyncio.Future[list[Row]] = self._loop.create_future()
+        self._deadline = math.inf
+        if self._answer is not None:
+            self._answer = rest
+        else:
+            _tell(rest, self._missed)
+            self._missed = []
+        return rest
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        if self._answer is None or self._deadline == math.inf:
+            return
+        if self._deadline - self._loop.time() > _EARLY_SECONDS:
+            self._set_timer()
+        elif not self._answer.done():
+            self._answer.set_exception(Late())
 
     def _send(self, statement: str, arguments: Arguments) -> None:
         asked = self._statements.get(statement)
@@ -186,12 +228,12 @@ class Link:
         answer, self._answer = self._answer, None
         self._values = ()
         self._planning = None
-        if answer is None or answer.done():
+        if answer is None:
             return
-        if isinstance(outcome, Exception):
-            answer.set_exception(outcome)
+        if answer.done():
+            self._missed = outcome
         else:
-            answer.set_result(outcome)
+            _tell(answer, outcome)
 
     def _break(self, error: Exception) -> None:
         self._end(error)
@@ -202,11 +244,20 @@ class Link:
         if self.closed:
             return
         self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         with contextlib.suppress(psycopg.Error):
             self._libpq.finish()
         self._end(psycopg.OperationalError("the connection was closed"))
+
+
+def _tell(future: "asyncio.Future[list[Row]]", outcome: list[Row] | Exception) -> None:
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
 
 
 @functools.cache

@@ -14,6 +14,9 @@ from typing import Any, cast
 import hiredis
 from redis.asyncio.connection import SSLConnection, parse_url
 
+# A timer may ring so much early, by the resolution of the clock.
+_EARLY_SECONDS = 0.002
+
 Argument = str | bytes | int
 Command = tuple[Argument, ...]
 
@@ -126,11 +129,12 @@ def _pack(commands: Sequence[Command]) -> bytes:
 class _Call:
     """Commands that were sent together, and their answers so far."""
 
-    __slots__ = ("answers", "count", "future")
+    __slots__ = ("answers", "count", "deadline", "future")
 
-    def __init__(self, count: int, future: "asyncio.Future[list[Any]]") -> None:
+    def __init__(self, count: int, future: "asyncio.Future[list[Any]]", deadline: float) -> None:
         self.count = count
         self.future = future
+        self.deadline = deadline
         self.answers: list[Any] = []
 
 
@@ -141,6 +145,7 @@ class _Wire(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._calls: deque[_Call] = deque()
+        self._timer: asyncio.TimerHandle | None = None
         self._reader = hiredis.Reader(replyError=ErrorReply, protocolError=ConnectionError)
 
     @property
@@ -159,17 +164,27 @@ class _Wire(asyncio.Protocol):
         """Send `count` commands and return their answers; raises `ConnectionError`, `TimeoutError`."""
         if self._transport is None:
             raise ConnectionError("closed")
-        call = _Call(count, self._loop.create_future())
+        call = _Call(count, self._loop.create_future(), deadline)
         self._calls.append(call)
         self._transport.write(packed)
-        timer = self._loop.call_at(deadline, self._expire, call)
-        try:
-            return await call.future
-        finally:
-            timer.cancel()
+        # One timer serves all: what was sent first is answered, or late, first.
+        if self._timer is None or self._timer.when() > deadline:
+            self._set_timer(deadline)
+        return await call.future
 
-    def _expire(self, call: _Call) -> None:
-        if not call.future.done():
+    def _set_timer(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        waiting = [call.deadline for call in self._calls if not call.future.done()]
+        if not waiting:
+            return
+        if min(waiting) - self._loop.time() > _EARLY_SECONDS:
+            self._set_timer(min(waiting))
+        else:
             # Everybody else waits for the same silent server.
             self._lose(TimeoutError())
 
@@ -197,6 +212,9 @@ class _Wire(asyncio.Protocol):
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         calls, self._calls = self._calls, deque()
         for call in calls:
             if not call.future.done():

@@ -4,6 +4,7 @@ FastAPI would read them too, at a fifth of the price of a whole read of history.
 """
 
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -46,7 +47,9 @@ Q = TypeVar("Q", bound=Query)
 def read_query(request: Request, kind: type[Q]) -> Q:
     """Read the query; raises `InvalidRequest` naming the parameter, and never quoting it."""
     try:
-        return kind.model_validate(dict(request.query_params))
+        # As Starlette reads them, without the collection that it makes of them.
+        pairs = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        return kind.model_validate(dict(pairs))
     except ValidationError as error:
         field = str(error.errors(include_input=False, include_url=False)[0]["loc"][0])
     raise InvalidRequest(f"{field} is missing or malformed.", field=field)
