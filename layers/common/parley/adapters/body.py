@@ -48,7 +48,9 @@ class Body:
     async def read(self) -> bytes:
         """Return what has arrived, once there is any; nothing at the end. Raises `ProviderFault`."""
         try:
-            return await self._next()
+            if self._source is None:
+                self._source = (await self._open_response()).source
+            return await self._source.read()
         except ProviderFault:
             raise
         except Exception as error:
@@ -73,8 +75,3 @@ class Body:
         """Close the response; its connection too, unless the response had ended."""
         if self._source is not None:
             await self._source.aclose()
-
-    async def _next(self) -> bytes:
-        if self._source is None:
-            self._source = (await self._open_response()).source
-        return await self._source.read()

@@ -169,10 +169,8 @@ class _Stream(httpx2.AsyncByteStream):
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
-
-    async def read(self) -> bytes:
-        """Return what has arrived, once there is any; nothing at the end. Raises aiohttp's errors."""
-        return await self._response.content.readany()
+        # Returns what has arrived, once there is any; nothing at the end. Raises aiohttp's errors.
+        self.read = response.content.readany
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while data := await self.read():

@@ -1,6 +1,7 @@
 """The log in Valkey (or Redis 7): streams whose entry ids are cursors."""
 
 import asyncio
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -60,9 +61,8 @@ class ValkeyLog:
         )
         self._watcher = Watcher(self._subscriber)
 
-    def _keys(self, key: str) -> list[str]:
-        stem = f"{self._prefix}:{{{key}}}:"
-        return [stem + part for part in ("done", "log", "lease", "attached", "stops")]
+    def _keys(self, key: str) -> tuple[str, ...]:
+        return _keys_of(self._channel(key))
 
     def _channel(self, key: str) -> str:
         return f"{self._prefix}:{{{key}}}"
@@ -108,27 +108,29 @@ class ValkeyLog:
         raise LogUnavailable
 
     async def flush(self, appends: Sequence[Append]) -> list[Flushed | Fenced | None]:
-        answers = await self._run_all(scripts.WRITE, [self._append(append) for append in appends])
-        lost = [index for index, answer in enumerate(answers) if answer == [b"lost"]]
-        if lost:
-            seeds = [self._append(appends[index], seed=True) for index in lost]
-            for index, answer in zip(lost, await self._run_all(scripts.WRITE, seeds), strict=True):
-                answers[index] = answer
-        return [_flushed(answer) for answer in answers]
+        return await self._write(appends)
 
     async def end(self, key: str, owner: str, reply: Reply, flushed: int) -> Flushed | Fenced:
         append = Append(key, reply.epoch, owner, len(reply.text), reply.text[flushed:], [reply.text])
-        end = end_to_bytes(reply.end)
         done = reply_to_bytes(reply) if reply.cacheable and self._cache_ms else b""
-        [answer] = await self._run_all(scripts.WRITE, [self._append(append, end, done)])
-        if answer == [b"lost"]:
-            [answer] = await self._run_all(scripts.WRITE, [self._append(append, end, done, seed=True)])
-        outcome = _flushed(answer)
+        [outcome] = await self._write([append], end_to_bytes(reply.end), done)
         if outcome is None:
             raise LogUnavailable
         return outcome
 
-    def _append(self, append: Append, end: bytes = b"", done: bytes = b"", *, seed: bool = False) -> Command:
+    async def _write(
+        self, appends: Sequence[Append], end: bytes = b"", done: bytes = b""
+    ) -> list[Flushed | Fenced | None]:
+        """Write appends, and all of a text whose log was lost."""
+        answers = await self._run_all(scripts.WRITE, [self._append(append, end, done) for append in appends])
+        lost = [index for index, answer in enumerate(answers) if answer == [b"lost"]]
+        if lost:
+            seeds = [self._append(appends[index], end, done, seed=True) for index in lost]
+            for index, answer in zip(lost, await self._run_all(scripts.WRITE, seeds), strict=True):
+                answers[index] = answer
+        return [_flushed(answer) for answer in answers]
+
+    def _append(self, append: Append, end: bytes, done: bytes, *, seed: bool = False) -> Command:
         key, epoch, owner, position, text, whole = append
         if seed:
             # `whole` may have grown meanwhile; the entry must end at `position`.
@@ -225,7 +227,15 @@ def _taken(answer: Any) -> Any:
     return answer
 
 
+@functools.lru_cache(maxsize=1024)
+def _keys_of(channel: str) -> tuple[str, ...]:
+    return tuple(f"{channel}:{part}" for part in ("done", "log", "lease", "attached", "stops"))
+
+
 def _flushed(answer: Any) -> Flushed | Fenced | None:
+    # Nearly every answer, at every token of every stream: nobody stops.
+    if type(answer) is list and answer[:2] == [b"ok", []] and len(answer) == 3 and type(answer[2]) is int:
+        return _attached(answer[2])
     match answer:
         case [b"fenced"]:
             return Fenced()
@@ -233,6 +243,11 @@ def _flushed(answer: Any) -> Flushed | Fenced | None:
             return Flushed(frozenset(stop.decode("utf-8", "replace") for stop in stops), attached)
     _log.warning("log_refused", extra={"error": getattr(answer, "code", "nonsense")})
     return None
+
+
+@functools.lru_cache(maxsize=256)
+def _attached(count: int) -> Flushed:
+    return Flushed(frozenset(), count)
 
 
 def _names(members: Sequence[bytes]) -> frozenset[str]:
