@@ -7,7 +7,8 @@ from parley.bell import Bell
 from parley.events import Completed, FinishReason, StreamState
 from parley.tape import Tape
 
-pieces = st.lists(st.text(max_size=6), max_size=12)
+# Some as long as what a tape keeps together, and longer.
+pieces = st.lists(st.text(max_size=6) | st.sampled_from([300, 511, 512, 700]).map("x".__mul__), max_size=12)
 
 
 @given(pieces)
@@ -18,7 +19,7 @@ def test_any_rest_of_any_appends(pieces: list[str]) -> None:
         tape.append(piece)
         whole += piece
         assert (tape.length, tape.text()) == (len(whole), whole)
-        for position in range(len(whole) + 2):
+        for position in {*range(0, len(whole) + 2, 1 + len(whole) // 40), len(whole), len(whole) + 1}:
             assert tape.after(position) == whole[position:]
 
 

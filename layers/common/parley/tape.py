@@ -6,6 +6,8 @@ from bisect import bisect_right
 from parley.bell import Bell, ring_all
 from parley.events import End, StreamState
 
+# Pieces up to so many code points grow with what comes: a token by itself would take ten times its size.
+_PIECE = 512
 
 class Tape:
     """Grows at its end only. Positions count code points, as cursors do. `begun` is when text came first."""
@@ -27,8 +29,12 @@ class Tape:
         if text:
             if self.begun is None:
                 self.begun = time.monotonic()
-            self.pieces.append(text)
-            self._starts.append(self.length)
+            pieces = self.pieces
+            if pieces and len(pieces[-1]) < _PIECE:
+                pieces[-1] += text
+            else:
+                pieces.append(text)
+                self._starts.append(self.length)
             self.length += len(text)
             ring_all(self.bells)
 
