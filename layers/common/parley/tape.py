@@ -9,6 +9,7 @@ from parley.events import End, StreamState
 # Pieces up to so many code points grow with what comes: a token by itself would take ten times its size.
 _PIECE = 512
 
+
 class Tape:
     """Grows at its end only. Positions count code points, as cursors do. `begun` is when text came first."""
 
