@@ -388,7 +388,8 @@ class ChatModelSuite:
                 await self.ask(model)
             else:
                 await self.fail(model)
-        assert fake.stats.open_connections == 1
+        # The SDK's, and the one that later questions share.
+        assert fake.stats.open_connections <= 2
         await model.close()
         await fake.until(lambda: fake.stats.open_connections == 0)
 

@@ -9,10 +9,12 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import httpx2
+from httptools import HttpParserError
 from multidict import CIMultiDict
 from yarl import URL
 
-from parley.adapters.body import Opened
+from parley.adapters.body import Opened, Source
+from parley.adapters.provider_wire import Answer, Place, Wires
 from parley.encoding import from_json
 
 _CONNECT_SECONDS = 5.0
@@ -39,21 +41,25 @@ def opened(response: httpx2.Response) -> Opened:
 class Envelope:
     """Where a request went, and with which headers, for others that differ in their bodies only."""
 
-    __slots__ = ("headers", "host", "scheme", "url")
+    __slots__ = ("head", "headers", "place", "url")
 
     def __init__(self, request: httpx2.Request) -> None:
-        self.url = URL(str(request.url), encoded=True)
-        self.scheme = request.url.scheme
-        self.host = request.url.host
-        self.headers = CIMultiDict(
+        url = request.url
+        secure = url.scheme == "https"
+        self.url = URL(str(url), encoded=True)
+        self.place = Place(url.raw_host.decode("ascii"), url.port or (443 if secure else 80), secure)
+        headers = [
             (name, value) for name, value in request.headers.multi_items() if name.lower() not in _OF_THE_BODY
-        )
+        ]
+        self.headers = CIMultiDict(headers)
+        lines = [f"{name}: {value}".encode("latin-1") for name, value in headers]
+        self.head = b"".join(b"%b\r\n" % line for line in (b"POST %b HTTP/1.1" % url.raw_path, *lines))
 
 
 class Refused(Exception):
     """An HTTP status that is none of success. It looks like an SDK's error; its text says nothing."""
 
-    def __init__(self, response: aiohttp.ClientResponse, body: object) -> None:
+    def __init__(self, response: "Answer | aiohttp.ClientResponse", body: object) -> None:
         super().__init__()
         self.status_code = response.status
         self.response = response
@@ -61,7 +67,7 @@ class Refused(Exception):
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
-    """Sends httpx2's requests, and envelopes, by aiohttp.
+    """Sends httpx2's requests by aiohttp, and envelopes by our own connections where no proxy is in between.
 
     The SDKs bring such a transport too, but theirs parts from a response that is not whole by a TLS
     shutdown, for whose answer it waits 30 seconds: a stopped reply would be written, and billed, on.
@@ -72,6 +78,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         self._ssl_context = ssl_context or httpx2.create_ssl_context()
         self._proxies: dict[str, str | None] = {}
         self._session: aiohttp.ClientSession | None = None
+        self._wires = Wires(self._ssl_context)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request, and return the response before its body has come; raises aiohttp's errors."""
@@ -92,13 +99,19 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         )
 
     async def post(self, envelope: Envelope, body: bytes) -> Opened:
-        """Send a body in an envelope; raises `Refused`, and aiohttp's errors."""
-        proxy = self._proxy_of(envelope.scheme, envelope.host)
-        response = await self._send("POST", envelope.url, proxy, envelope.headers, body)
+        """Send a body in an envelope; raises `Refused`, and the errors of whoever sent it."""
+        proxy = self._proxy_of("https" if envelope.place.secure else "http", envelope.place.host)
+        response: Answer | aiohttp.ClientResponse
+        if proxy is None:
+            response = await self._wires.post(envelope.place, envelope.head, body)
+            source: Source = response
+        else:
+            response = await self._send("POST", envelope.url, proxy, envelope.headers, body)
+            source = _Stream(response)
         if 200 <= response.status < 300:
-            return Opened(response.headers.get("content-type", ""), _Stream(response))
+            return Opened(response.headers.get("content-type", ""), source)
         try:
-            said = await _json_of(response)
+            said = await _json_of(source)
         finally:
             response.close()
         raise Refused(response, said)
@@ -136,20 +149,21 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close every connection."""
+        await self._wires.close()
         if self._session is not None:
             await self._session.close()
 
 
-async def _json_of(response: aiohttp.ClientResponse) -> object:
+async def _json_of(source: Source) -> object:
     """Return the JSON of an error, or None where it is none."""
     said = b""
     try:
-        while part := await response.content.readany():
+        while part := await source.read():
             said += part
             if len(said) > _ERROR_BYTES:
                 return None
         found: object = from_json(said)
-    except (aiohttp.ClientError, OSError, ValueError, RecursionError):
+    except (aiohttp.ClientError, HttpParserError, OSError, ValueError, RecursionError):
         return None
     return found
 

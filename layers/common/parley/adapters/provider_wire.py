@@ -1,0 +1,317 @@
+"""Connections to providers: one question at a time each, its answer's bytes handed on as they arrive.
+
+HTTP/1.1 as far as a question needs it (RFC 9112): one POST with a body of known length, and whatever
+answer llhttp can parse. No redirects, no cookies, no compression, no proxies.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from ssl import SSLContext
+from typing import NamedTuple, cast
+
+import httptools
+
+_CONNECT_SECONDS = 5.0
+_KEEPALIVE_SECONDS = 30.0
+# An answer's head that is longer is none of a provider's.
+_HEAD_BYTES = 1 << 16
+# So much may wait for its reader before the provider is made to wait.
+_HIGH, _LOW = 1 << 18, 1 << 16
+
+
+class Place(NamedTuple):
+    """Where a provider is."""
+
+    host: str
+    port: int
+    secure: bool
+
+
+class Disconnected(ConnectionError):
+    """The provider closed the connection before its answer was whole."""
+
+
+class Answer:
+    """One answer: its status and headers are there, its body comes while it is read."""
+
+    __slots__ = ("_error", "_parts", "_size", "_waiter", "_wire", "headers", "status", "whole")
+
+    def __init__(self, wire: "_Wire") -> None:
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+        self.whole = False
+        self._wire: _Wire | None = wire
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def read(self) -> bytes:
+        """Return what has arrived, once there is any; nothing at the end.
+
+        Raises `OSError`, or httptools' errors where what comes is no HTTP.
+        """
+        # What arrives may be no more than a part of a chunk's head.
+        while not self._parts and not self.whole:
+            if self._error is not None:
+                raise self._error
+            await self._news()
+        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        if self._size > _LOW and self._wire is not None:
+            self._wire.resume()
+        self._size = 0
+        return data
+
+    async def _news(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def add(self, data: bytes) -> None:
+        """Take a piece of the body."""
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > _HIGH and self._wire is not None:
+            self._wire.pause()
+
+    def wake(self) -> None:
+        """Tell the reader that there is news."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def finish(self) -> None:
+        """Note that the body is whole."""
+        self.whole = True
+        self._wire = None
+        self.wake()
+
+    def fail(self, error: Exception) -> None:
+        """Note that no more will come."""
+        self._error = error
+        self._wire = None
+        self.wake()
+
+    async def begun(self) -> None:
+        """Wait for the status and the headers; raises as `read` does."""
+        while not self.status:
+            if self._error is not None:
+                raise self._error
+            await self._news()
+
+    def close(self) -> None:
+        """End the connection, unless the answer is whole and the connection serves others."""
+        if self._wire is not None:
+            self._wire.abort()
+
+    async def aclose(self) -> None:
+        self.close()
+
+
+class Wires:
+    """Connections, kept for the next question as long as providers keep them."""
+
+    def __init__(self, ssl_context: SSLContext) -> None:
+        self._ssl_context = ssl_context
+        self._idle: dict[Place, list[_Wire]] = {}
+        self._all: set[_Wire] = set()
+
+    async def post(self, place: Place, head: bytes, body: bytes) -> Answer:
+        """Send a request whose head lacks its last line, the body's length; return the answer's beginning.
+
+        Raises `OSError`, `TimeoutError` where nobody takes the connection, and httptools' errors.
+        """
+        wire = self._take(place) or await self._connect(place)
+        answer = wire.send(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
+        try:
+            await answer.begun()
+        except BaseException:
+            answer.close()
+            raise
+        return answer
+
+    def _take(self, place: Place) -> "_Wire | None":
+        idle = self._idle.get(place, [])
+        while idle:
+            wire = idle.pop()
+            if wire.usable:
+                return wire
+            wire.abort()
+        return None
+
+    async def _connect(self, place: Place) -> "_Wire":
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            _, wire = await loop.create_connection(
+                lambda: _Wire(self, place),
+                place.host,
+                place.port,
+                ssl=self._ssl_context if place.secure else None,
+                happy_eyeballs_delay=0.25,
+            )
+        return wire
+
+    def opened(self, wire: "_Wire") -> None:
+        """Note a connection."""
+        self._all.add(wire)
+
+    def keep(self, wire: "_Wire") -> None:
+        """Keep a connection whose answer is whole."""
+        self._idle.setdefault(wire.place, []).append(wire)
+
+    def lost(self, wire: "_Wire") -> None:
+        """Forget a connection."""
+        self._all.discard(wire)
+        idle = self._idle.get(wire.place, [])
+        if wire in idle:
+            idle.remove(wire)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for wire in list(self._all):
+            wire.abort()
+
+
+class _Wire(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, wires: Wires, place: Place) -> None:
+        self.place = place
+        self._wires = wires
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+        self._answer: Answer | None = None
+        self._head: dict[str, str] = {}
+        self._head_bytes = 0
+        self._in_head = True
+        self._interim = False
+        self._idle_since = 0.0
+        self._ageing: asyncio.TimerHandle | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether the next question may go this way."""
+        return (
+            self._transport is not None
+            and not self._transport.is_closing()
+            and self._loop.time() - self._idle_since < _KEEPALIVE_SECONDS
+        )
+
+    def send(self, request: bytes) -> Answer:
+        """Send a request; nothing else may be under way."""
+        answer = self._answer = Answer(self)
+        if self._ageing is not None:
+            self._ageing.cancel()
+            self._ageing = None
+        if self._transport is None:
+            answer.fail(Disconnected("closed"))
+            return answer
+        self._parser = httptools.HttpResponseParser(self)
+        self._in_head = True
+        self._head_bytes = 0
+        self._transport.write(request)
+        return answer
+
+    def pause(self) -> None:
+        """Have the provider wait."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Let the provider go on."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Close at once, without a goodbye for whose answer one would wait."""
+        self._lose(Disconnected("closed"))
+
+    # What the event loop tells.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._wires.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        answer, parser = self._answer, self._parser
+        if answer is None or parser is None:
+            self._lose(Disconnected("an answer to no question"))
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._lose(ValueError("an upgrade that nobody asked for"))
+        except httptools.HttpParserError as error:
+            self._lose(error)
+        else:
+            if self._in_head and self._head_bytes > _HEAD_BYTES:
+                self._lose(ValueError("a head without end"))
+        answer.wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        answer, parser = self._answer, self._parser
+        if exc is None and answer is not None and parser is not None and self._ends_with_connection():
+            self._answer = None
+            answer.finish()
+        self._lose(exc if isinstance(exc, OSError) else Disconnected("closed"))
+
+    def _ends_with_connection(self) -> bool:
+        """Whether the end of the connection is that of the body (RFC 9112, 6.3)."""
+        return not self._in_head and not {"content-length", "transfer-encoding"} & self._head.keys()
+
+    def _lose(self, error: Exception) -> None:
+        transport, self._transport = self._transport, None
+        answer, self._answer = self._answer, None
+        self._parser = None
+        if self._ageing is not None:
+            self._ageing.cancel()
+            self._ageing = None
+        if transport is not None:
+            transport.abort()
+        self._wires.lost(self)
+        if answer is not None:
+            answer.fail(error)
+
+    # What the parser tells.
+
+    def on_message_begin(self) -> None:
+        self._head = {}
+        self._in_head = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # and not in a trailer
+            self._head[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        assert self._parser is not None
+        status = self._parser.get_status_code()
+        self._interim = status < 200
+        if not self._interim and self._answer is not None:
+            self._in_head = False
+            self._answer.headers = self._head
+            self._answer.status = status
+
+    def on_body(self, body: bytes) -> None:
+        if self._answer is not None:
+            self._answer.add(body)
+
+    def on_message_complete(self) -> None:
+        answer, parser = self._answer, self._parser
+        if self._interim or answer is None or parser is None:
+            return
+        self._answer = None
+        lasts = parser.should_keep_alive()
+        answer.finish()
+        self._head = {}
+        if lasts and self._transport is not None:
+            self._transport.resume_reading()
+            self._idle_since = self._loop.time()
+            self._ageing = self._loop.call_later(_KEEPALIVE_SECONDS, self.abort)
+            self._wires.keep(self)
+        else:
+            self.abort()
