@@ -68,7 +68,8 @@ class Server:
 async def server() -> AsyncIterator[Server]:
     made = Server()
     async with await asyncio.start_server(made.serve, "127.0.0.1", 0) as listening:
-        made.place = Place(*listening.sockets[0].getsockname(), False)
+        host, port = listening.sockets[0].getsockname()
+        made.place = Place(host, port, False)
         yield made
         made.end()
         await asyncio.sleep(0.01)
