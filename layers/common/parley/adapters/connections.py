@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import psycopg
 from psycopg import errors
 
+from parley.adapters.places import Places
 from parley.adapters.postgres_link import Arguments, Late, Link, Row
 from parley.errors import StoreUnavailable
 from parley.logs import logger
@@ -47,7 +48,7 @@ class Connections:
         self._prepare = prepare
         self._idle: list[Link] = []
         self._size = size
-        self._places = asyncio.Semaphore(size)
+        self._places = Places(size)
         self._late: set[asyncio.Future[list[Row]]] = set()
 
     async def run(self, statement: str, arguments: Arguments = ()) -> list[Row]:
@@ -65,14 +66,11 @@ class Connections:
     async def _in_time(self, statement: str, arguments: Arguments) -> list[Row]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout
-        if not self._places.locked():
-            await self._places.acquire()  # which does not wait
-        else:
+        if not self._places.take():
             try:
-                async with asyncio.timeout_at(deadline):
-                    await self._places.acquire()
-            except TimeoutError:
-                raise StoreUnavailable from TimeoutError()
+                await self._places.wait(deadline)
+            except TimeoutError as error:
+                raise StoreUnavailable from error
         broken = 0
         if (link := self._take()) is not None:
             # Mostly a connection that is there answers at the first try, which takes no task.
@@ -83,17 +81,17 @@ class Connections:
             except Exception as error:
                 self._take_back(link, error)
                 if not isinstance(error, _BROKEN):
-                    self._places.release()
+                    self._places.give()
                     raise
                 broken = 0 if isinstance(error, _AGAIN) else 1
             else:
                 self._keep(link)
-                self._places.release()
+                self._places.give()
                 return rows
         begun = loop.time()
         task = loop.create_task(self._run(statement, arguments, deadline, broken))
         await self._done(task, begun, deadline)
-        self._places.release()
+        self._places.give()
         return task.result()
 
     async def _ask(self, link: Link, statement: str, arguments: Arguments, deadline: float) -> list[Row]:
@@ -154,11 +152,11 @@ class Connections:
                 else:
                     self._keep(link)
             if not prompt:
-                self._places.release()
+                self._places.give()
 
         work.add_done_callback(over)
         if prompt:
-            self._places.release()
+            self._places.give()
 
     async def _run(self, statement: str, arguments: Arguments, deadline: float, broken: int) -> list[Row]:
         """Try until the statement was run; `broken` is how many connections it has lost already."""
