@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.contenders import ALL, FURTHER_MODELS, MODELS, PYTHON
 from bench.driver import BadAnswer, Connection
 from bench.install import NotInstalled
-from bench.servers import Contender, NotRunning, Upstream
+from bench.servers import USERS, Contender, NotRunning, Upstream
 from bench.sheet import Sheet
 from bench.stores import Stores
 from local.files import free_port
@@ -34,7 +34,7 @@ class Bench:
 
     async def start(self) -> None:
         """Start everything; a contender that does not start is noted as missing."""
-        await self.stores.fill((*MODELS, *FURTHER_MODELS))
+        await self.stores.fill((*MODELS, *FURTHER_MODELS), USERS)
         self.upstream = Upstream(PYTHON, self.folder, free_port())
         for kind in ALL:
             name = kind.__name__.lower()

@@ -20,6 +20,8 @@ from bench.install import ROOT
 from bench.stores import Stores
 
 USER = "demo-pro"
+# Many at once are many users: who starts twice at once is put in order.
+USERS = tuple(f"bench-{number}" for number in range(16))
 _START_SECONDS = 120.0
 # The words of a command, its environment, its folder.
 Command = tuple[Sequence[str | Path], dict[str, str], Path]
@@ -185,9 +187,9 @@ class Contender:
         """Return the request that is answered by the model's reply, without any store."""
         return get("/relay", model=model, prompt=prompt)
 
-    def start_request(self, prompt: str, model: str) -> bytes:
+    def start_request(self, prompt: str, model: str, user: str = USER) -> bytes:
         """Return the request that takes a prompt."""
-        return post(f"{self.prefix}/chat/start", {"prompt": prompt, "modelId": model, "userId": USER})
+        return post(f"{self.prefix}/chat/start", {"prompt": prompt, "modelId": model, "userId": user})
 
     def stream_request(self, started: dict[str, Any]) -> bytes:
         """Return the request that is answered by the reply."""

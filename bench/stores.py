@@ -23,8 +23,8 @@ class Stores:
         self.valkey_url = ""
         self._pids: list[int] = []
 
-    async def fill(self, models: tuple[str, ...]) -> None:
-        """Wait until they answer; make the tables and put the models in."""
+    async def fill(self, models: tuple[str, ...], users: tuple[str, ...]) -> None:
+        """Wait until they answer; make the tables and put the models and the users in."""
         addresses = self._embedded.wait()
         self.database_url, self.valkey_url = addresses.database_url, addresses.valkey_url
         self._pids = [addresses.postgres_pid, addresses.valkey_pid]
@@ -35,6 +35,8 @@ class Stores:
             # One user asks more in a minute than any plan allows, and no peer has plans.
             limits = ("requests_per_minute", "concurrent_streams", "tokens_per_day")
             connection.execute(f"update plans set {', '.join(f'{name} = null' for name in limits)}".encode())
+            for user in users:
+                connection.execute("insert into users (id, plan_id) values (%s, 'pro')", [user])
             for model in models:
                 family = model.partition("/")[0]
                 provider = _PROVIDERS.get(family, "openai")

@@ -1,12 +1,13 @@
 """The whole path, with Postgres and Valkey: start, miss, hit, history, and equal prompts at once."""
 
 import asyncio
+import itertools
 import statistics
 import time
 
 from bench.bench import Bench, log
 from bench.driver import BadAnswer, Connection, Exchange, ask, crowd, percentile, require
-from bench.servers import Contender
+from bench.servers import USERS, Contender
 
 TABLE = "path"
 _REPLY = 200
@@ -118,7 +119,10 @@ async def _hit(bench: Bench, contender: Contender) -> None:
 
 async def _rates(bench: Bench, contender: Contender) -> None:
     count = bench.count(400)
-    starts = [contender.start_request(prompt, _MODEL) for prompt in bench.prompts(count)]
+    starts = [
+        contender.start_request(prompt, _MODEL, user)
+        for prompt, user in zip(bench.prompts(count), itertools.cycle(USERS), strict=False)
+    ]
     histories = [await _kept_chat(bench, contender)] * count
     for name, requests in (("start", starts), ("history", histories)):
         begin = time.perf_counter()
