@@ -8,6 +8,7 @@ generators, and a socket that is registered with the event loop and forgotten ag
 import asyncio
 import contextlib
 import functools
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -56,7 +57,7 @@ class _Statement:
 class Link:
     """A connection in autocommit mode; open one by `Link.open`.
 
-    With `prepare` the server keeps a plan of each statement that it is asked.
+    With `prepare` the server keeps a plan of each statement that it is asked again.
     """
 
     def __init__(self, connection: psycopg.AsyncConnection[Row], *, prepare: bool) -> None:
@@ -64,7 +65,6 @@ class Link:
         self._libpq = connection.pgconn
         self._prepare = prepare
         self._statements: dict[str, _Statement] = {}
-        self._prepared = 0
         self._loop = asyncio.get_running_loop()
         self._socket = self._libpq.socket
         self._answer: asyncio.Future[list[Row]] | None = None
@@ -152,14 +152,16 @@ class Link:
         self._asked = asked
         self._values = asked.transformer.dump_sequence(arguments, asked.formats)
         types = asked.transformer.types or ()
-        if not self._prepare:
-            self._libpq.send_query_params(asked.query, self._values, types, asked.transformer.formats)
-        elif (plan := asked.plans.get(types)) is not None:
+        plan = asked.plans.get(types)
+        if plan:
             self._libpq.send_query_prepared(plan, self._values, asked.transformer.formats)
-        else:
-            self._prepared += 1
-            self._planning = b"parley_%d" % self._prepared
+        elif self._prepare and plan is not None:
+            self._planning = _name_of(asked.query, types)
             self._libpq.send_prepare(self._planning, asked.query, types)
+        else:
+            # A plan takes a round trip of its own: it is made for what is asked again.
+            asked.plans[types] = b""
+            self._libpq.send_query_params(asked.query, self._values, types, asked.transformer.formats)
         self._flush()
 
     def _flush(self) -> None:
@@ -258,6 +260,12 @@ def _tell(future: "asyncio.Future[list[Row]]", outcome: list[Row] | Exception) -
         future.set_exception(outcome)
     else:
         future.set_result(outcome)
+
+
+@functools.cache
+def _name_of(query: bytes, types: tuple[int, ...]) -> bytes:
+    """Return a plan's name, which no other statement's has, whoever else makes plans in the same place."""
+    return b"parley_" + hashlib.sha256(b"%b %b" % (query, repr(types).encode())).hexdigest()[:24].encode()
 
 
 @functools.cache
