@@ -34,8 +34,7 @@ class Parley(Contender):
             "--port",
             str(self.port),
         ]
-        command += ["--loop", "asyncio", "--http", "parley.http.server:Protocol"]
-        command += ["--no-access-log", "--log-level", "warning", "--no-server-header"]
+        command += ["--loop", "asyncio", "--no-access-log", "--log-level", "warning", "--no-server-header"]
         env = self.environment() | {
             "PYTHONPATH": f"{ROOT / 'layers/common'}:{ROOT}",
             "OPENAI_API_KEY": "key",

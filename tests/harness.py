@@ -83,7 +83,6 @@ class Server(Process):
         }
         # Port 0 lets the kernel choose; uvicorn says which on standard error.
         arguments = ["local.server:app", "--host", "127.0.0.1", "--port", "0", "--loop", "asyncio"]
-        arguments += ["--http", "parley.http.server:Protocol"]
         arguments += ["--no-access-log", "--timeout-graceful-shutdown", "5"]
         env = _environment(**(defaults | settings))
         log = folder / f"server-{next(_names)}.log"
