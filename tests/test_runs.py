@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from parley import sessions
-from parley.conversation import Role, SessionState
+from parley.conversation import Reply, Role, SessionState
 from parley.errors import NotFound, ProviderFault
 from parley.events import Completed, Delta, Failed, Finish, FinishReason, Source, Status, Usage
+from parley.outcomes import Saved
 from tests.memory import STOP, ScriptedModel, World, answer, shown, until
 
 WHOLE = "Hello, world!"
@@ -291,6 +292,28 @@ async def test_a_reply_that_cannot_be_saved_is_parked_and_saved_later(world: Wor
     await until(lambda: process.runs._vouching._unsaved == {})
     assert await process.stored(run) == found.reply
     assert await world.log.parked(9) == []
+
+
+async def test_a_reply_that_no_store_takes_does_not_stand_before_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = world.process()
+    vouching = process.runs._vouching
+    refused = Reply(1, "x", Completed(FinishReason.STOP))
+    vouching._unsaved["refused"] = (refused, Source.PROVIDER)
+    taken = []
+
+    async def finish(session_id: str, reply: Reply, source: str) -> Saved:
+        if session_id == "refused":
+            raise ValueError("what no store takes")
+        taken.append(session_id)
+        return Saved()
+
+    monkeypatch.setattr(process.store, "finish", finish)
+    vouching._unsaved["fine"] = (refused, Source.PROVIDER)
+    await vouching._save_unsaved()
+    assert taken == ["fine"]
+    assert vouching._unsaved == {}
 
 
 async def test_a_parked_reply_of_a_deleted_session_is_forgotten(world: World) -> None:

@@ -84,9 +84,15 @@ class Vouching:
 
     async def _save_unsaved(self) -> None:
         for session_id, (reply, source) in list(self._unsaved.items()):
-            # A session that is gone took its reply's place along.
-            with contextlib.suppress(NotFound):
+            try:
                 await self._store.finish(session_id, reply, source.value)
+            except StoreUnavailable:
+                raise
+            except NotFound:
+                pass  # a session that is gone took its reply's place along
+            except Exception:
+                # One that no store will ever take must not stand before all that come after it.
+                _log.exception("reply_refused")
             self._unsaved.pop(session_id, None)
             with contextlib.suppress(LogUnavailable):
                 await self._log.unpark(session_id)
