@@ -15,7 +15,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 
-import aiohttp
+import httpx2
 import psutil
 
 from local.embedded import EmbeddedStores
@@ -49,7 +49,7 @@ def _expected(prompt: str, tokens: int) -> str:
 
 
 async def _one(
-    http: aiohttp.ClientSession, url: str, number: int, tokens: int, tally: Tally, deadline: float
+    http: httpx2.AsyncClient, url: str, number: int, tokens: int, tally: Tally, deadline: float
 ) -> None:
     loop = asyncio.get_running_loop()
     dice = random.Random(number)
@@ -60,11 +60,11 @@ async def _one(
         turn += 1
         prompt = f"stream {number} turn {turn} " + "lorem ipsum dolor " * 3
         body = {"prompt": prompt, "modelId": "soak", "userId": "demo-pro"}
-        async with http.post(f"{url}/api/chat/start", json=body) as response:
-            if response.status != 201:
-                tally.failures += 1
-                return
-            session = (await response.json())["sessionId"]
+        response = await http.post(f"{url}/api/chat/start", json=body)
+        if response.status_code != 201:
+            tally.failures += 1
+            return
+        session = response.json()["sessionId"]
         tally.started += 1
         text, whole = await _read(http, f"{url}/api/chat/stream?sessionId={session}", dice, tally)
         tally.done += 1
@@ -73,7 +73,7 @@ async def _one(
             tally.mismatches += 1
 
 
-async def _read(http: aiohttp.ClientSession, url: str, dice: random.Random, tally: Tally) -> tuple[str, bool]:
+async def _read(http: httpx2.AsyncClient, url: str, dice: random.Random, tally: Tally) -> tuple[str, bool]:
     """Read a reply however many connections it takes; the text, and whether it ended without an error."""
     text, cursor, ended, whole = "", "", False, True
     while not ended:
@@ -82,10 +82,10 @@ async def _read(http: aiohttp.ClientSession, url: str, dice: random.Random, tall
         decoder = Decoder()
         tally.open += 1
         try:
-            async with http.get(url, headers=headers) as response:
-                if response.status == 204:
+            async with http.stream("GET", url, headers=headers) as response:
+                if response.status_code == 204:
                     return text, True
-                async for chunk in response.content.iter_any():
+                async for chunk in response.aiter_raw():
                     for event in decoder.feed(chunk):
                         cursor = event.last_event_id or cursor
                         body = json.loads(event.data)
@@ -102,7 +102,7 @@ async def _read(http: aiohttp.ClientSession, url: str, dice: random.Random, tall
                             tally.errors += 1
                     if not ended and time.monotonic() > leave:
                         break
-        except aiohttp.ClientError:
+        except httpx2.HTTPError:
             tally.failures += 1
             await asyncio.sleep(1)
         finally:
@@ -154,9 +154,8 @@ async def run(streams: int, seconds: float, tokens: int, delay: float) -> int:
                 world.model("soak", count=1)
                 tally = Tally()
                 server = world.fresh_server(LOG_LEVEL="WARNING")
-                connector = aiohttp.TCPConnector(limit=0)
-                timeout = aiohttp.ClientTimeout(total=None)
-                async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
+                limits = httpx2.Limits(max_connections=None)
+                async with httpx2.AsyncClient(limits=limits, timeout=None) as http:
                     await _read_one_first(http, server.url)
                     world.model("soak", count=tokens, delay=delay)
                     deadline = asyncio.get_running_loop().time() + seconds
@@ -184,7 +183,7 @@ async def run(streams: int, seconds: float, tokens: int, delay: float) -> int:
     return 1 if tally.mismatches or tally.errors or tally.failures or after > before * _FLAT else 0
 
 
-async def _read_one_first(http: aiohttp.ClientSession, url: str) -> None:
+async def _read_one_first(http: httpx2.AsyncClient, url: str) -> None:
     """Have everything imported before memory is measured."""
     tally = Tally()
     await _one(http, url, -1, 1, tally, asyncio.get_running_loop().time() + 0.01)

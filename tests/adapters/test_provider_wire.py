@@ -109,8 +109,8 @@ async def test_answers_of_every_form(server: Server, says: list[bytes | None], b
     server.says = says
     async with opened() as wires:
         for number in range(3):
-            answer = await wires.post(server.place, HEAD, b"%d" % number)
-            assert answer.status in (200, 204)
+            answer = await wires.send(server.place, HEAD, b"%d" % number)
+            assert answer.status_code in (200, 204)
             assert await all_of(answer) == body
             assert await answer.read() == b""
             answer.close()
@@ -133,7 +133,7 @@ async def test_a_cut_answer_is_an_error(server: Server, says: list[bytes | None]
     server.says = says
     async with opened() as wires:
         with pytest.raises(Disconnected):
-            await all_of(await wires.post(server.place, HEAD, b""))
+            await all_of(await wires.send(server.place, HEAD, b""))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ async def test_nonsense_is_an_error_and_ends_the_connection(server: Server, says
     server.says = says
     async with opened() as wires:
         with pytest.raises((httptools.HttpParserError, ValueError)):
-            await all_of(await wires.post(server.place, HEAD, b""))
+            await all_of(await wires.send(server.place, HEAD, b""))
 
         async def alone() -> bool:
             return server.open == 0
@@ -162,7 +162,7 @@ async def test_nonsense_is_an_error_and_ends_the_connection(server: Server, says
 async def test_what_came_before_an_error_is_read_first(server: Server) -> None:
     server.says = [OK + CHUNKED + b"2\r\nhe\r\nnonsense\r\n"]
     async with opened() as wires:
-        answer = await wires.post(server.place, HEAD, b"")
+        answer = await wires.send(server.place, HEAD, b"")
         assert await answer.read() == b"he"
         with pytest.raises(httptools.HttpParserError):
             await answer.read()
@@ -171,10 +171,10 @@ async def test_what_came_before_an_error_is_read_first(server: Server) -> None:
 async def test_an_answer_to_no_question_ends_the_connection(server: Server) -> None:
     server.says = [OK + b"content-length: 0\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nand"]
     async with opened() as wires:
-        assert await all_of(await wires.post(server.place, HEAD, b"")) == b""
+        assert await all_of(await wires.send(server.place, HEAD, b"")) == b""
         await asyncio.sleep(0.05)
         server.says = [OK + b"content-length: 5\r\n\r\nhello"]
-        assert await all_of(await wires.post(server.place, HEAD, b"")) == b"hello"
+        assert await all_of(await wires.send(server.place, HEAD, b"")) == b"hello"
     assert server.connections == 2
 
 
@@ -182,7 +182,7 @@ async def test_a_connection_that_was_closed_meanwhile_is_not_used(server: Server
     server.says = [OK + b"content-length: 5\r\n\r\nhello", b"", None]
     async with opened() as wires:
         for _ in range(2):
-            assert await all_of(await wires.post(server.place, HEAD, b"")) == b"hello"
+            assert await all_of(await wires.send(server.place, HEAD, b"")) == b"hello"
             await asyncio.sleep(0.05)
     assert server.connections == 2
 
@@ -191,7 +191,7 @@ async def test_many_at_once_have_connections_of_their_own(server: Server) -> Non
     server.says = [OK + b"content-length: 5\r\n\r\n", b"he", b"llo"]
     async with opened() as wires:
         for _ in range(2):
-            answers = await asyncio.gather(*(wires.post(server.place, HEAD, b"") for _ in range(5)))
+            answers = await asyncio.gather(*(wires.send(server.place, HEAD, b"") for _ in range(5)))
             assert await asyncio.gather(*map(all_of, answers)) == [b"hello"] * 5
         assert server.connections == 5
     await asyncio.sleep(0.05)
@@ -202,7 +202,7 @@ async def test_a_connection_does_not_idle_for_ever(server: Server, monkeypatch: 
     monkeypatch.setattr(provider_wire, "_KEEPALIVE_SECONDS", 0.1)
     server.says = [OK + b"content-length: 5\r\n\r\nhello"]
     async with opened() as wires:
-        assert await all_of(await wires.post(server.place, HEAD, b"")) == b"hello"
+        assert await all_of(await wires.send(server.place, HEAD, b"")) == b"hello"
         assert server.open == 1
         await asyncio.sleep(0.3)
         assert server.open == 0
@@ -212,13 +212,13 @@ async def test_a_reader_that_is_late_has_the_provider_wait(server: Server) -> No
     part = b"x" * (1 << 16)
     server.says = [OK + b"content-length: %d\r\n\r\n" % (len(part) * 200), *[part] * 200]
     async with opened() as wires:
-        answer = await wires.post(server.place, HEAD, b"")
+        answer = await wires.send(server.place, HEAD, b"")
         await asyncio.sleep(0.5)
         assert answer._size < len(part) * 100
         assert len(await all_of(answer)) == len(part) * 200
         # And the next question is answered as ever.
         server.says = [OK + b"content-length: 5\r\n\r\nhello"]
-        assert await all_of(await wires.post(server.place, HEAD, b"")) == b"hello"
+        assert await all_of(await wires.send(server.place, HEAD, b"")) == b"hello"
     assert server.connections == 1
 
 
@@ -226,14 +226,14 @@ async def test_a_body_that_fills_every_buffer_is_sent(server: Server) -> None:
     server.says = [OK + b"content-length: 5\r\n\r\nhello"]
     body = b"0123456789abcdef" * (1 << 19)
     async with opened() as wires:
-        assert await all_of(await wires.post(server.place, HEAD, body)) == b"hello"
+        assert await all_of(await wires.send(server.place, HEAD, body)) == b"hello"
     assert server.heard[0].endswith(body)
 
 
 async def test_nobody_there() -> None:
     async with opened() as wires:
         with pytest.raises(OSError, match=r"refused|Connect call failed"):
-            await wires.post(Place("127.0.0.1", 1, False), HEAD, b"")
+            await wires.send(Place("127.0.0.1", 1, False), HEAD, b"")
 
 
 async def test_who_does_not_take_the_connection_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +252,7 @@ async def test_who_does_not_take_the_connection_is_not_waited_for(monkeypatch: p
         async with opened() as wires:
             with pytest.raises(TimeoutError):
                 # It never says hello by TLS.
-                await wires.post(Place(host, port, True), HEAD, b"")
+                await wires.send(Place(host, port, True), HEAD, b"")
             await asyncio.wait_for(left.wait(), 2)
             await asyncio.sleep(0)
 
@@ -279,7 +279,7 @@ async def test_over_tls_it_reads_to_the_end_and_keeps_the_connection(
 ) -> None:
     async with opened(ssl.create_default_context(cafile=str(certificate))) as wires:
         for _ in range(3):
-            answer = await wires.post(Place("localhost", fake.port, True), HEAD, QUESTION)
+            answer = await wires.send(Place("localhost", fake.port, True), HEAD, QUESTION)
             assert (await all_of(answer)).endswith(b"[DONE]\n\n")
     assert fake.stats.connections == 1
 
@@ -291,7 +291,7 @@ async def test_over_tls_a_cancelled_question_ends_its_connection_at_once(
     fake.script("m", Script(fault=fault, fault_after=1))
 
     async def ask(wires: Wires, port: int) -> None:
-        answer = await wires.post(Place("localhost", port, True), HEAD, QUESTION)
+        answer = await wires.send(Place("localhost", port, True), HEAD, QUESTION)
         try:
             await all_of(answer)
         finally:
@@ -311,5 +311,5 @@ async def test_over_tls_a_cancelled_question_ends_its_connection_at_once(
 async def test_it_distrusts_a_stranger(fake: FakeProvider) -> None:
     async with opened() as wires:
         with pytest.raises(ssl.SSLCertVerificationError):
-            await wires.post(Place("localhost", fake.port, True), HEAD, QUESTION)
+            await wires.send(Place("localhost", fake.port, True), HEAD, QUESTION)
     assert fake.stats.calls == 0

@@ -11,7 +11,8 @@ import pytest
 
 from local.fake_provider import FakeProvider, Script
 from local.fake_provider.script import Fault
-from parley.adapters.transport import AiohttpTransport
+from parley.adapters.sdk import refusal
+from parley.adapters.transport import Envelope, ProviderTransport, Refused
 from tests.certificates import certificate_for_localhost
 
 BODY = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
@@ -33,7 +34,7 @@ async def fake(certificate: Path) -> AsyncIterator[FakeProvider]:
 
 @pytest.fixture
 async def client(certificate: Path) -> AsyncIterator[httpx2.AsyncClient]:
-    transport = AiohttpTransport(ssl.create_default_context(cafile=str(certificate)))
+    transport = ProviderTransport(ssl.create_default_context(cafile=str(certificate)))
     async with httpx2.AsyncClient(transport=transport, timeout=None) as made:
         yield made
 
@@ -110,7 +111,7 @@ async def test_does_not_follow_to_another_host(fake: FakeProvider, client: httpx
 
 
 async def test_distrusts_a_stranger(fake: FakeProvider) -> None:
-    transport = AiohttpTransport(ssl.create_default_context())
+    transport = ProviderTransport(ssl.create_default_context())
     async with httpx2.AsyncClient(transport=transport) as client:
         with pytest.raises(OSError, match="certificate"):
             await read(client, fake.openai_url)
@@ -120,20 +121,46 @@ async def test_goes_by_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPa
     heard: list[bytes] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        heard.append(head + await reader.read(int(head.lower().partition(b"content-length: ")[2][:1] or 0)))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\ndata")
         writer.close()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as proxy:
         port = proxy.sockets[0].getsockname()[1]
         monkeypatch.setenv("http_proxy", f"http://ada:secret@127.0.0.1:{port}")
         monkeypatch.setenv("no_proxy", "127.0.0.1")
-        transport = AiohttpTransport(ssl.create_default_context())
+        transport = ProviderTransport(ssl.create_default_context())
         async with httpx2.AsyncClient(transport=transport) as client:
-            far = await client.get("http://models.example/v1", headers={"authorization": "Bearer key"})
-            near = await client.get(f"http://127.0.0.1:{port}/v1")
-    assert (far.status_code, near.status_code) == (204, 204)
-    assert heard[0].startswith(b"GET http://models.example/v1 ")
-    assert b"proxy-authorization: basic " in heard[0].lower()
-    assert b"bearer key" in heard[0].lower()
-    assert heard[1].startswith(b"GET /v1 ")
+            key = {"authorization": "Bearer key"}
+            far = await client.post("http://models.example/v1", headers=key, content=b"1")
+            near = await client.post(f"http://127.0.0.1:{port}/v1", content=b"2")
+            later = await transport.post(Envelope(far.request), b"34")
+            assert later.content_type == "text/event-stream"
+            assert await later.source.read() == b"data"
+            assert await later.source.read() == b""
+            await later.source.aclose()
+    assert (far.text, near.text) == ("data", "data")
+    for by_proxy in (heard[0], heard[2]):
+        assert by_proxy.startswith(b"POST http://models.example/v1 ")
+        assert b"proxy-authorization: basic " in by_proxy.lower()
+        assert b"bearer key" in by_proxy.lower()
+    assert heard[1].startswith(b"POST /v1 ")
+    assert [request[-2:] for request in heard] == [b"\n1", b"\n2", b"34"]
+
+
+async def test_a_proxy_s_refusal_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b'HTTP/1.1 429 No\r\nretry-after: 3\r\ncontent-length: 11\r\n\r\n{"error":1}')
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as proxy:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        transport = ProviderTransport(ssl.create_default_context())
+        with pytest.raises(Refused) as caught:
+            await transport.post(Envelope(httpx2.Request("POST", "http://models.example/v1")), b"")
+        await transport.aclose()
+    found = refusal(caught.value)
+    assert found is not None
+    assert (found.status, found.headers.get("retry-after"), found.body) == (429, "3", {"error": 1})

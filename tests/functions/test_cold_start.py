@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-SDKS = {"openai", "anthropic", "aiohttp", "httpx2"}
+SDKS = {"openai", "anthropic", "httpx2"}
 DEPLOYED = {
     "AWS_LAMBDA_FUNCTION_NAME": "parley",
     "AWS_DEFAULT_REGION": "eu-west-1",

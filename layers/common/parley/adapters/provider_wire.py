@@ -34,10 +34,10 @@ class Disconnected(ConnectionError):
 class Answer:
     """One answer: its status and headers are there, its body comes while it is read."""
 
-    __slots__ = ("_error", "_parts", "_size", "_waiter", "_wire", "headers", "status", "whole")
+    __slots__ = ("_error", "_parts", "_size", "_waiter", "_wire", "headers", "status_code", "whole")
 
     def __init__(self, wire: "_Wire") -> None:
-        self.status = 0
+        self.status_code = 0
         self.headers: Mapping[str, str] = {}
         self.whole = False
         self._wire: _Wire | None = wire
@@ -96,7 +96,7 @@ class Answer:
 
     async def begun(self) -> None:
         """Wait for the status and the headers; raises as `read` does."""
-        while not self.status:
+        while not self.status_code:
             if self._error is not None:
                 raise self._error
             await self._news()
@@ -118,7 +118,7 @@ class Wires:
         self._idle: dict[Place, list[_Wire]] = {}
         self._all: set[_Wire] = set()
 
-    async def post(self, place: Place, head: bytes, body: bytes) -> Answer:
+    async def send(self, place: Place, head: bytes, body: bytes) -> Answer:
         """Send a request whose head lacks its last line, the body's length; return the answer's beginning.
 
         Raises `OSError`, `TimeoutError` where nobody takes the connection, and httptools' errors.
@@ -294,7 +294,7 @@ class _Wire(asyncio.Protocol):
         if not self._interim and self._answer is not None:
             self._in_head = False
             self._answer.headers = self._head
-            self._answer.status = status
+            self._answer.status_code = status
 
     def on_body(self, body: bytes) -> None:
         if self._answer is not None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import httpx2
     import openai
 
-    from parley.adapters.transport import AiohttpTransport, Envelope
+    from parley.adapters.transport import Envelope, ProviderTransport
 
     Client = openai.AsyncOpenAI | anthropic.AsyncAnthropic
 
@@ -44,7 +44,7 @@ class Sdk:
         self._make = make
         self._making = asyncio.Lock()
         self._client: Client | None = None
-        self._transport: AiohttpTransport | None = None
+        self._transport: ProviderTransport | None = None
         self._envelopes: dict[str, Envelope] = {}
 
     async def post(self, path: str, body: dict[str, object]) -> Opened:
@@ -73,9 +73,9 @@ class Sdk:
             await client.close()
 
     def _load(self) -> "Client":
-        from parley.adapters.transport import AiohttpTransport, http_client  # noqa: PLC0415
+        from parley.adapters.transport import ProviderTransport, http_client  # noqa: PLC0415
 
-        self._transport = AiohttpTransport()
+        self._transport = ProviderTransport()
         client = self._make(http_client(self._transport))
         for name in ("openai", "anthropic", "httpx2", "httpcore2"):
             # At DEBUG, which the SDKs' own variables turn on, they write whole requests.

@@ -1,4 +1,4 @@
-"""How the SDKs reach the network: by aiohttp, which costs half of their default for each token.
+"""How questions reach the network: under the SDK the first one, those after it by themselves.
 
 Imported only when a question is first asked, since it loads all that is needed for that.
 """
@@ -7,20 +7,15 @@ from collections.abc import AsyncIterator
 from ssl import SSLContext
 from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
 import httpx2
 from httptools import HttpParserError
-from multidict import CIMultiDict
-from yarl import URL
 
 from parley.adapters.body import Opened, Source
 from parley.adapters.provider_wire import Answer, Place, Wires
 from parley.encoding import from_json
 
-_CONNECT_SECONDS = 5.0
-_KEEPALIVE_SECONDS = 30.0
 # What a body decides about its headers.
-_OF_THE_BODY = ("content-length", "transfer-encoding")
+_OF_THE_BODY = (b"content-length", b"transfer-encoding")
 # The extension of a response by which its bytes are read as they arrived, and which outlives it: httpx2 would
 # pass each lump through four generators, and keep the request for as long.
 _SOURCE = "parley.source"
@@ -28,7 +23,7 @@ _SOURCE = "parley.source"
 _ERROR_BYTES = 1 << 16
 
 
-def http_client(transport: "AiohttpTransport") -> httpx2.AsyncClient:
+def http_client(transport: "ProviderTransport") -> httpx2.AsyncClient:
     """Return a client that waits as long as its caller, and that takes a prompt nowhere else."""
     return httpx2.AsyncClient(transport=transport, timeout=None, follow_redirects=False)
 
@@ -41,117 +36,92 @@ def opened(response: httpx2.Response) -> Opened:
 class Envelope:
     """Where a request went, and with which headers, for others that differ in their bodies only."""
 
-    __slots__ = ("head", "headers", "place", "url")
+    __slots__ = ("head", "headers", "method", "place", "url")
 
     def __init__(self, request: httpx2.Request) -> None:
-        url = request.url
+        url = self.url = request.url
         secure = url.scheme == "https"
-        self.url = URL(str(url), encoded=True)
+        self.method = request.method
         self.place = Place(url.raw_host.decode("ascii"), url.port or (443 if secure else 80), secure)
-        headers = [
-            (name, value) for name, value in request.headers.multi_items() if name.lower() not in _OF_THE_BODY
-        ]
-        self.headers = CIMultiDict(headers)
-        lines = [f"{name}: {value}".encode("latin-1") for name, value in headers]
-        self.head = b"".join(b"%b\r\n" % line for line in (b"POST %b HTTP/1.1" % url.raw_path, *lines))
+        self.headers = [header for header in request.headers.raw if header[0].lower() not in _OF_THE_BODY]
+        lines = [b"%b %b HTTP/1.1" % (request.method.encode("ascii"), url.raw_path)]
+        lines += [b"%b: %b" % header for header in self.headers]
+        self.head = b"".join(b"%b\r\n" % line for line in lines)
 
 
 class Refused(Exception):
     """An HTTP status that is none of success. It looks like an SDK's error; its text says nothing."""
 
-    def __init__(self, response: "Answer | aiohttp.ClientResponse", body: object) -> None:
+    def __init__(self, response: Answer | httpx2.Response, body: object) -> None:
         super().__init__()
-        self.status_code = response.status
+        self.status_code = response.status_code
         self.response = response
         self.body = body
 
 
-class AiohttpTransport(httpx2.AsyncBaseTransport):
-    """Sends httpx2's requests by aiohttp, and envelopes by our own connections where no proxy is in between.
+class ProviderTransport(httpx2.AsyncBaseTransport):
+    """Sends an SDK's requests, and bodies in envelopes, over our own connections.
 
-    The SDKs bring such a transport too, but theirs parts from a response that is not whole by a TLS
-    shutdown, for whose answer it waits 30 seconds: a stopped reply would be written, and billed, on.
+    Where the environment names a proxy, httpx2's own go through it: they know how, and are slower.
     """
 
     def __init__(self, ssl_context: SSLContext | None = None) -> None:
         """By default the certificates are trusted that httpx2 trusts."""
         self._ssl_context = ssl_context or httpx2.create_ssl_context()
-        self._proxies: dict[str, str | None] = {}
-        self._session: aiohttp.ClientSession | None = None
         self._wires = Wires(self._ssl_context)
+        self._proxies: dict[tuple[str, str], httpx2.AsyncHTTPTransport | None] = {}
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send a request, and return the response before its body has come; raises aiohttp's errors."""
-        response = await self._send(
-            request.method,
-            URL(str(request.url), encoded=True),
-            self._proxy_of(request.url.scheme, request.url.host),
-            request.headers.multi_items(),
-            request.content,
-        )
-        stream = _Stream(response)
+        """Send a request, and return the response before its body has come; raises as `post` does."""
+        answer = await self._send(Envelope(request), request.content)
+        if isinstance(answer, httpx2.Response):
+            return answer
         return httpx2.Response(
-            response.status,
-            headers=response.raw_headers,
-            stream=stream,
+            answer.status_code,
+            headers=answer.headers,
+            stream=_Stream(answer),
             request=request,
-            extensions={_SOURCE: stream},
+            extensions={_SOURCE: answer},
         )
 
     async def post(self, envelope: Envelope, body: bytes) -> Opened:
-        """Send a body in an envelope; raises `Refused`, and the errors of whoever sent it."""
-        proxy = self._proxy_of("https" if envelope.place.secure else "http", envelope.place.host)
-        response: Answer | aiohttp.ClientResponse
-        if proxy is None:
-            response = await self._wires.post(envelope.place, envelope.head, body)
-            source: Source = response
-        else:
-            response = await self._send("POST", envelope.url, proxy, envelope.headers, body)
-            source = _Stream(response)
-        if 200 <= response.status < 300:
-            return Opened(response.headers.get("content-type", ""), source)
+        """Send a body; raises `Refused`, `OSError`, and the errors of whoever sent it."""
+        answer = await self._send(envelope, body)
+        source = answer if isinstance(answer, Answer) else answer.extensions[_SOURCE]
+        if 200 <= answer.status_code < 300:
+            return Opened(answer.headers.get("content-type", ""), source)
         try:
             said = await _json_of(source)
         finally:
-            response.close()
-        raise Refused(response, said)
+            await source.aclose()
+        raise Refused(answer, said)
 
-    async def _send(
-        self,
-        method: str,
-        url: URL,
-        proxy: str | None,
-        headers: "CIMultiDict[str] | list[tuple[str, str]]",
-        body: bytes,
-    ) -> aiohttp.ClientResponse:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    ssl=self._ssl_context, limit=0, keepalive_timeout=_KEEPALIVE_SECONDS
-                ),
-                response_class=_Response,
-                timeout=aiohttp.ClientTimeout(total=None, connect=_CONNECT_SECONDS),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-            )
-        return await self._session.request(
-            method, url, proxy=proxy, headers=headers, data=body, allow_redirects=False
+    async def _send(self, envelope: Envelope, body: bytes) -> Answer | httpx2.Response:
+        proxied = self._proxied(envelope)
+        if proxied is None:
+            return await self._wires.send(envelope.place, envelope.head, body)
+        response = await proxied.handle_async_request(
+            httpx2.Request(envelope.method, envelope.url, headers=envelope.headers, content=body)
         )
+        response.extensions[_SOURCE] = _Proxied(response)
+        return response
 
-    def _proxy_of(self, scheme: str, host: str) -> str | None:
-        """Return the proxy that the environment names for a host.
-
-        aiohttp would look for it anew at each request, and for a password in a file, both in threads.
-        """
-        if host not in self._proxies:
-            self._proxies[host] = None if proxy_bypass(host) else getproxies().get(scheme)
-        return self._proxies[host]
+    def _proxied(self, envelope: Envelope) -> httpx2.AsyncHTTPTransport | None:
+        """Return the way through the proxy that the environment names for a host, if it names one."""
+        scheme, host = envelope.url.scheme, envelope.url.host
+        if (scheme, host) not in self._proxies:
+            proxy = None if proxy_bypass(host) else getproxies().get(scheme)
+            self._proxies[scheme, host] = (
+                None if proxy is None else httpx2.AsyncHTTPTransport(verify=self._ssl_context, proxy=proxy)
+            )
+        return self._proxies[scheme, host]
 
     async def aclose(self) -> None:
         """Close every connection."""
         await self._wires.close()
-        if self._session is not None:
-            await self._session.close()
+        for proxied in self._proxies.values():
+            if proxied is not None:
+                await proxied.aclose()
 
 
 async def _json_of(source: Source) -> object:
@@ -163,32 +133,35 @@ async def _json_of(source: Source) -> object:
             if len(said) > _ERROR_BYTES:
                 return None
         found: object = from_json(said)
-    except (aiohttp.ClientError, HttpParserError, OSError, ValueError, RecursionError):
+    except (httpx2.HTTPError, HttpParserError, OSError, ValueError, RecursionError):
         return None
     return found
 
 
-class _Response(aiohttp.ClientResponse):
-    """A response whose close, also while it is still awaited, is the end of its connection."""
-
-    def close(self) -> None:
-        # A response that is whole has given its connection back already.
-        if self.connection is not None and self.connection.transport is not None:
-            self.connection.transport.abort()
-        super().close()
-
-
 class _Stream(httpx2.AsyncByteStream):
-    """A response's bytes, as much as has arrived at a time."""
+    """An answer's bytes as httpx2 takes them."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        # Returns what has arrived, once there is any; nothing at the end. Raises aiohttp's errors.
-        self.read = response.content.readany
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while data := await self.read():
+        while data := await self._answer.read():
             yield data
 
     async def aclose(self) -> None:
-        self._response.close()
+        await self._answer.aclose()
+
+
+class _Proxied:
+    """What httpx2 received, as a source."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        self._response = response
+        self._bytes = response.aiter_raw()
+
+    async def read(self) -> bytes:
+        """Return what has arrived, once there is any; nothing at the end. Raises httpx2's errors."""
+        return await anext(self._bytes, b"")
+
+    async def aclose(self) -> None:
+        await self._response.aclose()
