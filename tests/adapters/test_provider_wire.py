@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httptools
 import pytest
+import uvloop
 
 from local.fake_provider import FakeProvider, Script
 from local.fake_provider.script import Fault
@@ -228,6 +229,20 @@ async def test_a_body_that_fills_every_buffer_is_sent(server: Server) -> None:
     async with opened() as wires:
         assert await all_of(await wires.send(server.place, HEAD, body)) == b"hello"
     assert server.heard[0].endswith(body)
+
+
+def test_another_event_loop_will_do() -> None:
+    async def ask() -> bytes:
+        made = Server()
+        made.says = [OK + b"content-length: 5\r\n\r\nhello"]
+        async with await asyncio.start_server(made.serve, "127.0.0.1", 0) as listening, opened() as wires:
+            host, port = listening.sockets[0].getsockname()
+            body = await all_of(await wires.send(Place(host, port, False), HEAD, b""))
+            made.end()
+            await asyncio.sleep(0.01)
+        return body
+
+    assert uvloop.run(ask()) == b"hello"
 
 
 async def test_nobody_there() -> None:

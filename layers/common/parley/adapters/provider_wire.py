@@ -143,13 +143,15 @@ class Wires:
 
     async def _connect(self, place: Place) -> "_Wire":
         loop = asyncio.get_running_loop()
+        # Other event loops (uvloop) try a host's addresses one after the other.
+        several = {"happy_eyeballs_delay": 0.25} if isinstance(loop, asyncio.BaseEventLoop) else {}
         async with asyncio.timeout(_CONNECT_SECONDS):
             _, wire = await loop.create_connection(
                 lambda: _Wire(self, place),
                 place.host,
                 place.port,
                 ssl=self._ssl_context if place.secure else None,
-                happy_eyeballs_delay=0.25,
+                **several,
             )
         return wire
 
