@@ -7,7 +7,7 @@ answer llhttp can parse. No redirects, no cookies, no compression, no proxies.
 import asyncio
 from collections.abc import Mapping
 from ssl import SSLContext
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import httptools
 
@@ -143,16 +143,13 @@ class Wires:
 
     async def _connect(self, place: Place) -> "_Wire":
         loop = asyncio.get_running_loop()
-        # Other event loops (uvloop) try a host's addresses one after the other.
-        several = {"happy_eyeballs_delay": 0.25} if isinstance(loop, asyncio.BaseEventLoop) else {}
+        options: dict[str, Any] = {"ssl": self._ssl_context if place.secure else None}
+        if isinstance(loop, asyncio.BaseEventLoop):
+            # Others (uvloop) try a host's addresses one after the other.
+            options["happy_eyeballs_delay"] = 0.25
+        wire = _Wire(self, place)
         async with asyncio.timeout(_CONNECT_SECONDS):
-            _, wire = await loop.create_connection(
-                lambda: _Wire(self, place),
-                place.host,
-                place.port,
-                ssl=self._ssl_context if place.secure else None,
-                **several,
-            )
+            await loop.create_connection(lambda: wire, place.host, place.port, **options)
         return wire
 
     def opened(self, wire: "_Wire") -> None:
