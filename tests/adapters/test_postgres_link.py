@@ -1,11 +1,13 @@
 """One connection to a real Postgres: what it is asked, what it answers, and how it ends."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 import psycopg
 import pytest
 
+from parley.adapters.connections import Connections
 from parley.adapters.postgres_link import Link, numbered
 from tests.faults.proxy import FaultProxy
 from tests.harness import eventually
@@ -118,6 +120,70 @@ async def test_a_cut_or_a_close_in_the_middle_fails_its_asker(database_url: str)
         link.close()
         with pytest.raises(psycopg.OperationalError):
             await answer
+
+
+async def test_a_wrong_number_of_values_is_told(link: Link) -> None:
+    for arguments in ([], [1, 2]):
+        with pytest.raises(psycopg.ProgrammingError):
+            await link.ask("select %s::int", arguments)
+    with pytest.raises(KeyError):
+        await link.ask("select %(a)s::int", {"b": 1})
+    assert await link.ask("select %s::int", [1]) == [(1,)]
+
+
+@pytest.mark.parametrize("statement", ["select %s, %(a)s", "select 5 %% 3", "select 'a%'"])
+def test_what_would_be_numbered_wrongly_is_refused(statement: str) -> None:
+    with pytest.raises(ValueError, match="placeholders"):
+        numbered(statement)
+
+
+async def test_one_statement_at_a_time(link: Link) -> None:
+    answer = link.ask("select pg_sleep(0.05)")
+    with pytest.raises(RuntimeError):
+        link.ask("select 1")
+    await answer
+
+
+async def test_no_answer_is_kept(link: Link) -> None:
+    await link.ask("select repeat('x', %s)", [1 << 20])
+    for statement in link._statements.values():
+        assert statement.transformer.pgresult is None
+
+
+async def test_a_copy_is_refused(link: Link) -> None:
+    with pytest.raises(psycopg.OperationalError):
+        await asyncio.wait_for(link.ask("copy (select 1) to stdout"), 2)
+    assert link.closed
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        b"\x01\xff\xff\xff\xff garbage garbage",  # no message of the protocol
+        b"H\x00\x00\x00\x07\x00\x00\x00",  # "copy this"
+        b"HTTP/1.1 200 OK\r\n\r\n",
+    ],
+)
+async def test_a_server_that_talks_nonsense_loses_its_connection_and_nothing_else(
+    database_url: str, lie: bytes
+) -> None:
+    async with FaultProxy(database_url) as proxy:
+        connections = Connections(proxy.url, size=1, timeout=1)
+        [[before]] = await connections.run("select pg_backend_pid()")
+        [link] = connections._idle
+        proxy.lie(proxy.down, lie)
+        [[after]] = await connections.run("select pg_backend_pid()")
+        assert link.closed
+        assert before != after
+        # Its number is free: whoever gets it next is heard.
+        here, there = socket.socketpair()
+        with here, there:
+            here.setblocking(False)
+            there.send(b"hello")
+            assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(here, 5), 1) == b"hello"
+        for number in range(3):
+            assert await connections.run("select %s::int", [number]) == [(number,)]
+        await connections.close()
 
 
 async def test_a_cut_while_much_is_being_sent(database_url: str) -> None:

@@ -179,6 +179,46 @@ async def test_an_answer_to_no_question_ends_the_connection(server: Server) -> N
     assert server.connections == 2
 
 
+async def test_an_answer_begun_with_the_end_of_the_right_one_is_nobody_s(server: Server) -> None:
+    foreign = b"HTTP/1.1 200 OK\r\ncontent-length: 300\r\n\r\n" + b"x" * 100
+    server.says = [OK + b"content-length: 5\r\n\r\nhello" + foreign]
+    async with opened() as wires:
+        for _ in range(3):
+            assert await all_of(await wires.send(server.place, HEAD, b"")) == b"hello"
+    assert server.connections == 3
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        [b"HTTP/1.1 200 OK\ncontent-type: text/event-stream\ncontent-length: 5\n\nhello"],
+        [b"HTTP/1.1 200\r\nx: a\r\n b\r\ncontent-length: 5\r\n\r\nhello"],
+        [OK + b"x: \x01\r\ncontent-length: 5\r\n\r\nhello"],
+        [OK + CHUNKED + b"5 \r\nhello\r\n0\r\n\r\n"],
+    ],
+)
+async def test_what_servers_at_home_write_is_read(server: Server, says: list[bytes | None]) -> None:
+    server.says = says
+    async with opened() as wires:
+        assert await all_of(await wires.send(server.place, HEAD, b"")) == b"hello"
+
+
+async def test_a_cancelled_connect_leaves_nothing_open(server: Server) -> None:
+    async with opened() as wires:
+        for turns in range(60):
+            task = asyncio.create_task(wires.send(server.place, HEAD, b""))
+            for _ in range(turns % 12):
+                await asyncio.sleep(0)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+        async def none() -> bool:
+            return server.open == 0
+
+        await eventually(none)
+
+
 async def test_a_connection_that_was_closed_meanwhile_is_not_used(server: Server) -> None:
     server.says = [OK + b"content-length: 5\r\n\r\nhello", b"", None]
     async with opened() as wires:
@@ -200,7 +240,7 @@ async def test_many_at_once_have_connections_of_their_own(server: Server) -> Non
 
 
 async def test_a_connection_does_not_idle_for_ever(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provider_wire, "_KEEPALIVE_SECONDS", 0.1)
+    monkeypatch.setattr(provider_wire, "KEEPALIVE_SECONDS", 0.1)
     server.says = [OK + b"content-length: 5\r\n\r\nhello"]
     async with opened() as wires:
         assert await all_of(await wires.send(server.place, HEAD, b"")) == b"hello"
@@ -252,7 +292,7 @@ async def test_nobody_there() -> None:
 
 
 async def test_who_does_not_take_the_connection_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provider_wire, "_CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(provider_wire, "CONNECT_SECONDS", 0.2)
 
     left = asyncio.Event()
 

@@ -149,6 +149,37 @@ async def test_goes_by_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPa
     assert [request[-2:] for request in heard] == [b"\n1", b"\n2", b"34"]
 
 
+async def test_a_proxy_has_room_for_every_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\ndata")
+        await gate.wait()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0, backlog=200) as proxy:
+        # As many name it: without a scheme.
+        monkeypatch.setenv("http_proxy", f"127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        transport = ProviderTransport(ssl.create_default_context())
+        envelope = Envelope(httpx2.Request("POST", "http://models.example/v1"))
+        async with asyncio.timeout(10):
+            begun = await asyncio.gather(*(transport.post(envelope, b"") for _ in range(120)))
+            assert {await each.source.read() for each in begun} == {b"data"}
+        gate.set()
+        for each in begun:
+            await each.source.aclose()
+        await transport.aclose()
+
+
+@pytest.mark.parametrize("value", ["org\r\nx-evil: 1", "org\n", "a\0b"])
+def test_a_header_that_would_end_its_line_is_refused_unquoted(value: str) -> None:
+    request = httpx2.Request("POST", "http://models.example/v1", headers=[(b"x-org", value.encode())])
+    with pytest.raises(ValueError, match="control") as caught:
+        Envelope(request)
+    assert "org" not in str(caught.value)
+
+
 async def test_a_proxy_s_refusal_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

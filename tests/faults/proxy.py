@@ -26,6 +26,7 @@ class Way:
 
     latency: float = 0.0
     corrupt: bool = False
+    instead: bytes | None = None
     bytes: int = 0
     open: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -119,6 +120,10 @@ class FaultProxy:
         """Flip the bits of a random byte of whatever is forwarded together."""
         way.corrupt = True
 
+    def lie(self, way: Way, instead: bytes) -> None:
+        """Forward these bytes, once, instead of those that come next."""
+        way.instead = instead
+
     def half_open(self) -> None:
         """Lose what is sent without a sign, closes too: the other side's machine went away."""
         self._silent = True
@@ -191,6 +196,8 @@ class FaultProxy:
                 await way.open.wait()
                 if link.silent:
                     continue
+                if way.instead is not None:
+                    data, way.instead = way.instead, None
                 if way.corrupt:
                     place = random.randrange(len(data))
                     data = data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]

@@ -67,11 +67,33 @@ async def solved(number: int, more: int = Depends(lambda: 2)) -> int:
     return number + more
 
 
+async def forbid() -> None:
+    raise HTTPException(403)
+
+
+@router.get("/guarded", dependencies=[Depends(forbid)])
+async def guarded(request: Request) -> Response:
+    return answer({})
+
+
+@router.get("/works")
+async def works_otherwise(request: Request) -> Response:
+    return answer({"never": "asked"})
+
+
+wholly_guarded = APIRouter(dependencies=[Depends(forbid)])
+
+
+@wholly_guarded.get("/wholly-guarded")
+async def also_guarded(request: Request) -> Response:
+    return answer({})
+
+
 def application(*, direct: bool, prefix: str = "", **settings: Any) -> FastAPI:
     def services() -> Any:
         raise AssertionError
 
-    app = create_app("Test", [router], Settings(**settings), services, prefix=prefix)
+    app = create_app("Test", [router, wholly_guarded], Settings(**settings), services, prefix=prefix)
     assert isinstance(app, DirectApp)
     if not direct:
         app._endpoints.clear()
@@ -104,6 +126,8 @@ async def ask(app: FastAPI, method: str, path: str, **more: Any) -> tuple[Any, .
         ("GET", "/of/ada", b""),
         ("GET", "/solved?number=3", b""),
         ("GET", "/solved?number=x", b""),
+        ("GET", "/guarded", b""),
+        ("GET", "/wholly-guarded", b""),
         ("GET", "/nowhere", b""),
         ("GET", "/openapi.json", b""),
     ],

@@ -21,6 +21,8 @@ UrlSource = Callable[[str | None], Awaitable[str]]
 _AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
 # Later than this past its deadline, a wait was not too long: the process itself was away, frozen or starved.
 _AWAY = 0.25
+# Before the first try after the server asked for one, in seconds; twice as much before each further one.
+_PAUSE = 0.02
 # What was prepared does not fit any more: a migration came in between, or a pooler changed the connection.
 _STALE_PLANS = (errors.FeatureNotSupported, errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement)
 # Those above are among them, by their class.
@@ -71,7 +73,7 @@ class Connections:
                 await self._places.wait(deadline)
             except TimeoutError as error:
                 raise StoreUnavailable from error
-        broken = 0
+        broken, pause = 0, 0.0
         if (link := self._take()) is not None:
             # Mostly a connection that is there answers at the first try, which takes no task.
             try:
@@ -83,13 +85,16 @@ class Connections:
                 if not isinstance(error, _BROKEN):
                     self._places.give()
                     raise
-                broken = 0 if isinstance(error, _AGAIN) else 1
+                if isinstance(error, _AGAIN):
+                    pause = _PAUSE
+                else:
+                    broken = 1
             else:
                 self._keep(link)
                 self._places.give()
                 return rows
         begun = loop.time()
-        task = loop.create_task(self._run(statement, arguments, deadline, broken))
+        task = loop.create_task(self._run(statement, arguments, deadline, broken, pause))
         await self._done(task, begun, deadline)
         self._places.give()
         return task.result()
@@ -158,10 +163,17 @@ class Connections:
         if prompt:
             self._places.give()
 
-    async def _run(self, statement: str, arguments: Arguments, deadline: float, broken: int) -> list[Row]:
-        """Try until the statement was run; `broken` is how many connections it has lost already."""
+    async def _run(
+        self, statement: str, arguments: Arguments, deadline: float, broken: int, pause: float
+    ) -> list[Row]:
+        """Try until the statement was run; `broken` is how many connections it has lost already.
+
+        `pause`, in seconds, comes before the first try.
+        """
         loop = asyncio.get_running_loop()
-        pause = 0.02
+        if pause:
+            await asyncio.sleep(pause * (1 + random.random()))  # noqa: S311 - jitter
+        pause = _PAUSE
         while True:
             link = self._take()
             fresh = link is None

@@ -28,6 +28,8 @@ Arguments = Sequence[object] | Mapping[str, object]
 _EARLY_SECONDS = 0.002
 _PLACEHOLDER = re.compile(r"%(?:\((\w+)\))?s")
 _WELL = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
+# libpq would give such a result again and again until somebody copies, which nobody does here.
+_COPIES = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
 
 
 class Late(Exception):
@@ -49,8 +51,11 @@ class _Statement:
         """Return what the server answered."""
         if not result.nfields:
             return []
-        self.transformer.set_pgresult(result)
-        rows: list[Row] = self.transformer.load_rows(0, result.ntuples, tuple)
+        try:
+            self.transformer.set_pgresult(result)
+            rows: list[Row] = self.transformer.load_rows(0, result.ntuples, tuple)
+        finally:
+            self.transformer.set_pgresult(None)  # it would keep what it read, for as long as the connection
         return rows
 
 
@@ -106,7 +111,8 @@ class Link:
         It gets `Late` when the event loop's time is `deadline`. That, or to cancel the future, ends the
         statement no sooner: `rest` tells of it. The next may be asked once this one has ended.
         """
-        assert self._answer is None
+        if self._answer is not None:
+            raise RuntimeError("a connection runs one statement at a time")
         answer = self._answer = self._loop.create_future()
         self._deadline = deadline
         # One timer serves many statements: most have an answer long before it rings.
@@ -116,6 +122,7 @@ class Link:
             self._send(statement, arguments)
         except Exception as error:
             self._end(error)
+            self._close_if_lost()
         return answer
 
     def rest(self) -> "asyncio.Future[list[Row]]":
@@ -149,6 +156,9 @@ class Link:
             asked = self._statements[statement] = _Statement(self._connection, statement)
         if isinstance(arguments, Mapping):
             arguments = [arguments[name] for name in asked.names]
+        if len(arguments) != len(asked.formats):
+            # psycopg reads past the end of its own list otherwise.
+            raise psycopg.ProgrammingError("not as many values as placeholders")
         self._asked = asked
         self._values = asked.transformer.dump_sequence(arguments, asked.formats)
         types = asked.transformer.types or ()
@@ -188,6 +198,9 @@ class Link:
                 if result is None:
                     self._on_answer()
                     return
+                if result.status in _COPIES:
+                    self._break(psycopg.OperationalError("the server would copy"))
+                    return
                 # What comes after an error says less.
                 if self._result is None or self._result.status in _WELL:
                     self._result = result
@@ -197,9 +210,11 @@ class Link:
     def _on_answer(self) -> None:
         """All results of what was asked have come."""
         result, self._result = self._result, None
+        if self._libpq.status != ConnStatus.OK:
+            # libpq has closed the socket, after bytes of no sense say, and its number may soon be another's.
+            self._break(psycopg.OperationalError("the connection is lost"))
+            return
         if self._answer is None or result is None:
-            if self._libpq.status != ConnStatus.OK:
-                self._break(psycopg.OperationalError("the connection is lost"))
             return
         if result.status not in _WELL:
             self._end(psycopg.errors.error_from_result(result))
@@ -224,7 +239,7 @@ class Link:
             self._libpq.send_query_prepared(plan, self._values, transformer.formats)
             self._flush()
         except psycopg.OperationalError as error:
-            self._end(error)
+            self._break(error)
 
     def _end(self, outcome: list[Row] | Exception) -> None:
         answer, self._answer = self._answer, None
@@ -240,6 +255,10 @@ class Link:
     def _break(self, error: Exception) -> None:
         self._end(error)
         self.close()
+
+    def _close_if_lost(self) -> None:
+        if not self.closed and self._libpq.status != ConnStatus.OK:
+            self.close()
 
     def close(self) -> None:
         """Close the socket at once; what is under way fails."""
@@ -270,7 +289,10 @@ def _name_of(query: bytes, types: tuple[int, ...]) -> bytes:
 
 @functools.cache
 def numbered(statement: str) -> tuple[bytes, tuple[str, ...], int]:
-    """Return a statement with its `%s` or `%(name)s` as `$1`…, the names in that order, and how many."""
+    """Return a statement with its `%s` or `%(name)s` as `$1`…, the names in that order, and how many.
+
+    Raises `ValueError` for one that has both, or any other `%`.
+    """
     names: list[str] = []
     count = 0
 
@@ -285,4 +307,7 @@ def numbered(statement: str) -> tuple[bytes, tuple[str, ...], int]:
             count += 1
         return f"${names.index(name) + 1}"
 
-    return _PLACEHOLDER.sub(number, statement).encode(), tuple(names), count
+    query = _PLACEHOLDER.sub(number, statement)
+    if "%" in query or len(names) not in (0, count):
+        raise ValueError("placeholders are %s, or all of them %(name)s, and nothing else has a %")
+    return query.encode(), tuple(names), count

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, cast
 
 import httptools
 
-_CONNECT_SECONDS = 5.0
-_KEEPALIVE_SECONDS = 30.0
+CONNECT_SECONDS = 5.0
+KEEPALIVE_SECONDS = 30.0
 # An answer's head that is longer is none of a provider's.
 _HEAD_BYTES = 1 << 16
 # So much may wait for its reader before the provider is made to wait.
@@ -117,6 +117,7 @@ class Wires:
         self._ssl_context = ssl_context
         self._idle: dict[Place, list[_Wire]] = {}
         self._all: set[_Wire] = set()
+        self._opening: set[asyncio.Task[None]] = set()
 
     async def send(self, place: Place, head: bytes, body: bytes) -> Answer:
         """Send a request whose head lacks its last line, the body's length; return the answer's beginning.
@@ -142,15 +143,27 @@ class Wires:
         return None
 
     async def _connect(self, place: Place) -> "_Wire":
+        wire = _Wire(self, place)
+        connecting = asyncio.create_task(self._open(wire, place))
+        self._opening.add(connecting)
+        connecting.add_done_callback(self._opening.discard)
+        try:
+            await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            # asyncio's race for a host's addresses may lose the winner's socket when it is cancelled, so it
+            # comes to its end.
+            connecting.add_done_callback(wire.unwanted)
+            raise
+        return wire
+
+    async def _open(self, wire: "_Wire", place: Place) -> None:
         loop = asyncio.get_running_loop()
         options: dict[str, Any] = {"ssl": self._ssl_context if place.secure else None}
         if isinstance(loop, asyncio.BaseEventLoop):
             # Others (uvloop) try a host's addresses one after the other.
             options["happy_eyeballs_delay"] = 0.25
-        wire = _Wire(self, place)
-        async with asyncio.timeout(_CONNECT_SECONDS):
+        async with asyncio.timeout(CONNECT_SECONDS):
             await loop.create_connection(lambda: wire, place.host, place.port, **options)
-        return wire
 
     def opened(self, wire: "_Wire") -> None:
         """Note a connection."""
@@ -169,6 +182,8 @@ class Wires:
 
     async def close(self) -> None:
         """Close every connection."""
+        for connecting in self._opening:
+            connecting.cancel()
         for wire in list(self._all):
             wire.abort()
 
@@ -196,7 +211,7 @@ class _Wire(asyncio.Protocol):
         return (
             self._transport is not None
             and not self._transport.is_closing()
-            and self._loop.time() - self._idle_since < _KEEPALIVE_SECONDS
+            and self._loop.time() - self._idle_since < KEEPALIVE_SECONDS
         )
 
     def send(self, request: bytes) -> Answer:
@@ -209,6 +224,10 @@ class _Wire(asyncio.Protocol):
             answer.fail(Disconnected("closed"))
             return answer
         self._parser = httptools.HttpResponseParser(self)
+        # What servers at home write, and other clients read.
+        self._parser.set_dangerous_leniencies(
+            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
         self._in_head = True
         self._head_bytes = 0
         self._transport.write(request)
@@ -223,6 +242,12 @@ class _Wire(asyncio.Protocol):
         """Let the provider go on."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
+
+    def unwanted(self, connecting: "asyncio.Task[None]") -> None:
+        """Close: who wanted this connection is gone."""
+        if not connecting.cancelled():
+            connecting.exception()  # nobody else asks for it
+        self.abort()
 
     def abort(self) -> None:
         """Close at once, without a goodbye for whose answer one would wait."""
@@ -279,6 +304,10 @@ class _Wire(asyncio.Protocol):
     # What the parser tells.
 
     def on_message_begin(self) -> None:
+        if self._answer is None:
+            # A second answer to one question, together with the end of the first.
+            self.abort()
+            return
         self._head = {}
         self._in_head = True
 
@@ -287,7 +316,8 @@ class _Wire(asyncio.Protocol):
             self._head[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        assert self._parser is not None
+        if self._parser is None:
+            return
         status = self._parser.get_status_code()
         self._interim = status < 200
         if not self._interim and self._answer is not None:
@@ -310,7 +340,7 @@ class _Wire(asyncio.Protocol):
         if lasts and self._transport is not None:
             self._transport.resume_reading()
             self._idle_since = self._loop.time()
-            self._ageing = self._loop.call_later(_KEEPALIVE_SECONDS, self.abort)
+            self._ageing = self._loop.call_later(KEEPALIVE_SECONDS, self.abort)
             self._wires.keep(self)
         else:
             self.abort()

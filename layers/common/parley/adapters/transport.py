@@ -3,6 +3,7 @@
 Imported only when a question is first asked, since it loads all that is needed for that.
 """
 
+import re
 from collections.abc import AsyncIterator
 from ssl import SSLContext
 from urllib.request import getproxies, proxy_bypass
@@ -11,11 +12,14 @@ import httpx2
 from httptools import HttpParserError
 
 from parley.adapters.body import Opened, Source
-from parley.adapters.provider_wire import Answer, Place, Wires
+from parley.adapters.provider_wire import CONNECT_SECONDS, KEEPALIVE_SECONDS, Answer, Place, Wires
 from parley.encoding import from_json
 
 # What a body decides about its headers.
 _OF_THE_BODY = (b"content-length", b"transfer-encoding")
+_CONTROLS = re.compile(rb"[\r\n\0]")
+_PROXY_LIMITS = httpx2.Limits(max_connections=None, keepalive_expiry=KEEPALIVE_SECONDS)
+_PROXY_TIMEOUT = {"timeout": {"connect": CONNECT_SECONDS}}
 # The extension of a response by which its bytes are read as they arrived, and which outlives it: httpx2 would
 # pass each lump through four generators, and keep the request for as long.
 _SOURCE = "parley.source"
@@ -46,6 +50,9 @@ class Envelope:
         self.headers = [header for header in request.headers.raw if header[0].lower() not in _OF_THE_BODY]
         lines = [b"%b %b HTTP/1.1" % (request.method.encode("ascii"), url.raw_path)]
         lines += [b"%b: %b" % header for header in self.headers]
+        if any(_CONTROLS.search(line) for line in lines):
+            # It would end its line, and say more than it may; without a quote, for it may be a key.
+            raise ValueError("a header with a control character")
         self.head = b"".join(b"%b\r\n" % line for line in lines)
 
 
@@ -100,9 +107,9 @@ class ProviderTransport(httpx2.AsyncBaseTransport):
         proxied = self._proxied(envelope)
         if proxied is None:
             return await self._wires.send(envelope.place, envelope.head, body)
-        response = await proxied.handle_async_request(
-            httpx2.Request(envelope.method, envelope.url, headers=envelope.headers, content=body)
-        )
+        request = httpx2.Request(envelope.method, envelope.url, headers=envelope.headers, content=body)
+        request.extensions = _PROXY_TIMEOUT
+        response = await proxied.handle_async_request(request)
         response.extensions[_SOURCE] = _Proxied(response)
         return response
 
@@ -111,8 +118,12 @@ class ProviderTransport(httpx2.AsyncBaseTransport):
         scheme, host = envelope.url.scheme, envelope.url.host
         if (scheme, host) not in self._proxies:
             proxy = None if proxy_bypass(host) else getproxies().get(scheme)
+            if proxy and "://" not in proxy:
+                proxy = f"http://{proxy}"
             self._proxies[scheme, host] = (
-                None if proxy is None else httpx2.AsyncHTTPTransport(verify=self._ssl_context, proxy=proxy)
+                httpx2.AsyncHTTPTransport(verify=self._ssl_context, proxy=proxy, limits=_PROXY_LIMITS)
+                if proxy
+                else None
             )
         return self._proxies[scheme, host]
 

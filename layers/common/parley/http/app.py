@@ -53,7 +53,7 @@ def create_app(
     for router in routers:
         app.include_router(router, prefix=prefix)
         for route in router.routes:
-            if isinstance(route, APIRoute):
+            if isinstance(route, APIRoute) and not router.dependencies:
                 app.shortcut(route, prefix)
     app.add_exception_handler(ParleyError, _on_parley_error)
     app.add_exception_handler(SettingsError, _on_misconfigured)

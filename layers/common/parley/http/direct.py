@@ -17,7 +17,8 @@ class DirectApp(FastAPI):
 
     Such a route reads its request and makes its response itself. To match it among others, to solve
     dependencies that it does not have, and to keep stacks for what it does not open takes FastAPI as long
-    as the rest of a short answer takes us. Whatever is not found here goes FastAPI's way.
+    as the rest of a short answer takes us. Whatever is not found here goes FastAPI's way. Middleware is made
+    twice, for either way, at the first request; what is added after that is not heeded.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -27,9 +28,10 @@ class DirectApp(FastAPI):
 
     def shortcut(self, route: APIRoute, prefix: str = "") -> None:
         """Answer this route directly, if it takes a request and no more, and returns a response."""
-        if "{" not in route.path and _is_plain(route.endpoint):
+        if "{" not in route.path and not route.dependencies and _is_plain(route.endpoint):
             for method in route.methods or ():
-                self._endpoints[method, prefix + route.path] = route.endpoint
+                # Of two that match, FastAPI takes the first.
+                self._endpoints.setdefault((method, prefix + route.path), route.endpoint)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = None
