@@ -136,6 +136,7 @@ class Runs:
             if isinstance(entry, Hit):
                 run.source = Source.CACHE
                 self._show(run, entry.reply)
+                await asyncio.sleep(0)  # the text first, then its place in the store
                 if await self._save(run, entry.reply, Source.CACHE):
                     return
             elif isinstance(entry, Generation):
