@@ -59,7 +59,10 @@ async def test_each_metric_counts_what_happened(world: World, own_postgres: Addr
 
     # As CloudWatch gets it: what the process wrote to its standard output, a line an event.
     assert server.out is not None
-    lines = [line for line in server.out.read_text().split("\n") if line]
+    written = server.out
+    # A reply's line comes right after its last frame.
+    await eventually(lambda: written.read_text().count('"reply_ended"') == 4)
+    lines = [line for line in written.read_text().split("\n") if line]
     entries = [json.loads(line) for line in lines]
     found = {name: _published(item, entries) for name, item in FILTERS.items()}
     assert found["Replies"] == [1.0] * 4
