@@ -105,6 +105,8 @@ class ValkeyLog:
             except ValueError:
                 # Corrupt, or an older version's: worth nothing.
                 await self._ask("DEL", keys[0])
+            except (TypeError, IndexError):
+                break
         raise LogUnavailable
 
     async def flush(self, appends: Sequence[Append]) -> list[Flushed | Fenced | None]:
@@ -150,6 +152,8 @@ class ValkeyLog:
                 return Slice(reply.text[position:], reply.end, True, False, frozenset())
         except ValueError:
             pass
+        except (TypeError, IndexError, AttributeError):
+            raise LogUnavailable from None
         return Slice("", None, False, True, frozenset())
 
     async def abandon(self, key: str, owner: str) -> bool:
@@ -165,7 +169,7 @@ class ValkeyLog:
     async def stop(self, key: str, session_id: str) -> int:
         attached, stops = self._keys(key)[3:]
         arguments: list[Argument] = [session_id, self._log_ms, self._channel(key)]
-        return int(await self._run(scripts.STOP, [attached, stops], arguments))
+        return _number(await self._run(scripts.STOP, [attached, stops], arguments))
 
     async def park(self, session_id: str, reply: Reply, source: str) -> None:
         value = to_json([source, reply_to_bytes(reply).decode()])
@@ -191,9 +195,13 @@ class ValkeyLog:
         found: dict[bytes, bytes] = {}
         cursor: Argument = 0
         while True:
-            cursor, part = await self._ask("HSCAN", self._parked, cursor, "COUNT", limit)
-            found |= zip(part[::2], part[1::2], strict=True)
-            if not int(cursor) or len(found) >= limit:
+            answer = await self._ask("HSCAN", self._parked, cursor, "COUNT", limit)
+            try:
+                cursor, part = answer
+                found |= zip(part[::2], part[1::2], strict=True)
+            except (ValueError, TypeError):
+                raise LogUnavailable from None
+            if not _number(cursor) or len(found) >= limit:
                 return dict(itertools.islice(found.items(), limit))
 
     async def unpark(self, session_id: str) -> None:
@@ -225,6 +233,14 @@ def _taken(answer: Any) -> Any:
         _log.warning("log_refused", extra={"error": answer.code})
         raise LogUnavailable
     return answer
+
+
+def _number(answer: Any) -> int:
+    """Return a number that a server which talks nonsense may not have given."""
+    try:
+        return int(answer)
+    except (ValueError, TypeError):
+        raise LogUnavailable from None
 
 
 @functools.lru_cache(maxsize=1024)
