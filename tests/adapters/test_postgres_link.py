@@ -8,7 +8,8 @@ import psycopg
 import pytest
 
 from parley.adapters.connections import Connections
-from parley.adapters.postgres_link import Link, numbered
+from parley.adapters.postgres_link import Link
+from parley.adapters.postgres_statement import numbered
 from tests.faults.proxy import FaultProxy
 from tests.harness import eventually
 

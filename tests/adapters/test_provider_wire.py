@@ -14,9 +14,9 @@ import uvloop
 from local.fake_provider import FakeProvider, Script
 from local.fake_provider.script import Fault
 from parley.adapters import provider_wire
-from parley.adapters.provider_wire import Answer, Disconnected, Place, Wires
-from tests.adapters.test_transport import Deaf
-from tests.certificates import certificate_for_localhost
+from parley.adapters.provider_answer import Answer, Disconnected
+from parley.adapters.provider_wire import Place, Wires
+from tests.adapters.tls import Deaf
 from tests.harness import eventually
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: provider\r\ncontent-type: application/json\r\n"
@@ -312,38 +312,24 @@ async def test_who_does_not_take_the_connection_is_not_waited_for(monkeypatch: p
             await asyncio.sleep(0)
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with a key and a certificate for localhost."""
-    return certificate_for_localhost(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture
-async def fake(certificate: Path) -> AsyncIterator[FakeProvider]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    async with FakeProvider(host="localhost", tls=context) as provider:
-        yield provider
-
-
 QUESTION = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"Hi"}]}'
 
 
 async def test_over_tls_it_reads_to_the_end_and_keeps_the_connection(
-    fake: FakeProvider, certificate: Path
+    secure: FakeProvider, certificate: Path
 ) -> None:
     async with opened(ssl.create_default_context(cafile=str(certificate))) as wires:
         for _ in range(3):
-            answer = await wires.send(Place("localhost", fake.port, True), HEAD, QUESTION)
+            answer = await wires.send(Place("localhost", secure.port, True), HEAD, QUESTION)
             assert (await all_of(answer)).endswith(b"[DONE]\n\n")
-    assert fake.stats.connections == 1
+    assert secure.stats.connections == 1
 
 
 @pytest.mark.parametrize("fault", ["stall", "silence"])
 async def test_over_tls_a_cancelled_question_ends_its_connection_at_once(
-    fake: FakeProvider, certificate: Path, fault: Fault
+    secure: FakeProvider, certificate: Path, fault: Fault
 ) -> None:
-    fake.script("m", Script(fault=fault, fault_after=1))
+    secure.script("m", Script(fault=fault, fault_after=1))
 
     async def ask(wires: Wires, port: int) -> None:
         answer = await wires.send(Place("localhost", port, True), HEAD, QUESTION)
@@ -352,9 +338,10 @@ async def test_over_tls_a_cancelled_question_ends_its_connection_at_once(
         finally:
             await answer.aclose()
 
-    async with opened(ssl.create_default_context(cafile=str(certificate))) as wires, Deaf(fake.port) as deaf:
+    context = ssl.create_default_context(cafile=str(certificate))
+    async with opened(context) as wires, Deaf(secure.port) as deaf:
         task = asyncio.create_task(ask(wires, deaf.port))
-        await fake.until(lambda: fake.stats.active == 1)
+        await secure.until(lambda: secure.stats.active == 1)
         await asyncio.sleep(0.05)
         deaf.heeds = False
         task.cancel()
@@ -363,8 +350,8 @@ async def test_over_tls_a_cancelled_question_ends_its_connection_at_once(
         await asyncio.wait_for(deaf.left.wait(), 0.2)
 
 
-async def test_it_distrusts_a_stranger(fake: FakeProvider) -> None:
+async def test_it_distrusts_a_stranger(secure: FakeProvider) -> None:
     async with opened() as wires:
         with pytest.raises(ssl.SSLCertVerificationError):
-            await wires.send(Place("localhost", fake.port, True), HEAD, QUESTION)
-    assert fake.stats.calls == 0
+            await wires.send(Place("localhost", secure.port, True), HEAD, QUESTION)
+    assert secure.stats.calls == 0

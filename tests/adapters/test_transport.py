@@ -1,7 +1,6 @@
 """The transport under the SDKs, over TLS."""
 
 import asyncio
-import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,23 +12,9 @@ from local.fake_provider import FakeProvider, Script
 from local.fake_provider.script import Fault
 from parley.adapters.sdk import refusal
 from parley.adapters.transport import Envelope, ProviderTransport, Refused
-from tests.certificates import certificate_for_localhost
+from tests.adapters.tls import Deaf
 
 BODY = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with a key and a certificate for localhost."""
-    return certificate_for_localhost(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture
-async def fake(certificate: Path) -> AsyncIterator[FakeProvider]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    async with FakeProvider(host="localhost", tls=context) as provider:
-        yield provider
 
 
 @pytest.fixture
@@ -45,21 +30,21 @@ async def read(client: httpx2.AsyncClient, url: str) -> bytes:
 
 
 async def test_reads_to_the_end_and_keeps_the_connection(
-    fake: FakeProvider, client: httpx2.AsyncClient
+    secure: FakeProvider, client: httpx2.AsyncClient
 ) -> None:
     for _ in range(3):
-        assert (await read(client, fake.openai_url)).endswith(b"[DONE]\n\n")
-    assert fake.stats.connections == 1
+        assert (await read(client, secure.openai_url)).endswith(b"[DONE]\n\n")
+    assert secure.stats.connections == 1
 
 
 @pytest.mark.parametrize("fault", ["stall", "silence"])
 async def test_a_cancelled_request_ends_its_connection_at_once(
-    fake: FakeProvider, client: httpx2.AsyncClient, fault: Fault
+    secure: FakeProvider, client: httpx2.AsyncClient, fault: Fault
 ) -> None:
-    fake.script("m", Script(fault=fault, fault_after=1))
-    async with Deaf(fake.port) as deaf:
+    secure.script("m", Script(fault=fault, fault_after=1))
+    async with Deaf(secure.port) as deaf:
         task = asyncio.create_task(read(client, f"https://localhost:{deaf.port}/v1"))
-        await fake.until(lambda: fake.stats.active == 1)
+        await secure.until(lambda: secure.stats.active == 1)
         await asyncio.sleep(0.05)
         deaf.heeds = False
         task.cancel()
@@ -68,53 +53,17 @@ async def test_a_cancelled_request_ends_its_connection_at_once(
         await asyncio.wait_for(deaf.left.wait(), 0.2)
 
 
-class Deaf:
-    """A proxy that stops to pass on what the client says, so that it can say goodbye by TCP only."""
-
-    def __init__(self, port: int) -> None:
-        self.heeds = True
-        self.left = asyncio.Event()
-        self.port = 0
-        self._target = port
-
-    async def __aenter__(self) -> "Deaf":
-        self._server = await asyncio.start_server(self._serve, "localhost", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        await self._server.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        from_server, to_server = await asyncio.open_connection("localhost", self._target)
-        back = asyncio.create_task(self._copy(from_server, writer))
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(65536):
-                if self.heeds:
-                    to_server.write(data)
-        self.left.set()
-        to_server.transport.abort()
-        writer.transport.abort()
-        await back
-
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(65536):
-                writer.write(data)
-
-
-async def test_does_not_follow_to_another_host(fake: FakeProvider, client: httpx2.AsyncClient) -> None:
-    fake.script("m", Script(status=307))
-    response = await client.post(f"{fake.openai_url}/chat/completions", json=BODY)
+async def test_does_not_follow_to_another_host(secure: FakeProvider, client: httpx2.AsyncClient) -> None:
+    secure.script("m", Script(status=307))
+    response = await client.post(f"{secure.openai_url}/chat/completions", json=BODY)
     assert response.status_code == 307
 
 
-async def test_distrusts_a_stranger(fake: FakeProvider) -> None:
+async def test_distrusts_a_stranger(secure: FakeProvider) -> None:
     transport = ProviderTransport(ssl.create_default_context())
     async with httpx2.AsyncClient(transport=transport) as client:
         with pytest.raises(OSError, match="certificate"):
-            await read(client, fake.openai_url)
+            await read(client, secure.openai_url)
 
 
 async def test_goes_by_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ import psycopg
 from psycopg import errors
 
 from parley.adapters.places import Places
-from parley.adapters.postgres_link import Arguments, Late, Link, Row
+from parley.adapters.postgres_link import Arguments, Late, Link
+from parley.adapters.postgres_statement import Row
 from parley.errors import StoreUnavailable
 from parley.logs import logger
 
@@ -210,15 +211,15 @@ class Connections:
                 return link
         return None
 
-    def _take_back(self, link: Link | None, failure: BaseException | None) -> None:
+    def _take_back(self, link: Link | None, failure: BaseException) -> None:
         """Keep a connection that its statement left whole."""
-        if failure is None or (isinstance(failure, psycopg.Error) and not _breaks(failure)):
-            if link is not None:
-                self._keep(link)
-            return
+        broken = isinstance(failure, _BROKEN) and not isinstance(failure, _AGAIN)
         if link is not None:
-            link.close()
-        if isinstance(failure, _BROKEN):
+            if isinstance(failure, psycopg.Error) and not broken:
+                self._keep(link)
+            else:
+                link.close()
+        if broken:
             # The others in the pool broke for the same reason, most likely.
             self._drop_idle()
 
@@ -266,10 +267,6 @@ class Connections:
         if self._late:
             await asyncio.wait(self._late, timeout=self._timeout)
         self._drop_idle()
-
-
-def _breaks(failure: psycopg.Error) -> bool:
-    return isinstance(failure, _BROKEN) and not isinstance(failure, _AGAIN)
 
 
 async def _done_by(work: "asyncio.Future[list[Row]]", deadline: float) -> bool:

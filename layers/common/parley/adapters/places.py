@@ -1,21 +1,18 @@
 """A semaphore for what is asked thousands of times a second: nobody who finds a place pays for waiting."""
 
 import asyncio
-import math
 from collections import deque
 
+from parley.timed import Timed, has_come
 
-class Places:
-    """So many may be inside; the others wait, first come, first served, each until its deadline.
 
-    One timer serves all who wait: deadlines are expected to come in the order of the calls, and one that
-    is out of order may be told late.
-    """
+class Places(Timed):
+    """So many may be inside; the others wait, first come, first served, each until its deadline."""
 
     def __init__(self, count: int) -> None:
+        super().__init__()
         self._free = count
         self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
 
     def take(self) -> bool:
         """Take a place if there is one, and nobody waits for it."""
@@ -28,11 +25,9 @@ class Places:
         """Take a place; raises `TimeoutError` when the event loop's time is `deadline`."""
         if self.take():
             return
-        loop = asyncio.get_running_loop()
-        turn: asyncio.Future[None] = loop.create_future()
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((deadline, turn))
-        if self._timer is None:
-            self._timer = loop.call_at(deadline, self._expire)
+        self._hasten(deadline)
         try:
             await turn
         except asyncio.CancelledError:
@@ -49,19 +44,13 @@ class Places:
                 return
         self._free += 1
 
-    def _expire(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = None
-        first = math.inf
+    def _on_due(self) -> None:
         for deadline, turn in self._waiting:
             if turn.done():
                 continue
-            # A timer may ring a little early, by the resolution of the clock.
-            if deadline - loop.time() < 0.002:
+            if has_come(deadline):
                 turn.set_exception(TimeoutError())
             else:
-                first = min(first, deadline)
+                self._hasten(deadline)
         while self._waiting and self._waiting[0][1].done():
             self._waiting.popleft()
-        if first < math.inf:
-            self._timer = loop.call_at(first, self._expire)

@@ -4,7 +4,7 @@ from typing import Any
 
 from parley.adapters import statements
 from parley.adapters.connections import Connections
-from parley.adapters.postgres_link import Row
+from parley.adapters.postgres_statement import Row
 from parley.adapters.refusals import refusal
 from parley.adapters.rows import message_of, reply_columns, reply_of, session_of
 from parley.conversation import ChatPage, ChatSummary, OfferedModel, Order, Page, Reply, Session, Started

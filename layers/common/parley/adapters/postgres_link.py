@@ -7,26 +7,20 @@ generators, and a socket that is registered with the event loop and forgotten ag
 
 import asyncio
 import contextlib
-import functools
-import hashlib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
-from psycopg.adapt import PyFormat, Transformer
 from psycopg.pq import ConnStatus, ExecStatus
 from psycopg.types.json import set_json_dumps, set_json_loads
 
+from parley.adapters.postgres_statement import Row, Statement
 from parley.encoding import from_json, to_json
+from parley.timed import Timed
 
-Row = tuple[Any, ...]
 Arguments = Sequence[object] | Mapping[str, object]
 
-# A timer may ring so much early, by the resolution of the clock.
-_EARLY_SECONDS = 0.002
-_PLACEHOLDER = re.compile(r"%(?:\((\w+)\))?s")
 _WELL = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 # libpq would give such a result again and again until somebody copies, which nobody does here.
 _COPIES = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
@@ -36,47 +30,23 @@ class Late(Exception):
     """The deadline has come, and no answer."""
 
 
-class _Statement:
-    """What a connection keeps of a statement: how its values are written, and its plans by their types."""
-
-    __slots__ = ("formats", "names", "plans", "query", "transformer")
-
-    def __init__(self, connection: psycopg.AsyncConnection[Row], statement: str) -> None:
-        self.query, self.names, count = numbered(statement)
-        self.formats = [PyFormat.AUTO] * count
-        self.transformer = Transformer(connection)
-        self.plans: dict[tuple[int, ...], bytes] = {}
-
-    def rows(self, result: Any) -> list[Row]:
-        """Return what the server answered."""
-        if not result.nfields:
-            return []
-        try:
-            self.transformer.set_pgresult(result)
-            rows: list[Row] = self.transformer.load_rows(0, result.ntuples, tuple)
-        finally:
-            self.transformer.set_pgresult(None)  # it would keep what it read, for as long as the connection
-        return rows
-
-
-class Link:
+class Link(Timed):
     """A connection in autocommit mode; open one by `Link.open`.
 
     With `prepare` the server keeps a plan of each statement that it is asked again.
     """
 
     def __init__(self, connection: psycopg.AsyncConnection[Row], *, prepare: bool) -> None:
+        super().__init__()
         self._connection = connection
         self._libpq = connection.pgconn
         self._prepare = prepare
-        self._statements: dict[str, _Statement] = {}
+        self._statements: dict[str, Statement] = {}
         self._loop = asyncio.get_running_loop()
         self._socket = self._libpq.socket
         self._answer: asyncio.Future[list[Row]] | None = None
         self._missed: list[Row] | Exception = []
-        self._deadline = math.inf
-        self._timer: asyncio.TimerHandle | None = None
-        self._asked: _Statement | None = None
+        self._asked: Statement | None = None
         self._values: Sequence[Any] = ()
         self._planning: bytes | None = None
         self._result: Any = None
@@ -114,21 +84,19 @@ class Link:
         if self._answer is not None:
             raise RuntimeError("a connection runs one statement at a time")
         answer = self._answer = self._loop.create_future()
-        self._deadline = deadline
-        # One timer serves many statements: most have an answer long before it rings.
-        if deadline < math.inf and (self._timer is None or self._timer.when() > deadline):
-            self._set_timer()
+        self._set_due(deadline)
         try:
             self._send(statement, arguments)
         except Exception as error:
             self._end(error)
-            self._close_if_lost()
+            if self._lost:
+                self.close()
         return answer
 
     def rest(self) -> "asyncio.Future[list[Row]]":
         """Return what becomes of a statement whose future was too early, or was cancelled."""
         rest: asyncio.Future[list[Row]] = self._loop.create_future()
-        self._deadline = math.inf
+        self._set_due(math.inf)
         if self._answer is not None:
             self._answer = rest
         else:
@@ -136,24 +104,19 @@ class Link:
             self._missed = []
         return rest
 
-    def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(self._deadline, self._expire)
-
-    def _expire(self) -> None:
-        self._timer = None
-        if self._answer is None or self._deadline == math.inf:
-            return
-        if self._deadline - self._loop.time() > _EARLY_SECONDS:
-            self._set_timer()
-        elif not self._answer.done():
+    def _on_due(self) -> None:
+        if self._answer is not None and not self._answer.done():
             self._answer.set_exception(Late())
+
+    @property
+    def _lost(self) -> bool:
+        """Whether libpq has closed the socket by itself, whose number may soon be another's."""
+        return self._libpq.status != ConnStatus.OK
 
     def _send(self, statement: str, arguments: Arguments) -> None:
         asked = self._statements.get(statement)
         if asked is None:
-            asked = self._statements[statement] = _Statement(self._connection, statement)
+            asked = self._statements[statement] = Statement(self._connection, statement)
         if isinstance(arguments, Mapping):
             arguments = [arguments[name] for name in asked.names]
         if len(arguments) != len(asked.formats):
@@ -166,7 +129,7 @@ class Link:
         if plan:
             self._libpq.send_query_prepared(plan, self._values, asked.transformer.formats)
         elif self._prepare and plan is not None:
-            self._planning = _name_of(asked.query, types)
+            self._planning = asked.name_of_plan(types)
             self._libpq.send_prepare(self._planning, asked.query, types)
         else:
             # A plan takes a round trip of its own: it is made for what is asked again.
@@ -210,8 +173,7 @@ class Link:
     def _on_answer(self) -> None:
         """All results of what was asked have come."""
         result, self._result = self._result, None
-        if self._libpq.status != ConnStatus.OK:
-            # libpq has closed the socket, after bytes of no sense say, and its number may soon be another's.
+        if self._lost:
             self._break(psycopg.OperationalError("the connection is lost"))
             return
         if self._answer is None or result is None:
@@ -256,17 +218,12 @@ class Link:
         self._end(error)
         self.close()
 
-    def _close_if_lost(self) -> None:
-        if not self.closed and self._libpq.status != ConnStatus.OK:
-            self.close()
-
     def close(self) -> None:
         """Close the socket at once; what is under way fails."""
         if self.closed:
             return
         self.closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._cancel_timer()
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         with contextlib.suppress(psycopg.Error):
@@ -279,35 +236,3 @@ def _tell(future: "asyncio.Future[list[Row]]", outcome: list[Row] | Exception) -
         future.set_exception(outcome)
     else:
         future.set_result(outcome)
-
-
-@functools.cache
-def _name_of(query: bytes, types: tuple[int, ...]) -> bytes:
-    """Return a plan's name, which no other statement's has, whoever else makes plans in the same place."""
-    return b"parley_" + hashlib.sha256(b"%b %b" % (query, repr(types).encode())).hexdigest()[:24].encode()
-
-
-@functools.cache
-def numbered(statement: str) -> tuple[bytes, tuple[str, ...], int]:
-    """Return a statement with its `%s` or `%(name)s` as `$1`…, the names in that order, and how many.
-
-    Raises `ValueError` for one that has both, or any other `%`.
-    """
-    names: list[str] = []
-    count = 0
-
-    def number(found: "re.Match[str]") -> str:
-        nonlocal count
-        name = found[1]
-        if name is None:
-            count += 1
-            return f"${count}"
-        if name not in names:
-            names.append(name)
-            count += 1
-        return f"${names.index(name) + 1}"
-
-    query = _PLACEHOLDER.sub(number, statement)
-    if "%" in query or len(names) not in (0, count):
-        raise ValueError("placeholders are %s, or all of them %(name)s, and nothing else has a %")
-    return query.encode(), tuple(names), count

@@ -5,18 +5,19 @@ answer llhttp can parse. No redirects, no cookies, no compression, no proxies.
 """
 
 import asyncio
-from collections.abc import Mapping
+import math
 from ssl import SSLContext
 from typing import Any, NamedTuple, cast
 
 import httptools
 
+from parley.adapters.provider_answer import Answer, Disconnected
+from parley.timed import Timed
+
 CONNECT_SECONDS = 5.0
 KEEPALIVE_SECONDS = 30.0
 # An answer's head that is longer is none of a provider's.
 _HEAD_BYTES = 1 << 16
-# So much may wait for its reader before the provider is made to wait.
-_HIGH, _LOW = 1 << 18, 1 << 16
 
 
 class Place(NamedTuple):
@@ -25,89 +26,6 @@ class Place(NamedTuple):
     host: str
     port: int
     secure: bool
-
-
-class Disconnected(ConnectionError):
-    """The provider closed the connection before its answer was whole."""
-
-
-class Answer:
-    """One answer: its status and headers are there, its body comes while it is read."""
-
-    __slots__ = ("_error", "_parts", "_size", "_waiter", "_wire", "headers", "status_code", "whole")
-
-    def __init__(self, wire: "_Wire") -> None:
-        self.status_code = 0
-        self.headers: Mapping[str, str] = {}
-        self.whole = False
-        self._wire: _Wire | None = wire
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._error: Exception | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    async def read(self) -> bytes:
-        """Return what has arrived, once there is any; nothing at the end.
-
-        Raises `OSError`, or httptools' errors where what comes is no HTTP.
-        """
-        # What arrives may be no more than a part of a chunk's head.
-        while not self._parts and not self.whole:
-            if self._error is not None:
-                raise self._error
-            await self._news()
-        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts.clear()
-        if self._size > _LOW and self._wire is not None:
-            self._wire.resume()
-        self._size = 0
-        return data
-
-    async def _news(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def add(self, data: bytes) -> None:
-        """Take a piece of the body."""
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size > _HIGH and self._wire is not None:
-            self._wire.pause()
-
-    def wake(self) -> None:
-        """Tell the reader that there is news."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def finish(self) -> None:
-        """Note that the body is whole."""
-        self.whole = True
-        self._wire = None
-        self.wake()
-
-    def fail(self, error: Exception) -> None:
-        """Note that no more will come."""
-        self._error = error
-        self._wire = None
-        self.wake()
-
-    async def begun(self) -> None:
-        """Wait for the status and the headers; raises as `read` does."""
-        while not self.status_code:
-            if self._error is not None:
-                raise self._error
-            await self._news()
-
-    def close(self) -> None:
-        """End the connection, unless the answer is whole and the connection serves others."""
-        if self._wire is not None:
-            self._wire.abort()
-
-    async def aclose(self) -> None:
-        self.close()
 
 
 class Wires:
@@ -188,10 +106,11 @@ class Wires:
             wire.abort()
 
 
-class _Wire(asyncio.Protocol):
+class _Wire(Timed, asyncio.Protocol):
     """One connection."""
 
     def __init__(self, wires: Wires, place: Place) -> None:
+        super().__init__()
         self.place = place
         self._wires = wires
         self._loop = asyncio.get_running_loop()
@@ -202,24 +121,18 @@ class _Wire(asyncio.Protocol):
         self._head_bytes = 0
         self._in_head = True
         self._interim = False
-        self._idle_since = 0.0
-        self._ageing: asyncio.TimerHandle | None = None
 
     @property
     def usable(self) -> bool:
-        """Whether the next question may go this way."""
+        """Whether the next question may go this way; a timer may be late, where the process was frozen."""
         return (
-            self._transport is not None
-            and not self._transport.is_closing()
-            and self._loop.time() - self._idle_since < KEEPALIVE_SECONDS
+            self._transport is not None and not self._transport.is_closing() and self._loop.time() < self._due
         )
 
     def send(self, request: bytes) -> Answer:
         """Send a request; nothing else may be under way."""
         answer = self._answer = Answer(self)
-        if self._ageing is not None:
-            self._ageing.cancel()
-            self._ageing = None
+        self._set_due(math.inf)
         if self._transport is None:
             answer.fail(Disconnected("closed"))
             return answer
@@ -252,6 +165,9 @@ class _Wire(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once, without a goodbye for whose answer one would wait."""
         self._lose(Disconnected("closed"))
+
+    def _on_due(self) -> None:
+        self.abort()  # idle for too long
 
     # What the event loop tells.
 
@@ -292,9 +208,7 @@ class _Wire(asyncio.Protocol):
         transport, self._transport = self._transport, None
         answer, self._answer = self._answer, None
         self._parser = None
-        if self._ageing is not None:
-            self._ageing.cancel()
-            self._ageing = None
+        self._cancel_timer()
         if transport is not None:
             transport.abort()
         self._wires.lost(self)
@@ -339,8 +253,7 @@ class _Wire(asyncio.Protocol):
         self._head = {}
         if lasts and self._transport is not None:
             self._transport.resume_reading()
-            self._idle_since = self._loop.time()
-            self._ageing = self._loop.call_later(KEEPALIVE_SECONDS, self.abort)
+            self._set_due(self._loop.time() + KEEPALIVE_SECONDS)
             self._wires.keep(self)
         else:
             self.abort()

@@ -1,6 +1,6 @@
 """What the database answers when it opens no session, as errors."""
 
-from parley.adapters.postgres_link import Row
+from parley.adapters.postgres_statement import Row
 from parley.errors import (
     ChatBusy,
     IdempotencyConflict,

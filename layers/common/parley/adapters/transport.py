@@ -12,7 +12,8 @@ import httpx2
 from httptools import HttpParserError
 
 from parley.adapters.body import Opened, Source
-from parley.adapters.provider_wire import CONNECT_SECONDS, KEEPALIVE_SECONDS, Answer, Place, Wires
+from parley.adapters.provider_answer import Answer
+from parley.adapters.provider_wire import CONNECT_SECONDS, KEEPALIVE_SECONDS, Place, Wires
 from parley.encoding import from_json
 
 # What a body decides about its headers.
@@ -32,9 +33,10 @@ def http_client(transport: "ProviderTransport") -> httpx2.AsyncClient:
     return httpx2.AsyncClient(transport=transport, timeout=None, follow_redirects=False)
 
 
-def opened(response: httpx2.Response) -> Opened:
-    """Return how a response of `http_client` is read."""
-    return Opened(response.headers.get("content-type", ""), response.extensions[_SOURCE])
+def opened(answer: Answer | httpx2.Response) -> Opened:
+    """Return how an answer, or a response of `http_client`, is read."""
+    source = answer if isinstance(answer, Answer) else answer.extensions[_SOURCE]
+    return Opened(answer.headers.get("content-type", ""), source)
 
 
 class Envelope:
@@ -94,13 +96,13 @@ class ProviderTransport(httpx2.AsyncBaseTransport):
     async def post(self, envelope: Envelope, body: bytes) -> Opened:
         """Send a body; raises `Refused`, `OSError`, and the errors of whoever sent it."""
         answer = await self._send(envelope, body)
-        source = answer if isinstance(answer, Answer) else answer.extensions[_SOURCE]
+        found = opened(answer)
         if 200 <= answer.status_code < 300:
-            return Opened(answer.headers.get("content-type", ""), source)
+            return found
         try:
-            said = await _json_of(source)
+            said = await _json_of(found.source)
         finally:
-            await source.aclose()
+            await found.source.aclose()
         raise Refused(answer, said)
 
     async def _send(self, envelope: Envelope, body: bytes) -> Answer | httpx2.Response:

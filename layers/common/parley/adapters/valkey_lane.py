@@ -14,8 +14,7 @@ from typing import Any, cast
 import hiredis
 from redis.asyncio.connection import SSLConnection, parse_url
 
-# A timer may ring so much early, by the resolution of the clock.
-_EARLY_SECONDS = 0.002
+from parley.timed import Timed, has_come
 
 Argument = str | bytes | int
 Command = tuple[Argument, ...]
@@ -138,14 +137,14 @@ class _Call:
         self.answers: list[Any] = []
 
 
-class _Wire(asyncio.Protocol):
+class _Wire(Timed, asyncio.Protocol):
     """A connection. Answers are read here, not in a task, so that one that came is never late by a timer."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._calls: deque[_Call] = deque()
-        self._timer: asyncio.TimerHandle | None = None
         self._reader = hiredis.Reader(replyError=ErrorReply, protocolError=ConnectionError)
 
     @property
@@ -167,26 +166,18 @@ class _Wire(asyncio.Protocol):
         call = _Call(count, self._loop.create_future(), deadline)
         self._calls.append(call)
         self._transport.write(packed)
-        # One timer serves all: what was sent first is answered, or late, first.
-        if self._timer is None or self._timer.when() > deadline:
-            self._set_timer(deadline)
+        self._hasten(deadline)
         return await call.future
 
-    def _set_timer(self, deadline: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(deadline, self._expire)
-
-    def _expire(self) -> None:
-        self._timer = None
+    def _on_due(self) -> None:
         waiting = [call.deadline for call in self._calls if not call.future.done()]
         if not waiting:
             return
-        if min(waiting) - self._loop.time() > _EARLY_SECONDS:
-            self._set_timer(min(waiting))
-        else:
+        if has_come(min(waiting)):
             # Everybody else waits for the same silent server.
             self._lose(TimeoutError())
+        else:
+            self._set_due(min(waiting))
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -212,9 +203,7 @@ class _Wire(asyncio.Protocol):
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._cancel_timer()
         calls, self._calls = self._calls, deque()
         for call in calls:
             if not call.future.done():
