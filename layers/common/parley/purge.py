@@ -5,11 +5,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 
 from parley.conversation import Reply
-from parley.errors import LogUnavailable, NotFound, StoreUnavailable
+from parley.errors import LogUnavailable
 from parley.events import Completed, End, Failed, FinishReason
 from parley.logs import logger
-from parley.outcomes import Orphan, Saved
+from parley.outcomes import Orphan
 from parley.ports import Log, Store
+from parley.vouching import finished
 
 # A reader may take over an orphan by itself; the purge waits until none has come.
 _log = logger("purge")
@@ -48,29 +49,15 @@ async def _save_parked(store: Store, log: Log, batch: int) -> int:
     saved = 0
     with contextlib.suppress(LogUnavailable):
         for session_id, reply, source in await log.parked(batch):
-            # A session that is gone took its reply's place along; nobody can ask for it any more.
-            saved += await _finished(store, session_id, reply, source)
+            saved += await finished(store, session_id, reply, source, _log)
             await log.unpark(session_id)
     return saved
-
-
-async def _finished(store: Store, session_id: str, reply: Reply, source: str) -> bool:
-    try:
-        return isinstance(await store.finish(session_id, reply, source), Saved)
-    except StoreUnavailable:
-        raise
-    except NotFound:
-        pass
-    except Exception:
-        # One that no store will ever take must not stand before all that comes after it.
-        _log.exception("reply_refused")
-    return False
 
 
 async def _end_orphans(store: Store, log: Log, batch: int, grace_seconds: float) -> int:
     ended = 0
     for orphan in await store.orphans(grace_seconds, batch):
-        ended += await _finished(store, orphan.session_id, await _recovered(log, orphan), "provider")
+        ended += await finished(store, orphan.session_id, await _recovered(log, orphan), "provider", _log)
     return ended
 
 

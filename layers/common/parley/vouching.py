@@ -2,16 +2,32 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Mapping
 
 from parley.conversation import Reply
 from parley.errors import LogUnavailable, NotFound, StoreUnavailable
 from parley.events import Source
 from parley.logs import logger
+from parley.outcomes import Saved
 from parley.ports import Log, Store
 from parley.run import Run
 
 _log = logger("runs")
+
+
+async def finished(store: Store, session_id: str, reply: Reply, source: str, log: logging.Logger) -> bool:
+    """Store a reply that was kept elsewhere, and tell whether that was wanted; raises `StoreUnavailable`."""
+    try:
+        return isinstance(await store.finish(session_id, reply, source), Saved)
+    except StoreUnavailable:
+        raise
+    except NotFound:
+        pass  # a session that is gone took its reply's place along; nobody can ask for it any more
+    except Exception:
+        # One that no store will ever take must not stand before all that comes after it.
+        log.exception("reply_refused")
+    return False
 
 
 class Vouching:
@@ -84,15 +100,7 @@ class Vouching:
 
     async def _save_unsaved(self) -> None:
         for session_id, (reply, source) in list(self._unsaved.items()):
-            try:
-                await self._store.finish(session_id, reply, source.value)
-            except StoreUnavailable:
-                raise
-            except NotFound:
-                pass  # a session that is gone took its reply's place along
-            except Exception:
-                # One that no store will ever take must not stand before all that come after it.
-                _log.exception("reply_refused")
+            await finished(self._store, session_id, reply, source.value, _log)
             self._unsaved.pop(session_id, None)
             with contextlib.suppress(LogUnavailable):
                 await self._log.unpark(session_id)
