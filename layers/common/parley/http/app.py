@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -52,9 +51,6 @@ def create_app(
     app.state.services = services
     for router in routers:
         app.include_router(router, prefix=prefix)
-        for route in router.routes:
-            if isinstance(route, APIRoute) and not router.dependencies:
-                app.shortcut(route, prefix)
     app.add_exception_handler(ParleyError, _on_parley_error)
     app.add_exception_handler(SettingsError, _on_misconfigured)
     app.add_exception_handler(HTTPException, _on_http_error)

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -13,7 +13,7 @@ _ENDPOINT = "parley.endpoint"
 
 
 class DirectApp(FastAPI):
-    """Finds the routes added by `shortcut` by their path, inside the same middleware and error handlers.
+    """Finds most routes of its routers by their path, inside the same middleware and error handlers.
 
     Such a route reads its request and makes its response itself. To match it among others, to solve
     dependencies that it does not have, and to keep stacks for what it does not open takes FastAPI as long
@@ -26,12 +26,16 @@ class DirectApp(FastAPI):
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
         self._within: ASGIApp | None = None
 
-    def shortcut(self, route: APIRoute, prefix: str = "") -> None:
-        """Answer this route directly, if it takes a request and no more, and returns a response."""
-        if "{" not in route.path and not route.dependencies and _is_plain(route.endpoint):
-            for method in route.methods or ():
-                # Of two that match, FastAPI takes the first.
-                self._endpoints.setdefault((method, prefix + route.path), route.endpoint)
+    def include_router(self, router: APIRouter, *, prefix: str = "", **options: Any) -> None:
+        """Add a router's routes; those that take a request and no more, and return a response, directly."""
+        super().include_router(router, prefix=prefix, **options)
+        if options or router.dependencies:
+            return
+        for route in router.routes:
+            if isinstance(route, APIRoute) and _is_plain(route):
+                for method in route.methods or ():
+                    # Of two that match, FastAPI takes the first.
+                    self._endpoints.setdefault((method, prefix + route.path), route.endpoint)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = None
@@ -66,11 +70,13 @@ class DirectApp(FastAPI):
         await response(scope, receive, send)
 
 
-def _is_plain(endpoint: Callable[..., Any]) -> bool:
-    signature = inspect.signature(endpoint)
+def _is_plain(route: APIRoute) -> bool:
+    signature = inspect.signature(route.endpoint)
     kinds = [parameter.annotation for parameter in signature.parameters.values()]
     return (
-        inspect.iscoroutinefunction(endpoint)
+        "{" not in route.path
+        and not route.dependencies
+        and inspect.iscoroutinefunction(route.endpoint)
         and kinds == [Request]
         and signature.return_annotation is Response
     )
