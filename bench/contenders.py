@@ -23,6 +23,9 @@ class Parley(Contender):
     keeps = caches = True
     prefix = "/api"
 
+    def saved_stream_request(self, request: bytes) -> bytes:
+        return request
+
     def command(self) -> Command:
         command: list[str | Path] = [
             PYTHON,
@@ -34,7 +37,16 @@ class Parley(Contender):
             "--port",
             str(self.port),
         ]
-        command += ["--loop", "asyncio", "--no-access-log", "--log-level", "warning", "--no-server-header"]
+        command += [
+            "--loop",
+            "asyncio",
+            "--http",
+            "parley.http.wire:Wire",
+            "--no-access-log",
+            "--log-level",
+            "warning",
+            "--no-server-header",
+        ]
         env = self.environment() | {
             "PYTHONPATH": f"{ROOT / 'layers/common'}:{ROOT}",
             "OPENAI_API_KEY": "key",
@@ -86,6 +98,9 @@ class FloorStores(Contender):
 
     def command(self) -> Command:
         return [PYTHON, "-m", "bench.floor.stores", "--port", str(self.port)], self.environment(), ROOT
+
+    def saved_stream_request(self, request: bytes) -> bytes:
+        return request.replace(b" HTTP/1.1", b"&saved=first HTTP/1.1", 1)
 
 
 class FastApi(Contender):

@@ -195,6 +195,10 @@ class Contender:
         """Return the request that is answered by the reply."""
         return get(f"{self.prefix}/chat/stream", sessionId=started["sessionId"])
 
+    def saved_stream_request(self, request: bytes) -> bytes | None:
+        """Return that request such that the reply is saved before its stream ends; None if it cannot be."""
+        return None
+
     def history_request(self, started: dict[str, Any]) -> bytes:
         """Return the request that is answered by the chat."""
         return get(f"{self.prefix}/chat/history", chatId=started["chatId"], userId=USER)

@@ -20,6 +20,7 @@ from local.running import DataFolder, Running
 from local.seed import CATALOGUE, seed
 from parley.adapters.catalogue import CatalogueError
 from parley.adapters.migrations import migrate
+from parley.http.wire import Wire
 from parley.settings import SettingsError
 
 # Streams that still run after this are cut; their replies are saved all the same.
@@ -80,7 +81,7 @@ async def _serve(port: int, data: Path, catalogue: Path, *, follow_parent: bool)
 
         server = _Server(
             uvicorn.Config(
-                app, http="httptools", ws="none", lifespan="on", log_config=None, access_log=False,
+                app, http=Wire, ws="none", lifespan="on", log_config=None, access_log=False,
                 timeout_graceful_shutdown=_GRACE_SECONDS,
             ),
             ready=f"Parley is ready: {url} (data in {data}; Ctrl-C stops it)",

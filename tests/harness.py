@@ -83,7 +83,13 @@ class Server(Process):
         }
         # Port 0 lets the kernel choose; uvicorn says which on standard error.
         arguments = ["local.server:app", "--host", "127.0.0.1", "--port", "0", "--loop", "asyncio"]
-        arguments += ["--no-access-log", "--timeout-graceful-shutdown", "5"]
+        arguments += [
+            "--http",
+            "parley.http.wire:Wire",
+            "--no-access-log",
+            "--timeout-graceful-shutdown",
+            "5",
+        ]
         env = _environment(**(defaults | settings))
         log = folder / f"server-{next(_names)}.log"
         self.out = log.with_suffix(".out")

@@ -122,7 +122,7 @@ def _import_everything() -> None:
     for name in (
         "fastapi.applications", "mangum", "redis.asyncio", "parley.adapters.anthropic", "parley.adapters.jwt",
         "parley.adapters.openai", "parley.adapters.valkey", "parley.bootstrap", "uvicorn.lifespan.on",
-        "uvicorn.main", "uvicorn.protocols.http.httptools_impl",
+        "uvicorn.main", "parley.http.wire",
     ):  # fmt: skip
         importlib.import_module(name)
     # The SDKs import most of themselves when they are first used.

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from parley.bell import Bell, ring_all
+from parley.bell import Bell, Bells
 
 
 async def test_a_ring_wakes_the_waiter() -> None:
@@ -79,7 +79,14 @@ async def test_a_cancelled_waiter_leaves_a_bell_that_works() -> None:
     assert await bell.wait()
 
 
-async def test_ring_all() -> None:
-    bells = [Bell() for _ in range(3)]
-    ring_all(bells)
-    assert [await bell.wait(0) for bell in bells] == [True] * 3
+async def test_bells_ring_those_who_are_there() -> None:
+    first, second, gone = Bell(), Bell(), Bell()
+    bells = Bells()
+    for bell in (first, second, first, gone):
+        bells.add(bell)
+    bells.discard(gone)
+    bells.discard(gone)
+    assert list(bells) == [first, second]
+    assert len(bells) == 2
+    bells.ring()
+    assert [await bell.wait(0) for bell in (first, second, gone)] == [True, True, False]

@@ -1,13 +1,13 @@
 """What a model is asked, and when two questions are the same."""
 
 import json
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from parley.context import generation_key, normalise, title_of, trim
 from parley.conversation import Model, Role, Turn

@@ -80,9 +80,9 @@ async def show(
 ) -> Screen:
     """Read a run to its end from where the screen stands."""
     screen = screen or Screen()
-    reader = Reader(run, **({"heartbeat": 5.0} | options))
     hinted = screen.cursor is not None if hinted is None else hinted
-    async with asyncio.timeout(5), aclosing(reader.frames(screen.cursor, hinted=hinted)) as frames:
+    reader = Reader(run, screen.cursor, hinted=hinted, **({"heartbeat": 5.0} | options))
+    async with asyncio.timeout(5), aclosing(reader.frames()) as frames:
         async for piece in frames:
             screen.take(piece)
     return screen
@@ -145,8 +145,8 @@ def test_any_chain_of_disconnects_is_exact(pieces: list[str], data: st.DataObjec
         screen = Screen()
         left = list(pieces)
         for frames_to_read in breaks:
-            reader = Reader(run, heartbeat=0.0)
-            async with aclosing(reader.frames(screen.cursor, hinted=screen.cursor is not None)) as frames:
+            reader = Reader(run, screen.cursor, hinted=screen.cursor is not None, heartbeat=0.0)
+            async with aclosing(reader.frames()) as frames:
                 for _ in range(frames_to_read):
                     if left:
                         tape.append(left.pop(0))
@@ -167,7 +167,8 @@ async def test_readers_of_one_run_show_the_same_and_leave_nothing_behind() -> No
     acts = [lambda: tape.append("One "), lambda: tape.append("two"), lambda: settle(run, "One two")]
     *screens, _ = await asyncio.gather(show(run), show(run), show(run), beside(run, acts))
     assert [screen.text for screen in screens] == ["One two"] * 3
-    assert run.bells == tape.bells == set()
+    assert not run.bells
+    assert not tape.bells
 
 
 # -- opening --------------------------------------------------------------------------------------
@@ -177,7 +178,7 @@ async def test_the_first_frames_come_at_once() -> None:
     run = new_run()
     begin(run)
     run.source = Source.PROVIDER
-    frames = Reader(run, heartbeat=5).frames(None, hinted=False)
+    frames = Reader(run, None, hinted=False, heartbeat=5).frames()
     screen = Screen()
     screen.take(await anext(frames))
     assert screen.events == [
@@ -267,7 +268,7 @@ async def test_a_reply_that_was_saved_elsewhere_with_less_text_resets() -> None:
     await asyncio.gather(show(run, screen), beside(run, acts))
     assert screen.text == "One"
     assert screen.events[-1]["finishReason"] == "stopped"
-    assert tape.bells == set()
+    assert not tape.bells
 
 
 async def test_a_stopped_run_shows_no_more_than_it_saves() -> None:
@@ -352,12 +353,13 @@ async def test_a_stream_breaks_off_without_an_end_at_its_limit() -> None:
 async def test_a_reader_that_leaves_ends_its_stream() -> None:
     run = new_run()
     tape = begin(run, "x").tape
-    reader = Reader(run, heartbeat=5)
-    frames = reader.frames(None, hinted=False)
+    reader = Reader(run, None, hinted=False, heartbeat=5)
+    frames = reader.frames()
     assert [await anext(frames), await anext(frames)]
     reader.leave()
     assert [piece async for piece in frames] == []
-    assert run.bells == tape.bells == set()
+    assert not run.bells
+    assert not tape.bells
 
 
 @given(texts)

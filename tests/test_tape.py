@@ -35,7 +35,8 @@ def test_a_reader_that_comes_now_and_then_misses_nothing(pieces: list[str], data
 
 async def test_all_news_ring() -> None:
     tape, bells = Tape(1), [Bell(), Bell()]
-    tape.bells.update(bells)
+    for bell in bells:
+        tape.bells.add(bell)
     end = Completed(FinishReason.STOP)
 
     async def rung() -> set[bool]:

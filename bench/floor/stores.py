@@ -1,7 +1,8 @@
 """The floor of the whole path: one statement in Postgres, one command to Valkey, one write to the reader.
 
 It keeps the same rows as Parley, in Parley's tables, and nothing that makes them safe: no claim, no lease,
-no log. A reply is saved after its reader has it.
+no log. A reply is saved after its reader has it, or, where that is asked for, before its stream says that it
+is done.
 """
 
 import argparse
@@ -111,7 +112,9 @@ class Server(HttpServer):
         if path == "/chat/start":
             work = self._start(msgspec.json.decode(body))
         elif path == "/chat/stream":
-            work = self._stream(query["sessionId"], int(query.get("cursor", "0")))
+            work = self._stream(
+                query["sessionId"], int(query.get("cursor", "0")), query.get("saved") == "first"
+            )
         else:
             work = self._history(query["chatId"])
         self._floor.spawn(work)
@@ -128,15 +131,18 @@ class Server(HttpServer):
         rows = await self._floor.run(_HISTORY, [chat_id])
         self.transport.write(json_answer(msgspec.json.encode({"messages": rows[::-1]})))
 
-    async def _stream(self, session_id: str, position: int) -> None:
+    async def _stream(self, session_id: str, position: int, saved_first: bool) -> None:
         floor = self._floor
         [(model, reply_id, prompt)] = await floor.run(_SESSION, [session_id])
         key = f"floor:{model}:{prompt}".encode()
         text = await floor.valkey.call(b"GET", key)
         if text is not None:
             whole = text.decode()
-            self.transport.write(STREAM_HEAD + token(whole[position:]) + DONE)
+            shown = STREAM_HEAD + token(whole[position:])
+            self.transport.write(shown if saved_first else shown + DONE)
             await floor.run(_FINISH, {"session": session_id, "reply": reply_id, "text": whole})
+            if saved_first:
+                self.transport.write(DONE)
             return
         self.transport.write(STREAM_HEAD)
         joined = floor.running.get(key)

@@ -54,6 +54,8 @@ async def stream(request: Request) -> Response:
     run = its.runs.open(session, deadline)
     reader = Reader(
         run,
+        at,
+        hinted=bool(hint),
         heartbeat=settings.heartbeat_seconds,
         pace=settings.cache_replay_tokens_per_second,
         until=until,
@@ -63,7 +65,7 @@ async def stream(request: Request) -> Response:
         assert until is not None
         await its.runs.settled(run, until)
 
-    return EventStream(reader.frames(at, hinted=bool(hint)), reader, afterwards if in_lambda else None)
+    return EventStream(reader, afterwards if in_lambda else None)
 
 
 @asynccontextmanager

@@ -6,11 +6,11 @@ by the next call, so nothing here waits.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from itertools import count
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from parley.context import normalise, trim
 from parley.conversation import Message, Model, Order, Reply, Role, SessionState, Started, Turn

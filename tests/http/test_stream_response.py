@@ -3,15 +3,49 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
 from starlette.types import Scope
 
+from parley.http.exchange import STREAM
 from parley.http.stream import EventStream, lambda_deadline
 
 SCOPE: Scope = {"type": "http"}
+
+
+class Frames:
+    """Says pieces, at each of which it may do something else."""
+
+    def __init__(self, *pieces: bytes, waits: bool = False, breaks: bool = False) -> None:
+        self.over = False
+        self.closed = False
+        self.left = asyncio.Event()
+        self._pieces = pieces
+        self._waits = waits
+        self._breaks = breaks
+
+    async def frames(self) -> AsyncGenerator[bytes, None]:
+        try:
+            for number, piece in enumerate(self._pieces, start=1):
+                self.over = number == len(self._pieces) and not self._waits and not self._breaks
+                yield piece
+            if self._breaks:
+                raise ValueError("a bug")
+            if self._waits:
+                await self.left.wait()
+        finally:
+            self.closed = True
+
+    def leave(self) -> None:
+        self.left.set()
+
+    def begin(self, wake: Callable[[], object]) -> None:
+        raise AssertionError("nobody can do that here")
+
+    def take(self) -> bytes:
+        raise AssertionError("nobody can do that here")
 
 
 class Connection:
@@ -21,11 +55,6 @@ class Connection:
         self.sent: list[dict[str, Any]] = []
         self.gone = asyncio.Event()
         self.said: list[str] = []
-        self.left = asyncio.Event()
-        self.ended = False
-
-    def leave(self) -> None:
-        self.left.set()
 
     async def receive(self) -> dict[str, Any]:
         if not self.said:
@@ -37,28 +66,24 @@ class Connection:
     async def send(self, message: Any) -> None:
         self.sent.append(message)
 
-    def bodies(self) -> list[bytes]:
-        return [message["body"] for message in self.sent if message["type"] == "http.response.body"]
+    def bodies(self) -> list[tuple[bytes, bool]]:
+        return [
+            (message["body"], message["more_body"])
+            for message in self.sent
+            if message["type"] == "http.response.body"
+        ]
 
-    async def serve(self, frames: AsyncGenerator[bytes, None]) -> None:
+    async def serve(self, frames: Frames) -> None:
         async def afterwards() -> None:
             self.said.append("afterwards")
             self.sent.append({"type": "afterwards"})
 
-        await EventStream(frames, self, afterwards)(SCOPE, self.receive, self.send)
+        await EventStream(frames, afterwards)(SCOPE, self.receive, self.send)
 
 
 async def test_frames_go_out_one_by_one_and_the_end_comes_after_the_work() -> None:
-    connection = Connection()
-    at_each: list[int] = []
-
-    async def frames() -> AsyncGenerator[bytes, None]:
-        for piece in (b"one", b"two"):
-            at_each.append(len(connection.bodies()))
-            yield piece
-
-    await connection.serve(frames())
-    assert at_each == [0, 1]
+    connection, frames = Connection(), Frames(b"one", b"two")
+    await connection.serve(frames)
     start, *rest, end = connection.sent
     assert start["status"] == 200
     headers = {name.decode(): value.decode() for name, value in start["headers"]}
@@ -69,56 +94,31 @@ async def test_frames_go_out_one_by_one_and_the_end_comes_after_the_work() -> No
     assert all(message["more_body"] for message in rest[:2])
     assert rest[2]["type"] == "afterwards"
     assert (end["body"], end["more_body"]) == (b"", False)
+    assert frames.closed
 
 
 async def test_without_such_work_the_end_comes_with_the_last_frame() -> None:
-    connection = Connection()
-    closed = []
-
-    async def frames() -> AsyncGenerator[bytes, None]:
-        try:
-            yield b"one"
-            connection.ended = True
-            yield b"two"
-        finally:
-            closed.append(True)
-
-    await EventStream(frames(), connection)(SCOPE, connection.receive, connection.send)
-    assert [(message["body"], message["more_body"]) for message in connection.sent[1:]] == [
-        (b"one", True), (b"two", False),
-    ]  # fmt: skip
-    assert closed == [True]
+    connection, frames = Connection(), Frames(b"one", b"two")
+    await EventStream(frames)(SCOPE, connection.receive, connection.send)
+    assert connection.bodies() == [(b"one", True), (b"two", False)]
+    assert frames.closed
 
 
 async def test_frames_that_break_off_end_the_response_too() -> None:
-    connection = Connection()
-
-    async def frames() -> AsyncGenerator[bytes, None]:
-        yield b"one"
-
-    await EventStream(frames(), connection)(SCOPE, connection.receive, connection.send)
-    assert [(message["body"], message["more_body"]) for message in connection.sent[1:]] == [
-        (b"one", True), (b"", False),
-    ]  # fmt: skip
+    connection, frames = Connection(), Frames(b"one", waits=True)
+    frames.leave()
+    await EventStream(frames)(SCOPE, connection.receive, connection.send)
+    assert connection.bodies() == [(b"one", True), (b"", False)]
 
 
 async def test_a_client_that_leaves_is_noticed() -> None:
-    connection = Connection()
-    closed = []
-
-    async def frames() -> AsyncGenerator[bytes, None]:
-        try:
-            yield b"one"
-            await connection.left.wait()
-        finally:
-            closed.append(True)
-
-    serving = asyncio.create_task(connection.serve(frames()))
+    connection, frames = Connection(), Frames(b"one", waits=True)
+    serving = asyncio.create_task(connection.serve(frames))
     await asyncio.sleep(0.01)
     assert not serving.done()
     connection.gone.set()
     await asyncio.wait_for(serving, 1)
-    assert closed == [True]
+    assert frames.closed
 
 
 async def test_a_client_that_sends_what_it_may_not_is_as_good_as_gone() -> None:
@@ -126,32 +126,17 @@ async def test_a_client_that_sends_what_it_may_not_is_as_good_as_gone() -> None:
         async def receive(self) -> dict[str, Any]:
             raise ValueError("too long")
 
-    connection = Chatterbox()
-
-    async def frames() -> AsyncGenerator[bytes, None]:
-        yield b"one"
-        await connection.left.wait()
-
-    await asyncio.wait_for(connection.serve(frames()), 1)
+    await asyncio.wait_for(Chatterbox().serve(Frames(b"one", waits=True)), 1)
 
 
 async def test_a_cancelled_response_closes_its_frames() -> None:
-    connection = Connection()
-    closed = []
-
-    async def frames() -> AsyncGenerator[bytes, None]:
-        try:
-            yield b"one"
-            await asyncio.Event().wait()
-        finally:
-            closed.append(True)
-
-    serving = asyncio.create_task(connection.serve(frames()))
+    connection, frames = Connection(), Frames(b"one", waits=True)
+    serving = asyncio.create_task(connection.serve(frames))
     await asyncio.sleep(0.01)
     serving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await serving
-    assert closed == [True]
+    assert frames.closed
     assert "afterwards" not in connection.said
     await asyncio.sleep(0)
     assert len(asyncio.all_tasks()) == 1
@@ -159,14 +144,18 @@ async def test_a_cancelled_response_closes_its_frames() -> None:
 
 async def test_frames_that_break_break_the_response() -> None:
     connection = Connection()
-
-    async def frames() -> AsyncGenerator[bytes, None]:
-        yield b"one"
-        raise ValueError("a bug")
-
     with pytest.raises(ValueError, match="a bug"):
-        await connection.serve(frames())
+        await connection.serve(Frames(b"one", breaks=True))
     assert connection.sent[-1]["more_body"]
+
+
+async def test_a_connection_that_streams_by_itself_is_given_the_frames() -> None:
+    connection, frames = Connection(), Frames(b"one")
+    given: list[object] = []
+    scope = {"type": "http", "extensions": {STREAM: lambda *what: given.extend(what)}}
+    await EventStream(frames)(scope, connection.receive, connection.send)
+    assert given == [frames, None]
+    assert [message["type"] for message in connection.sent] == ["http.response.start"]
 
 
 @pytest.mark.parametrize(

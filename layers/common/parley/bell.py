@@ -2,9 +2,18 @@
 
 import asyncio
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Protocol
 
 from parley.timed import Timed
+
+
+class Ringable(Protocol):
+    """Whoever wants to be told of news, without being told which."""
+
+    def ring(self) -> None:
+        """Tell of news."""
+        ...
 
 
 class Bell(Timed):
@@ -40,7 +49,31 @@ class Bell(Timed):
             self._future.set_result(None)
 
 
-def ring_all(bells: Iterable[Bell]) -> None:
-    """Ring every bell."""
-    for bell in bells:
-        bell.ring()
+class Bells:
+    """Those of everybody who wants news of one thing: mostly one or two, so they take little room."""
+
+    __slots__ = ("_all",)
+
+    def __init__(self) -> None:
+        self._all: tuple[Ringable, ...] = ()
+
+    def __iter__(self) -> Iterator[Ringable]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, bell: Ringable) -> None:
+        """Ring this one too."""
+        if bell not in self._all:
+            self._all = (*self._all, bell)
+
+    def discard(self, bell: Ringable) -> None:
+        """Ring this one no more."""
+        if bell in self._all:
+            self._all = tuple(other for other in self._all if other is not bell)
+
+    def ring(self) -> None:
+        """Ring them all."""
+        for bell in self._all:
+            bell.ring()

@@ -1,9 +1,10 @@
 """What a chat is made of, as values: models, turns, messages, sessions."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 from parley.events import Completed, End, FinishReason, Status, Usage, status_of
 
@@ -15,16 +16,14 @@ class Role(StrEnum):
     ASSISTANT = "assistant"
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(Struct, frozen=True):
     """One message as a model sees it."""
 
     role: Role
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+class Model(Struct, frozen=True):
     """A model that users can choose: `name` is what `provider` calls it.
 
     `context_characters` bounds what is sent, in code points. `parameters` go to the provider as
@@ -41,8 +40,7 @@ class Model:
     parameters: Mapping[str, object] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class OfferedModel:
+class OfferedModel(Struct, frozen=True):
     """A model as one user sees it; `in_plan` says whether the user's plan includes it."""
 
     id: str
@@ -52,8 +50,7 @@ class OfferedModel:
     plans: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """A reply with its end: what one epoch of a generation produced for one session."""
 
     epoch: int
@@ -75,8 +72,7 @@ class Reply:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """A message of a chat. `text` of a pending reply is empty: its log has it."""
 
     id: str
@@ -96,8 +92,7 @@ class Message:
     usage: Usage | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(Struct, frozen=True):
     """One page of a chat's messages, oldest first; `next_before` leads to the older ones."""
 
     chat_id: str
@@ -107,8 +102,7 @@ class Page:
     active_session_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class ChatSummary:
+class ChatSummary(Struct, frozen=True):
     """A chat as a list shows it."""
 
     chat_id: str
@@ -119,16 +113,14 @@ class ChatSummary:
     active_session_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class ChatPage:
+class ChatPage(Struct, frozen=True):
     """One page of a user's chats, the latest first."""
 
     chats: tuple[ChatSummary, ...]
     next_before: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(Struct, frozen=True):
     """A request to have a prompt answered.
 
     `session_id` and the other ids are made by the caller, so that carrying out the same order twice
@@ -149,8 +141,7 @@ class Order:
     new_reply_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Struct, frozen=True):
     """An opened session."""
 
     session_id: str
@@ -168,8 +159,7 @@ class SessionState(StrEnum):
     ENDED = "ended"
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(Struct, frozen=True):
     """A session with what is needed to answer it.
 
     `epoch` is 0 until a generation was attached. `leased` says that some other process vouched for it

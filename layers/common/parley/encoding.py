@@ -26,6 +26,8 @@ class TextCleaner:
     so a reply loses NUL and shows U+FFFD for half a pair. All else passes byte for byte.
     """
 
+    __slots__ = ("_held",)
+
     def __init__(self) -> None:
         self._held = ""
 

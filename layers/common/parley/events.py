@@ -1,9 +1,10 @@
 """What can happen in a generation: the vocabulary of models, logs and readers."""
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
+
+from msgspec import Struct
 
 _CURSOR = re.compile(r"(0|[1-9][0-9]{0,17})-(0|[1-9][0-9]{0,11})", re.ASCII)
 
@@ -54,16 +55,14 @@ class Source(StrEnum):
     HISTORY = "history"
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Tokens as the provider counted them; never an estimate."""
 
     input_tokens: int
     output_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(Struct, frozen=True):
     """A generation's end without an error; `provider_reason` keeps the provider's own word."""
 
     finish_reason: FinishReason
@@ -71,8 +70,7 @@ class Completed:
     usage: Usage | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """A generation's end by an error. `message` is ours, safe to show, and quotes nobody."""
 
     code: str
@@ -97,27 +95,23 @@ def status_of(end: End) -> Status:
     return _STATUS[end.finish_reason] if isinstance(end, Completed) else Status.FAILED
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(Struct, frozen=True):
     """Text that the model appended; a model yields what arrived together as one."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Reasoning:
+class Reasoning(Struct, frozen=True):
     """Reasoning that the model shows; carried as a sign of life, not part of the reply."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ping:
+class Ping(Struct, frozen=True):
     """A sign of life without text."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(Struct, frozen=True):
     """The provider's own terminal marker. A model that ends without one was cut off."""
 
     reason: FinishReason

@@ -4,7 +4,7 @@ import asyncio
 import random
 from dataclasses import dataclass
 
-from parley.bell import Bell, ring_all
+from parley.bell import Bell, Bells
 from parley.conversation import Reply
 from parley.errors import LogUnavailable, ProviderFault
 from parley.events import Completed, Delta, End, Failed, Finish, FinishReason, StreamState
@@ -15,6 +15,7 @@ from parley.ports import ChatModel, ChatModels, Log, Question
 from parley.tape import Tape
 
 _log = logger("generation")
+_NOBODY: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +45,19 @@ class Generation:
     `watchers` are rung when any of that, or the end, changes; the tape's own bells at every text.
     """
 
+    __slots__ = (
+        "_cut", "asker", "attached", "deadline", "key", "logged", "lost", "owner", "stops", "tape", "task",
+        "watchers", "writing",
+    )  # fmt: skip
+
     def __init__(self, key: str, epoch: int, owner: str, *, writing: bool) -> None:
         self.key = key
         self.owner = owner
         self.writing = writing
         self.tape = Tape(epoch)
         self.lost = False
-        self.stops: frozenset[str] = frozenset()
-        self.watchers: set[Bell] = set()
+        self.stops = _NOBODY
+        self.watchers = Bells()
         self.attached: set[str] = set()
         self.asker: str | None = None
         self.logged = True
@@ -78,7 +84,7 @@ class Generation:
         """Note that this tape will get no end, and stop feeding it."""
         if not self.over:
             self.lost = True
-            ring_all(self.watchers)
+            self.watchers.ring()
         self._cancel()
 
     def cut(self) -> None:
@@ -93,7 +99,7 @@ class Generation:
     def _stopped_by(self, stops: frozenset[str]) -> None:
         if stops != self.stops:
             self.stops = stops
-            ring_all(self.watchers)
+            self.watchers.ring()
 
     def took(self, outcome: Flushed) -> bool:
         """Note what the log says of the sessions; return whether none wants the reply any more."""
@@ -128,7 +134,7 @@ class Generation:
                 await self._end(flusher, end)
             if not self.lost:
                 self.tape.finish(end)
-                ring_all(self.watchers)
+                self.watchers.ring()
         finally:
             if flusher is not None:
                 flusher.discard(self)
@@ -228,7 +234,7 @@ class Generation:
                 self._stopped_by(part.stops)
                 if part.end is not None:
                     tape.finish(part.end)
-                    ring_all(self.watchers)
+                    self.watchers.ring()
                     return
                 if not part.alive:
                     return

@@ -1,41 +1,37 @@
 """What stores and logs answer, and what a writer tells its log."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from parley.conversation import Reply
 from parley.events import End
 
 
-@dataclass(frozen=True, slots=True)
-class Attached:
+class Attached(Struct, frozen=True):
     """The session now follows the epoch that the caller named."""
 
 
-@dataclass(frozen=True, slots=True)
-class Overtaken:
+class Overtaken(Struct, frozen=True):
     """Another epoch has the session: the caller's may write nothing."""
 
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """The session ended before, with this reply; whoever shows it shows this."""
 
     reply: Reply
 
 
-@dataclass(frozen=True, slots=True)
-class Stopping:
+class Stopping(Struct, frozen=True):
     """Somebody asked to stop the session, and no reply was saved yet; `disabled` is about its user."""
 
     disabled: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Struct, frozen=True):
     """What a request to stop found. `generation_key` is there while some process may be writing."""
 
     ended: bool
@@ -44,8 +40,7 @@ class Stop:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Pulse:
+class Pulse(Struct, frozen=True):
     """What a process learns of one of its sessions when it vouches for it."""
 
     session_id: str
@@ -55,13 +50,11 @@ class Pulse:
     disabled: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
+class Saved(Struct, frozen=True):
     """The reply is stored."""
 
 
-@dataclass(frozen=True, slots=True)
-class Orphan:
+class Orphan(Struct, frozen=True):
     """A session whose writers and readers are all gone; its reply is wherever the log has it."""
 
     session_id: str
@@ -70,30 +63,26 @@ class Orphan:
     stopping: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(Struct, frozen=True):
     """The generation ended well: here is all of it."""
 
     reply: Reply
 
 
-@dataclass(frozen=True, slots=True)
-class Follow:
+class Follow(Struct, frozen=True):
     """Somebody is writing; read epoch `epoch`."""
 
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(Struct, frozen=True):
     """The caller is the writer of epoch `epoch`; `takeover` says that an earlier writer died."""
 
     epoch: int
     takeover: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Struct, frozen=True):
     """There is no log, though the store says that somebody is writing: it will be back, or not."""
 
 
@@ -111,21 +100,18 @@ class Append(NamedTuple):
     whole: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Flushed:
+class Flushed(Struct, frozen=True):
     """The log took the text. `stops` asked to stop; `attached` did not, in any process."""
 
     stops: frozenset[str]
     attached: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fenced:
+class Fenced(Struct, frozen=True):
     """The log has a later epoch, or another writer: nothing was written."""
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
+class Slice(Struct, frozen=True):
     """What the log has after a position. `alive` says that its writer holds the lease.
 
     `superseded` says that the epoch asked for is gone: a later one began before it ended, or the log

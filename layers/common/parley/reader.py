@@ -1,8 +1,11 @@
-"""Turns a run into the frames of one reader's stream, from the reader's cursor on."""
+"""Turns a run into the frames of one reader's stream, from the reader's cursor on.
+
+It does no I/O: whoever serves the stream is woken when there may be news, and takes what is due.
+"""
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 from parley import sse
 from parley.bell import Bell
@@ -10,9 +13,12 @@ from parley.conversation import Reply
 from parley.events import Completed, Cursor, Source, StreamState
 from parley.run import Run
 from parley.tape import Tape
+from parley.timed import Timed, has_come
 
 # How long a reader that seems to be ahead of this process's copy is believed.
 _CATCH_UP = 1.0
+# After so long without a frame there is a heartbeat, early: the response's head goes out with it.
+_HELLO = 0.1
 
 
 def at_end(reply: Reply, cursor: Cursor | None) -> bool:
@@ -20,80 +26,161 @@ def at_end(reply: Reply, cursor: Cursor | None) -> bool:
     return cursor == Cursor(reply.epoch, len(reply.text))
 
 
-class Reader:
-    """One stream. Everything that is due at a time comes as one piece of bytes."""
+class Reader(Timed):
+    """One stream. Everything that is due at a time comes as one piece of bytes.
 
-    def __init__(self, run: Run, *, heartbeat: float, pace: float = 0.0, until: float | None = None) -> None:
-        """`pace` slows a cache hit to so many words a second; `until`, in the event loop's time, is when
-        the stream breaks off without an end, so that the client resumes elsewhere."""
+    `ended` says that the last frame was taken, `over` that nothing more will come: then, or since the
+    stream breaks off without an end, at its limit or because its client has left.
+    """
+
+    __slots__ = (
+        "_ahead_until", "_beat", "_cursor", "_epoch", "_heartbeat", "_hinted", "_opened", "_pace",
+        "_position", "_resting", "_run", "_rung", "_status", "_tape", "_until", "_wake", "ended", "over",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        run: Run,
+        cursor: Cursor | None,
+        *,
+        hinted: bool,
+        heartbeat: float,
+        pace: float = 0.0,
+        until: float | None = None,
+    ) -> None:
+        """`hinted` says that the client sent a cursor, readable or not; `heartbeat` is in seconds; `pace`
+        slows a cache hit to so many words a second; `until`, in the event loop's time, is when the stream
+        breaks off without an end, so that the client resumes elsewhere."""
+        super().__init__()
         self._run = run
+        self._cursor = cursor
+        self._hinted = hinted
         self._heartbeat = heartbeat
         self._pace = pace
         self._until = until
-        self._bell = Bell()
+        self._wake: Callable[[], object] | None = None
+        self._rung = False
+        self._beat = False
+        self._resting = False
+        self._opened = False
+        self._ahead_until: float | None = None
         self._tape: Tape | None = None
         self._epoch = 0
         self._position = 0
         self._status: StreamState | None = None
-        self._left = False
         self.ended = False
+        self.over = False
+
+    def begin(self, wake: Callable[[], object]) -> None:
+        """Have `wake` called, from the event loop, whenever there may be something to take."""
+        self._wake = wake
+        self._run.bells.add(self)
+        self._expect(min(self._heartbeat, _HELLO))
+        if self._run.generation is not None or self._run.answer is not None:
+            self.ring()
+
+    def ring(self) -> None:
+        """Have the stream's server woken, once until it takes."""
+        if not self._rung and self._wake is not None:
+            self._rung = True
+            asyncio.get_running_loop().call_soon(self._wake)
 
     def leave(self) -> None:
-        """End the stream: nobody is there any more."""
-        self._left = True
-        self._bell.ring()
+        """End the stream, if it has not ended: nobody serves it any more."""
+        self.over = True
+        self._cancel_timer()
+        self._run.bells.discard(self)
+        if self._tape is not None:
+            self._tape.bells.discard(self)
+            self._tape = None
+        self._wake = None
 
-    async def frames(self, cursor: Cursor | None, *, hinted: bool) -> AsyncGenerator[bytes, None]:
-        """Yield the stream. `hinted` says that the client sent a cursor, readable or not."""
-        run = self._run
-        run.bells.add(self._bell)
+    async def frames(self) -> AsyncGenerator[bytes, None]:
+        """Yield the stream."""
+        bell = Bell()
+        self.begin(bell.ring)
         try:
-            while run.generation is None and run.answer is None:
-                if not await self._wait():
-                    yield sse.HEARTBEAT
-                if self._over():
-                    return
-            opening = await self._opening(cursor, hinted=hinted)
-            while True:
-                # What is there already goes out with the first frame.
-                news = opening + self._news()
-                opening = []
-                if news:
-                    yield b"".join(news)
-                if run.answer is not None:
-                    if self._position >= self._length():
-                        self.ended = True
-                        yield self._closing()
-                        return
-                elif not news and not await self._wait() and not self._over():
-                    yield sse.HEARTBEAT
-                if self._over():
-                    return
-                if self._slow and self._position < self._length():
-                    await asyncio.sleep(1 / self._pace)
+            while not self.over:
+                if piece := self.take():
+                    yield piece
+                else:
+                    await bell.wait()
         finally:
-            run.bells.discard(self._bell)
-            if self._tape is not None:
-                self._tape.bells.discard(self._bell)
+            self.leave()
 
-    def _over(self) -> bool:
-        return self._left or (self._until is not None and asyncio.get_running_loop().time() >= self._until)
+    def take(self) -> bytes:
+        """Return what is due now; nothing, if nothing is."""
+        self._rung = False
+        if self.over or (self._resting and not self._over_limit()):
+            return b""
+        frames: list[bytes] = []
+        run = self._run
+        if self._opened or self._may_open():
+            if not self._opened:
+                self._opened = True
+                frames = self._opening()
+            frames += self._news()
+            if run.answer is not None and self._position >= self._length():
+                frames.append(self._closing())
+                self.ended = True
+        if not frames and self._beat:
+            frames.append(sse.HEARTBEAT)
+        self._beat = False
+        if self.ended or self._over_limit():
+            self.leave()
+        elif self._slow and self._position < self._length():
+            self._resting = True
+            self._expect(1 / self._pace)
+        elif frames:
+            self._expect(self._heartbeat)
+        return b"".join(frames)
 
-    async def _wait(self) -> bool:
-        timeout = self._heartbeat
+    def _over_limit(self) -> bool:
+        return self._until is not None and has_come(self._until)
+
+    def _expect(self, seconds: float) -> None:
+        """Have something to take in so many seconds, whether anything happens by then or not."""
+        due = asyncio.get_running_loop().time() + seconds
         if self._until is not None:
-            timeout = max(0.0, min(timeout, self._until - asyncio.get_running_loop().time()))
-        return await self._bell.wait(timeout)
+            due = min(due, self._until)
+        if self._ahead_until is not None and not self._opened:
+            due = min(due, self._ahead_until)
+        self._set_due(due)
+
+    def _on_due(self) -> None:
+        self._beat = True
+        self._resting = False
+        self.ring()
 
     @property
     def _slow(self) -> bool:
         return self._pace > 0 and self._run.source is Source.CACHE
 
-    async def _opening(self, cursor: Cursor | None, *, hinted: bool) -> list[bytes]:
-        run = self._run
+    def _may_open(self) -> bool:
+        """Tell whether it is known where the reader stands.
+
+        One that seems to be ahead of this process's copy is believed for a moment: another process feeds
+        the copy, and the readers of that one see more.
+        """
+        run, cursor = self._run, self._cursor
+        if run.answer is not None:
+            return True
+        generation = run.generation
+        if generation is None:
+            return False
         self._adopt()
-        if cursor is not None and cursor.epoch == self._epoch and cursor.position > self._length():
-            await self._catch_up(cursor)
+        if cursor is None or generation.writing or cursor.epoch != self._epoch:
+            return True
+        if cursor.position <= self._length():
+            return True
+        if self._ahead_until is None:
+            self._ahead_until = asyncio.get_running_loop().time() + _CATCH_UP
+            self._hasten(self._ahead_until)
+        return has_come(self._ahead_until)
+
+    def _opening(self) -> list[bytes]:
+        run, cursor = self._run, self._cursor
+        self._adopt()
         fits = cursor is not None and cursor.epoch == self._epoch and cursor.position <= self._length()
         if fits and cursor is not None:
             self._position = cursor.position
@@ -108,24 +195,11 @@ class Reader:
                 source=run.source,
             )
         ]
-        if hinted and not fits:
+        if self._hinted and not fits:
             frames.append(sse.reset_frame(Cursor(self._epoch, 0), "cursor"))
         if not self._length() and run.answer is None:
             frames.append(sse.TYPING)
         return frames
-
-    async def _catch_up(self, cursor: Cursor) -> None:
-        """Wait a little for a copy that another process feeds; its writer's readers may be ahead."""
-        loop = asyncio.get_running_loop()
-        generation = self._run.generation
-        if generation is None or generation.writing or self._run.answer is not None:
-            return
-        deadline = loop.time() + _CATCH_UP
-        while loop.time() < deadline and self._run.answer is None:
-            await self._bell.wait(deadline - loop.time())
-            self._adopt()
-            if self._epoch != cursor.epoch or self._length() >= cursor.position:
-                return
 
     def _adopt(self) -> bool:
         """Turn to the run's present text; True when it is of another epoch than before."""
@@ -133,9 +207,9 @@ class Reader:
         tape = run.generation.tape if run.generation else None
         if tape is not self._tape:
             if self._tape is not None:
-                self._tape.bells.discard(self._bell)
+                self._tape.bells.discard(self)
             if tape is not None:
-                tape.bells.add(self._bell)
+                tape.bells.add(self)
             self._tape = tape
         before = self._epoch
         if run.answer is not None:

@@ -4,7 +4,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from parley.bell import Bell, ring_all
+from parley.bell import Bell, Bells
 from parley.conversation import Reply, Session
 from parley.events import Failed, Source
 from parley.generation import Generation
@@ -25,6 +25,11 @@ class Answer:
 class Run:
     """One session's reply in this process. Readers look at it, and hang their bells on it."""
 
+    __slots__ = (
+        "answer", "bell", "bells", "deadline", "disabled", "generation", "key", "limit", "opened",
+        "productions", "question", "session", "source", "stopping", "task",
+    )  # fmt: skip
+
     def __init__(self, session: Session, key: str, question: Question | None) -> None:
         self.session = session
         self.key = key
@@ -34,7 +39,7 @@ class Run:
         self.answer: Answer | None = None
         self.limit: int | None = None
         self.deadline: float | None = None
-        self.bells: set[Bell] = set()
+        self.bells = Bells()
         self.bell = Bell()
         self.stopping = False
         self.disabled = False
@@ -46,14 +51,14 @@ class Run:
         """Give the run its end; only the first counts."""
         if self.answer is None:
             self.answer = Answer(reply, saved)
-            ring_all(self.bells)
+            self.bells.ring()
 
     def turn_to(self, generation: Generation) -> None:
         """Make the readers follow this generation."""
         self.generation = generation
         for bell in self.bells:
             generation.tape.bells.add(bell)
-        ring_all(self.bells)
+        self.bells.ring()
 
     def lost(self, code: str, message: str) -> Reply:
         """Return the reply as far as it is known here, ended by a failure that may pass."""

@@ -117,6 +117,11 @@ class Decoder:
     tell a caller whose stream ended too early that it was no event stream by then.
     """
 
+    __slots__ = (
+        "_after_cr", "_data", "_data_size", "_event", "_id", "_limit", "_rest", "_rest_parts", "_rest_size",
+        "_started", "retry_ms", "strange",
+    )  # fmt: skip
+
     def __init__(self, limit: int = 4 * 1024 * 1024) -> None:
         self.retry_ms: int | None = None
         self.strange = False

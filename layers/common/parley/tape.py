@@ -3,7 +3,7 @@
 import time
 from bisect import bisect_right
 
-from parley.bell import Bell, ring_all
+from parley.bell import Bells
 from parley.events import End, StreamState
 
 # Pieces up to so many code points grow with what comes: a token by itself would take ten times its size.
@@ -23,7 +23,7 @@ class Tape:
         self.begun: float | None = None
         self.end: End | None = None
         self.status: StreamState | None = None
-        self.bells: set[Bell] = set()
+        self.bells = Bells()
 
     def append(self, text: str) -> None:
         """Add text and wake the readers."""
@@ -37,17 +37,17 @@ class Tape:
                 pieces.append(text)
                 self._starts.append(self.length)
             self.length += len(text)
-            ring_all(self.bells)
+            self.bells.ring()
 
     def tell(self, status: StreamState) -> None:
         """Tell the readers what goes on while there is no text."""
         self.status = status
-        ring_all(self.bells)
+        self.bells.ring()
 
     def finish(self, end: End) -> None:
         """Add the end and wake the readers."""
         self.end = end
-        ring_all(self.bells)
+        self.bells.ring()
 
     def after(self, position: int) -> str:
         """Return the text after the first `position` code points."""

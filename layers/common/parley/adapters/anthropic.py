@@ -137,6 +137,8 @@ _event = Chunk(_Event)
 class _Events:
     """Reads message events up to `message_stop`, without which a reply was cut off."""
 
+    __slots__ = ("_over", "_reason", "_usage")
+
     def __init__(self) -> None:
         self._over = False
         self._reason: str | None = None

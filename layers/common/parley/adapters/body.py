@@ -35,6 +35,8 @@ class Opened:
 class Body:
     """A response's body, which turns every exception into the fault it means."""
 
+    __slots__ = ("_fault_of", "_open_response", "_source")
+
     def __init__(
         self,
         open_response: Callable[[], Awaitable[Opened]],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from parley.bell import Bell, ring_all
+from parley.bell import Bell, Bells
 from parley.conversation import Reply
 from parley.events import End
 from parley.outcomes import Append, Fenced, Flushed, Follow, Hit, Slice, Wait, Write
@@ -47,7 +47,7 @@ class MemoryLog:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._sessions: OrderedDict[str, _Sessions] = OrderedDict()
         self._done: OrderedDict[str, tuple[float, Reply]] = OrderedDict()
-        self._bells: dict[str, set[Bell]] = {}
+        self._bells: dict[str, Bells] = {}
         self._parked: dict[str, tuple[Reply, str]] = {}
 
     async def join(
@@ -144,18 +144,18 @@ class MemoryLog:
         return Slice("", None, False, True, frozenset())
 
     async def watch(self, key: str, bell: Bell) -> Watch:
-        self._bells.setdefault(key, set()).add(bell)
+        self._bells.setdefault(key, Bells()).add(bell)
         return _Watching(self, key, bell)
 
     def forget(self, key: str, bell: Bell) -> None:
         """End a watch."""
-        bells = self._bells.get(key, set())
+        bells = self._bells.get(key, Bells())
         bells.discard(bell)
         if not bells:
             self._bells.pop(key, None)
 
     def _ring(self, key: str) -> None:
-        ring_all(self._bells.get(key, ()))
+        self._bells.get(key, Bells()).ring()
 
     async def stop(self, key: str, session_id: str) -> int:
         sessions = self._sessions_of(key)

@@ -152,6 +152,8 @@ class _Completion:
     The finish reason makes the end: the usage comes after it, alone, and not from every server.
     """
 
+    __slots__ = ("_reason", "_refused", "_title", "_usage")
+
     def __init__(self, title: str) -> None:
         self._title = title
         self._reason: str | None = None

@@ -8,7 +8,7 @@ generators, and a socket that is registered with the event loop and forgotten ag
 import asyncio
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -19,7 +19,7 @@ from parley.adapters.postgres_statement import Row, Statement
 from parley.encoding import from_json, to_json
 from parley.timed import Timed
 
-Arguments = Sequence[object] | Mapping[str, object]
+Arguments = Sequence[object] | dict[str, Any]
 
 _WELL = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 # libpq would give such a result again and again until somebody copies, which nobody does here.
@@ -117,7 +117,7 @@ class Link(Timed):
         asked = self._statements.get(statement)
         if asked is None:
             asked = self._statements[statement] = Statement(self._connection, statement)
-        if isinstance(arguments, Mapping):
+        if isinstance(arguments, dict):
             arguments = [arguments[name] for name in asked.names]
         if len(arguments) != len(asked.formats):
             # psycopg reads past the end of its own list otherwise.

@@ -109,6 +109,11 @@ class Wires:
 class _Wire(Timed, asyncio.Protocol):
     """One connection."""
 
+    __slots__ = (
+        "_answer", "_ends_with_connection", "_head", "_head_bytes", "_in_head", "_interim", "_loop",
+        "_parser", "_transport", "_wires", "place",
+    )  # fmt: skip
+
     def __init__(self, wires: Wires, place: Place) -> None:
         super().__init__()
         self.place = place
@@ -121,6 +126,7 @@ class _Wire(Timed, asyncio.Protocol):
         self._head_bytes = 0
         self._in_head = True
         self._interim = False
+        self._ends_with_connection = False
 
     @property
     def usable(self) -> bool:
@@ -195,14 +201,10 @@ class _Wire(Timed, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         answer, parser = self._answer, self._parser
-        if exc is None and answer is not None and parser is not None and self._ends_with_connection():
+        if exc is None and answer is not None and parser is not None and self._ends_with_connection:
             self._answer = None
             answer.finish()
         self._lose(exc if isinstance(exc, OSError) else Disconnected("closed"))
-
-    def _ends_with_connection(self) -> bool:
-        """Whether the end of the connection is that of the body (RFC 9112, 6.3)."""
-        return not self._in_head and not {"content-length", "transfer-encoding"} & self._head.keys()
 
     def _lose(self, error: Exception) -> None:
         transport, self._transport = self._transport, None
@@ -224,6 +226,7 @@ class _Wire(Timed, asyncio.Protocol):
             return
         self._head = {}
         self._in_head = True
+        self._ends_with_connection = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # and not in a trailer
@@ -236,7 +239,9 @@ class _Wire(Timed, asyncio.Protocol):
         self._interim = status < 200
         if not self._interim and self._answer is not None:
             self._in_head = False
-            self._answer.headers = self._head
+            # Where neither is said, the end of the connection is that of the body (RFC 9112, 6.3).
+            self._ends_with_connection = not {"content-length", "transfer-encoding"} & self._head.keys()
+            self._answer.headers, self._head = self._head, {}
             self._answer.status_code = status
 
     def on_body(self, body: bytes) -> None:
@@ -250,7 +255,6 @@ class _Wire(Timed, asyncio.Protocol):
         self._answer = None
         lasts = parser.should_keep_alive()
         answer.finish()
-        self._head = {}
         if lasts and self._transport is not None:
             self._transport.resume_reading()
             self._set_due(self._loop.time() + KEEPALIVE_SECONDS)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -98,7 +98,7 @@ async def stream(
         finish = wire.finish()
         if finish is not None:
             await body.end()
-            yield finish if _believable(finish.usage) else replace(finish, usage=None)
+            yield finish if _believable(finish.usage) else msgspec.structs.replace(finish, usage=None)
         elif failure is not None:
             raise failure
     finally:

@@ -6,7 +6,7 @@ import contextlib
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from parley.bell import Bell
+from parley.bell import Bell, Bells
 
 _FAULTS = (RedisError, OSError, TimeoutError)
 
@@ -21,7 +21,7 @@ class Watcher:
         self._client = client
         self._pubsub: redis.asyncio.client.PubSub | None = None
         self._listening: asyncio.Task[None] | None = None
-        self._bells: dict[bytes, set[Bell]] = {}
+        self._bells: dict[bytes, Bells] = {}
         self._lock = asyncio.Lock()
 
     async def watch(self, channel: str, bell: Bell) -> "Watching":
@@ -35,7 +35,7 @@ class Watcher:
                     pubsub = self._client.pubsub(ignore_subscribe_messages=True)
                 await pubsub.subscribe(name)
                 self._pubsub = pubsub
-                bells = self._bells.setdefault(name, set())
+                bells = self._bells.setdefault(name, Bells())
                 if self._listening is None or self._listening.done():
                     self._listening = asyncio.create_task(self._listen(pubsub))
             bells.add(bell)
@@ -65,15 +65,13 @@ class Watcher:
                 await asyncio.sleep(0.5)
                 continue
             if message is not None and message["type"] == "message":
-                for bell in self._bells.get(message["channel"], ()):
-                    bell.ring()
+                self._bells.get(message["channel"], Bells()).ring()
             elif not pubsub.subscribed:
                 await asyncio.sleep(0.05)
 
     def _ring_everybody(self) -> None:
         for bells in self._bells.values():
-            for bell in bells:
-                bell.ring()
+            bells.ring()
 
     async def close(self) -> None:
         """Unsubscribe from everything and close the connection."""

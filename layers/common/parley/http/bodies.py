@@ -1,5 +1,6 @@
 """The wire's JSON: request bodies as they come, answers as they go, camelCase only here."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal, TypeVar
 
@@ -152,9 +153,22 @@ async def read_body(request: Request, kind: type[B]) -> B:
         raise InvalidRequest(f"{field} {what}.", field=field) from None
 
 
+class JsonResponse(Response):
+    """A JSON response; bodies are made here, so nothing needs checking on the way out."""
+
+    media_type = "application/json"
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        # What Starlette would make of two headers that are always the same.
+        self.raw_headers = [_JSON, (b"content-length", b"%d" % len(self.body))]
+
+
+_JSON = (b"content-type", b"application/json")
+
+
 def answer(body: object, status: int = 200) -> Response:
-    """Return a JSON response; bodies are made here, so nothing needs checking on the way out."""
-    return Response(to_json(body), status, media_type="application/json")
+    """Return `body` as a JSON response."""
+    return JsonResponse(to_json(body), status)
 
 
 def started_json(started: Started) -> dict[str, object]:

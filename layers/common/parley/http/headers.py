@@ -1,9 +1,11 @@
 """The headers that protect every answer: refusals, preflights and streams as well."""
 
+from collections.abc import Awaitable
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # What an answer sets itself stays; the laptop's pages bring a policy of their own.
-_HEADERS = [
+HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
@@ -12,7 +14,7 @@ _HEADERS = [
     (b"cache-control", b"no-store"),
 ]
 # Two years. Only over https, where it is heeded (RFC 6797, 7.2).
-_SECURE_HEADERS = [*_HEADERS, (b"strict-transport-security", b"max-age=63072000; includeSubDomains")]
+_SECURE_HEADERS = [*HEADERS, (b"strict-transport-security", b"max-age=63072000; includeSubDomains")]
 
 
 class SecurityHeaders:
@@ -26,13 +28,14 @@ class SecurityHeaders:
             await self._app(scope, receive, send)
             return
 
-        its = _SECURE_HEADERS if scope["scheme"] == "https" else _HEADERS
+        its = _SECURE_HEADERS if scope["scheme"] == "https" else HEADERS
 
-        async def dressed(message: Message) -> None:
+        def dressed(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
-                headers = list(message.get("headers", ()))
-                has = {name.lower() for name, _ in headers}
-                message["headers"] = headers + [header for header in its if header[0] not in has]
-            await send(message)
+                headers = [*message.get("headers", ())]
+                has = [name.lower() for name, _ in headers]
+                headers += [header for header in its if header[0] not in has]
+                message["headers"] = headers
+            return send(message)
 
         await self._app(scope, receive, dressed)

@@ -1,6 +1,6 @@
 """What every request passes through: a bound on its body, and an answer to bugs."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -10,11 +10,6 @@ from parley.logs import logger
 _log = logger("http")
 # More digits than any body has bytes; Python refuses to read thousands of them.
 _LENGTH_DIGITS = 18
-
-
-# What a route hands back through its scope to run once the route has ended: a stream lasts minutes, and
-# need not keep the dozen frames, stacks and requests in memory that led to it.
-LATER = "parley.later"
 
 
 class _TooLong(Exception):
@@ -51,22 +46,20 @@ class Limits:
                     raise _TooLong
             return message
 
-        async def noted(message: Message) -> None:
+        def noted(message: Message) -> Awaitable[None]:
             nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
+            started = True  # an answer's first part is its head
+            return send(message)
 
-        headers = dict(scope["headers"])
-        length = headers.get(b"content-length", b"0")
+        length = b"0"
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                length = value
         if not length.isdigit() or len(length) > _LENGTH_DIGITS or int(length) > self._most:
             await self._refuse(noted)
             return
-        later: list[Callable[[Receive, Send], Awaitable[None]]] = []
         try:
-            # A copy, since FastAPI leaves what it used in there.
-            await self._app({**scope, LATER: later}, bounded, noted)
-            for run in later:
-                await run(bounded, noted)
+            await self._app(scope, bounded, noted)
         except _TooLong:
             if started:
                 raise BrokenOff from None

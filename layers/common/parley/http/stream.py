@@ -3,14 +3,14 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from parley.encoding import from_json
-from parley.http.limits import LATER
+from parley.http.exchange import STREAM, Afterwards, Streamed
 from parley.sse import CONTENT_TYPE
 
 _HEADERS = [
@@ -20,51 +20,39 @@ _HEADERS = [
 ]
 
 
-class Frames(Protocol):
-    """Whose frames are sent."""
+class Frames(Streamed, Protocol):
+    """What is streamed, for servers that cannot do it by themselves as well."""
 
-    @property
-    def ended(self) -> bool:
-        """Whether the last frame is out."""
-        ...
-
-    def leave(self) -> None:
-        """Have the frames end: nobody is there any more."""
+    def frames(self) -> AsyncGenerator[bytes, None]:
+        """Yield what becomes due."""
         ...
 
 
 class EventStream(Response):
-    """Sends frames until they end or the client leaves; then awaits `afterwards`, if there is such work.
+    """Sends what becomes due until that is over or the client leaves; then awaits `afterwards`, if given.
 
-    The last, empty piece of the body comes after it: on Lambda the sandbox is frozen once the response has
-    ended. Without such work the response ends together with its last frame.
+    The response ends after that: on Lambda the sandbox is frozen once it has ended. A connection that can
+    stream by itself is given the frames, and nothing stays in memory of what led to it.
     """
 
-    def __init__(
-        self,
-        frames: AsyncGenerator[bytes, None],
-        source: Frames,
-        afterwards: Callable[[], Awaitable[None]] | None = None,
-    ) -> None:
+    def __init__(self, frames: Frames, afterwards: Afterwards | None = None) -> None:
         super().__init__()
         self.raw_headers = list(_HEADERS)
         self._frames = frames
-        self._source = source
         self._afterwards = afterwards
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if LATER in scope:
-            scope[LATER].append(self._stream)
-        else:
-            await self._stream(receive, send)
-
-    async def _stream(self, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        hand_over = scope.get("extensions", {}).get(STREAM)
+        if hand_over is not None:
+            hand_over(self._frames, self._afterwards)
+            return
         listening = asyncio.create_task(self._listen(receive))
         more = True
+        frames = self._frames.frames()
         try:
-            async for piece in self._frames:
-                more = self._afterwards is not None or not self._source.ended
+            async for piece in frames:
+                more = self._afterwards is not None or not self._frames.over
                 await send({"type": "http.response.body", "body": piece, "more_body": more})
             if self._afterwards is not None:
                 await self._afterwards()
@@ -72,14 +60,14 @@ class EventStream(Response):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             listening.cancel()
-            await self._frames.aclose()
+            await frames.aclose()
 
     async def _listen(self, receive: Receive) -> None:
         # A body is of no use here; whoever sends one that is too long is as good as gone.
         with contextlib.suppress(Exception):
             while (await receive())["type"] != "http.disconnect":
                 pass
-        self._source.leave()
+        self._frames.leave()
 
 
 def lambda_deadline(context: str | None, margin: float) -> float | None:
