@@ -13,6 +13,9 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from parley.encoding import from_json
+from parley.http.exchange import Afterwards
+from parley.http.headers import HEADERS
 from parley.http.wire import Wire
 
 Header = tuple[bytes, bytes]
@@ -298,3 +301,71 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer with what was asked."""
     body = await body_of(receive)
     await answer(send, b"%b %b %b" % (scope["method"].encode(), scope["raw_path"], body))
+
+
+# What most tests say, and hear.
+
+GET = b"GET / HTTP/1.1\r\nhost: parley\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nhost: parley\r\n"
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"
+LAST = b"0\r\n\r\n"
+ECHOED = answered(b"GET / ")
+
+
+async def hello(_: Scope, __: Receive, send: Send) -> None:
+    """Answer without a look at what was asked."""
+    await answer(send, b"hello")
+
+
+HELLO = answered(b"hello")
+
+
+def refused(said: bytes, status: int, code: str) -> None:
+    """Assert that this is a refusal and nothing else, after which the connection is closed."""
+    head, _, body = said.partition(b"\r\n\r\n")
+    first, *lines = head.split(b"\r\n")
+    assert first.startswith(b"HTTP/1.1 %d " % status), said
+    headers = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
+    assert set(HEADERS) <= set(headers)
+    assert (b"content-type", b"application/json") in headers
+    assert (b"content-length", b"%d" % len(body)) in headers
+    assert headers.count((b"connection", b"close")) == 1
+    error = from_json(body)["error"]
+    assert (error["code"], error["retryable"]) == (code, status >= 500)
+    assert error["message"]
+
+
+class Gate:
+    """An application that answers when it is let; counts who came."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.came = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.came += 1
+        await self.open.wait()
+        await answer(send, scope["path"].encode())
+
+
+SIZE = 700_000
+BIG = bytes(range(256)) * (SIZE // 256)
+POST_BIG = POST + b"content-length: %d\r\n\r\n" % len(BIG) + BIG
+
+
+def streaming(source: Source, afterwards: Afterwards | None = None, *headers: Header) -> ASGIApp:
+    """Return an application that has its connection stream; `/` is answered as ever."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/":
+            await echo(scope, receive, send)
+        else:
+            await start(send, (b"x", b"y"), *headers)
+            scope["extensions"]["parley.stream"](source, afterwards)
+
+    return app
+
+
+STREAM = b"GET /stream HTTP/1.1\r\nhost: parley\r\n\r\n"
+STREAMED = OK + b"x: y\r\ntransfer-encoding: chunked\r\n\r\n"

@@ -1,32 +1,41 @@
 """One HTTP request and its answer, as an ASGI application sees them."""
 
 import asyncio
-import http
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, Protocol
 
 from starlette.types import ASGIApp, Message, Scope
 
-from parley.encoding import to_json
-from parley.http.headers import HEADERS
+from parley.http.framing import Header, chunk, head_of, refusal
 from parley.http.limits import BrokenOff
 from parley.logs import logger
 
 _log = logger("http")
-
-Header = tuple[bytes, bytes]
 # The extension of a scope by which a response gives its connection something to stream, and ends.
 STREAM = "parley.stream"
-
-_STATUS_LINES = {
-    status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in http.HTTPStatus
-}
-_BODILESS = (204, 304)
-# What no line of a head may hold: it would end the line, or mean something else to somebody.
-_CONTROLS = bytes(set(range(32)) - {9} | {127})
-_BLANK = b"\r\n\r\n"
 # So much of a body is kept that nobody has asked for.
 _BODY_BYTES = 1 << 16
+
+
+class RequestHead(NamedTuple):
+    """A request's head. `keep` says that its client may go on after it."""
+
+    method: str
+    url: bytes
+    version: str
+    headers: list[Header]
+    keep: bool
+    expects_continue: bool
+
+    @property
+    def modern(self) -> bool:
+        """Whether the client knows HTTP/1.1, and so chunks."""
+        return self.version == "1.1"
+
+    @property
+    def wants_head(self) -> bool:
+        """Whether the answer is to have no body."""
+        return self.method == "HEAD"
 
 
 class Streamed(Protocol):
@@ -104,30 +113,15 @@ class Exchange:
     """
 
     __slots__ = (
-        "_body",
-        "_continue",
-        "_given",
-        "_gone",
-        "_head",
-        "_left",
-        "_method",
-        "_more",
-        "_started",
-        "_waiter",
-        "_wire",
-        "chunked",
-        "done",
-        "keep",
-        "modern",
+        "_body", "_continue", "_given", "_gone", "_head", "_left", "_more", "_request", "_started", "_waiter",
+        "_wire", "chunked", "done", "keep",
     )  # fmt: skip
 
-    def __init__(self, wire: Wire, method: str, *, modern: bool, keep: bool, expects_continue: bool) -> None:
-        """`modern` says that the client knows HTTP/1.1, and so chunks."""
+    def __init__(self, wire: Wire, request: RequestHead) -> None:
         self._wire = wire
-        self._method = method
-        self.modern = modern
-        self.keep = keep
-        self._continue = expects_continue and modern
+        self._request = request
+        self.keep = request.keep
+        self._continue = request.expects_continue and request.modern
         self._body = b""
         self._more = True
         self._given = False
@@ -197,17 +191,12 @@ class Exchange:
 
     def _fail(self) -> None:
         """Answer for an application that did not."""
-        self.refuse(500, "internal", "Something went wrong here.")
-        self._wire.answered(self)
-
-    def refuse(self, status: int, code: str, message: str) -> None:
-        """Answer with a refusal, the last thing that is said on this connection."""
         self._started = self.done = True
         self.keep = False
-        told = refusal(status, code, message, self._wire.default_headers)
-        if self._method == "HEAD":
-            told = told[: told.index(_BLANK) + len(_BLANK)]
+        what = (500, "internal", "Something went wrong here.")
+        told = refusal(*what, self._wire.default_headers, bodiless=self._request.wants_head)
         self._wire.write(told)
+        self._wire.answered(self)
 
     async def receive(self) -> Message:
         """Return the next of what the client does, once there is something."""
@@ -235,7 +224,15 @@ class Exchange:
         if message["type"] == "http.response.start":
             if self._started:
                 raise RuntimeError("an answer that begins twice")
-            self._start(message["status"], message.get("headers", ()))
+            its = (*self._wire.default_headers, *message.get("headers", ()))
+            self._head, self._left, self.chunked, self.keep = head_of(
+                message["status"],
+                its,
+                bodiless=self._request.wants_head,
+                modern=self._request.modern,
+                keep=self.keep,
+            )
+            self._started = True
         elif message["type"] != "http.response.body" or not self._started or self.done:
             raise RuntimeError("a part of an answer that does not belong here")
         else:
@@ -256,43 +253,8 @@ class Exchange:
             return
         self._wire.stream(self, self._head, streamed, afterwards)
 
-    def _start(self, status: int, headers: Iterable[Header]) -> None:
-        parts = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        length: int | None = None
-        chunked = False
-        keep = self.keep
-        said_close = False
-        lines = 2
-        for name, value in (*self._wire.default_headers, *headers):
-            lines += 1
-            parts += (name, b": ", value, b"\r\n")
-            if name == b"content-length":
-                length = int(value)
-            elif name == b"connection":
-                said_close = b"close" in value.lower()
-        if self._method == "HEAD" or status in _BODILESS:
-            length = 0
-        elif length is None:
-            chunked = self.modern
-            if chunked:
-                lines += 1
-                parts.append(b"transfer-encoding: chunked\r\n")
-        keep = keep and not said_close and (chunked or length is not None)
-        if not keep and not said_close:
-            lines += 1
-            parts.append(b"connection: close\r\n")
-        parts.append(b"\r\n")
-        head = b"".join(parts)
-        if len(head.translate(None, _CONTROLS)) != len(head) - 2 * lines:
-            raise RuntimeError("a header that would be more than one")
-        self._started = True
-        self._head = head
-        self._left = length
-        self.chunked = chunked
-        self.keep = keep
-
     def _write(self, body: bytes, *, more: bool) -> None:
-        if self._method == "HEAD":
+        if self._request.wants_head:
             body = b""
         if self.chunked:
             piece = chunk(body, last=not more)
@@ -308,17 +270,3 @@ class Exchange:
             self.done = True
             self._wake()
             self._wire.answered(self)
-
-
-def chunk(body: bytes, *, last: bool) -> bytes:
-    """Return a part of a chunked body (RFC 9112, 7.1)."""
-    piece = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-    return piece + b"0\r\n\r\n" if last else piece
-
-
-def refusal(status: int, code: str, message: str, headers: Iterable[Header] = ()) -> bytes:
-    """Return a whole answer, after which the connection is closed."""
-    body = to_json({"error": {"code": code, "message": message, "retryable": status >= 500}})
-    its = [*headers, *HEADERS, (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    head = b"".join(b"%b: %b\r\n" % header for header in its)
-    return b"%b%bconnection: close\r\n\r\n%b" % (_STATUS_LINES[status], head, body)
