@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from msgspec import Struct
 from starlette.types import ASGIApp, Message, Scope
 
 from parley.http.framing import Header, chunk, head_of, refusal
@@ -17,7 +18,7 @@ STREAM = "parley.stream"
 _BODY_BYTES = 1 << 16
 
 
-class RequestHead(NamedTuple):
+class RequestHead(Struct, frozen=True):
     """A request's head. `keep` says that its client may go on after it."""
 
     method: str
@@ -26,16 +27,6 @@ class RequestHead(NamedTuple):
     headers: list[Header]
     keep: bool
     expects_continue: bool
-
-    @property
-    def modern(self) -> bool:
-        """Whether the client knows HTTP/1.1, and so chunks."""
-        return self.version == "1.1"
-
-    @property
-    def wants_head(self) -> bool:
-        """Whether the answer is to have no body."""
-        return self.method == "HEAD"
 
 
 class Streamed(Protocol):
@@ -113,17 +104,19 @@ class Exchange:
     """
 
     __slots__ = (
-        "_body", "_continue", "_given", "_gone", "_head", "_left", "_more", "_request", "_started", "_waiter",
-        "_wire", "chunked", "done", "keep",
+        "_bodiless", "_body", "_continue", "_given", "_gone", "_head", "_left", "_modern", "_started",
+        "_waiter", "_wire", "chunked", "done", "keep", "whole",
     )  # fmt: skip
 
     def __init__(self, wire: Wire, request: RequestHead) -> None:
         self._wire = wire
-        self._request = request
+        self._modern = request.version == "1.1"
+        self._bodiless = request.method == "HEAD"
         self.keep = request.keep
-        self._continue = request.expects_continue and request.modern
+        self._continue = request.expects_continue and self._modern
         self._body = b""
-        self._more = True
+        # Whether all of the request is here.
+        self.whole = False
         self._given = False
         self._waiter: asyncio.Future[None] | None = None
         self._gone = False
@@ -134,11 +127,6 @@ class Exchange:
         self.done = False
 
     # The request.
-
-    @property
-    def whole(self) -> bool:
-        """Whether all of the request is here."""
-        return not self._more
 
     @property
     def started(self) -> bool:
@@ -156,7 +144,7 @@ class Exchange:
 
     def complete(self) -> None:
         """Note that the request is whole."""
-        self._more = False
+        self.whole = True
         self._wake()
 
     def go(self) -> None:
@@ -194,7 +182,7 @@ class Exchange:
         self._started = self.done = True
         self.keep = False
         what = (500, "internal", "Something went wrong here.")
-        told = refusal(*what, self._wire.default_headers, bodiless=self._request.wants_head)
+        told = refusal(*what, self._wire.default_headers, bodiless=self._bodiless)
         self._wire.write(told)
         self._wire.answered(self)
 
@@ -203,7 +191,7 @@ class Exchange:
         if self._continue and not self._started:
             self._continue = False
             self._wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        while not (self._gone or self.done or self._body or (not self._given and not self._more)):
+        while not (self._gone or self.done or self._body or (self.whole and not self._given)):
             self._wire.resume_reading()
             if self._waiter is None or self._waiter.done():
                 self._waiter = asyncio.get_running_loop().create_future()
@@ -212,8 +200,8 @@ class Exchange:
         if self._gone or self.done:
             return {"type": "http.disconnect"}
         body, self._body = self._body, b""
-        self._given = not self._more
-        return {"type": "http.request", "body": body, "more_body": self._more}
+        self._given = self.whole
+        return {"type": "http.request", "body": body, "more_body": not self.whole}
 
     async def send(self, message: Message) -> None:
         """Send a part of the answer. The head waits for what comes next: they go out in one write."""
@@ -228,8 +216,8 @@ class Exchange:
             self._head, self._left, self.chunked, self.keep = head_of(
                 message["status"],
                 its,
-                bodiless=self._request.wants_head,
-                modern=self._request.modern,
+                bodiless=self._bodiless,
+                modern=self._modern,
                 keep=self.keep,
             )
             self._started = True
@@ -254,7 +242,7 @@ class Exchange:
         self._wire.stream(self, self._head, streamed, afterwards)
 
     def _write(self, body: bytes, *, more: bool) -> None:
-        if self._request.wants_head:
+        if self._bodiless:
             body = b""
         if self.chunked:
             piece = chunk(body, last=not more)

@@ -2,7 +2,6 @@
 
 import http
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from parley.encoding import to_json
 from parley.http.headers import HEADERS
@@ -13,19 +12,14 @@ _STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in http.HTTPStatus
 }
 _BODILESS = (204, 304)
-_FRAMING = (b"content-length", b"transfer-encoding")
+_OURS = frozenset((b"connection", b"content-length", b"transfer-encoding"))
 # What no line of a head may hold: it would end the line, or mean something else to somebody.
 _CONTROLS = bytes(set(range(32)) - {9} | {127})
 
 
-class Head(NamedTuple):
-    """An answer's head. `length` is its body's, in bytes, where that is known; without it, and not `chunked`,
-    the end of the connection is that of the body. `keep` says whether the connection may go on."""
-
-    head: bytes
-    length: int | None
-    chunked: bool
-    keep: bool
+# An answer's head; its body's length in bytes, where that is known; whether it is chunked; whether the
+# connection may go on. Where neither length nor chunks are said, its end is that of the body.
+Head = tuple[bytes, int | None, bool, bool]
 
 
 def head_of(status: int, headers: Iterable[Header], *, bodiless: bool, modern: bool, keep: bool) -> Head:
@@ -42,12 +36,14 @@ def head_of(status: int, headers: Iterable[Header], *, bodiless: bool, modern: b
         lines += 1
         parts += (name, b": ", value, b"\r\n")
         known = name.lower()
-        if known == b"content-length" and length is None:
-            length = int(value)
-        elif known in _FRAMING:
-            raise RuntimeError("an answer that says twice how it ends")
-        elif known == b"connection":
+        if known not in _OURS:
+            continue
+        if known == b"connection":
             closes = b"close" in value.lower()
+        elif length is not None or known != b"content-length":
+            raise RuntimeError("an answer that says twice how it ends")
+        else:
+            length = int(value)
     if bodiless or status in _BODILESS:
         length = 0
     elif length is None and modern:
@@ -62,7 +58,7 @@ def head_of(status: int, headers: Iterable[Header], *, bodiless: bool, modern: b
     head = b"".join(parts)
     if len(head.translate(None, _CONTROLS)) != len(head) - 2 * lines:
         raise RuntimeError("a header that would be more than one")
-    return Head(head, length, chunked, keep)
+    return head, length, chunked, keep
 
 
 def chunk(body: bytes, *, last: bool) -> bytes:

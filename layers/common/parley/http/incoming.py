@@ -95,11 +95,9 @@ class Incoming:
         self._expects = False
 
     def on_url(self, url: bytes) -> None:
-        self._head_bytes += len(url)
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_bytes += len(name) + len(value) + 4
         name = name.lower()
         self._headers.append((name, value.rstrip(b" \t")))
         if name == b"expect":
@@ -111,6 +109,10 @@ class Incoming:
             return
         parser = self._parser
         assert parser is not None
+        if self._fed > _HEAD_BYTES or self._unknown_bytes + self._fed > _HEAD_BYTES:
+            self._head_bytes = len(self._url) + sum(
+                len(name) + len(value) + 4 for name, value in self._headers
+            )
         version = parser.get_http_version()
         if self._head_bytes > _HEAD_BYTES or version not in _VERSIONS:
             raise ValueError("a head that is too long, or of another protocol")

@@ -8,7 +8,7 @@ number of connections.
 import asyncio
 import math
 import urllib.parse
-from typing import Any, cast
+from typing import Any
 
 import httptools
 from starlette.types import ASGIApp, Scope
@@ -91,7 +91,10 @@ class Wire(Connection):
             self._next()
         if len(self._queue) >= _MOST_WAITING:
             self.pause_reading()
-        self._await_client()
+        if self._exchange is not None and not incoming.begun:
+            self._set_due(math.inf)  # it is our turn
+        else:
+            self._await_client()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -113,19 +116,14 @@ class Wire(Connection):
             self.give_up()
 
     def _patience(self) -> float:
-        incoming = self._incoming
-        if self._answers:
+        exchange, incoming = self._exchange, self._incoming
+        if exchange is not None and exchange.whole:
+            return math.inf
+        if self._queue or self._streamed is not None or self._afterwards is not None:
             return math.inf
         if incoming is None:
             return _LINGER_SECONDS
         return _REQUEST_SECONDS if incoming.begun else self._idle_seconds
-
-    @property
-    def _answers(self) -> bool:
-        """Whether it is our turn: a request is whole, and not its answer."""
-        if self._exchange is not None:
-            return self._exchange.whole
-        return bool(self._queue) or self._streamed is not None or self._afterwards is not None
 
     def _expect_a_request(self) -> None:
         self._incoming = Incoming(self._begin)
@@ -162,7 +160,8 @@ class Wire(Connection):
     @property
     def default_headers(self) -> list[Header]:
         """What uvicorn adds to every answer: the date."""
-        return cast("list[Header]", self._state.default_headers)
+        headers: list[Header] = self._state.default_headers
+        return headers
 
     def answered(self, exchange: Exchange) -> None:
         """Go on: this exchange is over."""
