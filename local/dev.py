@@ -23,7 +23,7 @@ from parley.adapters.migrations import migrate
 from parley.http.wire import Wire
 from parley.settings import SettingsError
 
-# Streams that still run after this are cut; their replies are saved all the same.
+# Streams that still run after this end as truncated, and their replies are saved so.
 _GRACE_SECONDS = 2
 _PARENT_SECONDS = 0.5
 

@@ -362,6 +362,35 @@ async def test_a_reader_that_leaves_ends_its_stream() -> None:
     assert not tape.bells
 
 
+@pytest.mark.parametrize("ready", [True, False])
+async def test_a_reader_that_leaves_while_it_waits_ends_its_stream(ready: bool) -> None:
+    run = new_run()
+    if ready:
+        begin(run, "x")
+    reader = Reader(run, None, hinted=False, heartbeat=5)
+
+    async def read() -> list[bytes]:
+        return [piece async for piece in reader.frames()]
+
+    reading = asyncio.create_task(read())
+    await asyncio.sleep(0.01)
+    assert not reading.done()
+    reader.leave()
+    assert len(await asyncio.wait_for(reading, 1)) == ready
+
+
+async def test_a_reader_that_leaves_before_it_saw_a_new_epoch_hangs_nowhere() -> None:
+    run = new_run()
+    first = begin(run, "x").tape
+    reader = Reader(run, None, hinted=False, heartbeat=5)
+    reader.begin(lambda: None)
+    reader.take()
+    second = begin(run, "y", epoch=EPOCH + 1).tape
+    reader.leave()
+    await asyncio.sleep(0)
+    assert not any(len(bells) for bells in (run.bells, first.bells, second.bells))
+
+
 @given(texts)
 def test_a_paced_hit_is_exact(whole: str) -> None:
     run = new_run()

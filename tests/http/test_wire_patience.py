@@ -313,6 +313,71 @@ async def test_a_client_that_reads_nothing_for_long_is_left(
     assert source.left == source.begun
 
 
+@pytest.mark.parametrize("path", [b"/", b"/stream"])
+async def test_a_client_that_reads_slowly_is_not_deaf(path: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_DEAF_SECONDS", 0.2)
+    source = Source(BIG, ends=True)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/stream":
+            await streaming(source)(scope, receive, send)
+        else:
+            await answer(send, BIG)
+
+    async with serving(app, thin=True) as served:
+        client = await served.client()
+        await client.say(b"GET %b HTTP/1.0\r\n\r\n" % path)
+        said = b""
+        while part := await client.hear(16_000):
+            said += part
+            await asyncio.sleep(0.02)
+        assert said.endswith(b"\r\n\r\n" + BIG)
+
+
+@pytest.mark.parametrize("more", [GET, b"GET"])
+async def test_who_reads_nothing_gains_no_time_by_saying_more(
+    more: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_DEAF_SECONDS", 0.2)
+
+    async def app(_: Scope, __: Receive, send: Send) -> None:
+        await answer(send, BIG)
+
+    async with serving(app, thin=True) as served:
+        client = await served.client()
+        await client.say(GET)
+        for packet in (more, b" ", b" ") * 3:
+            await asyncio.sleep(0.05)
+            await asyncio.gather(client.say(packet), return_exceptions=True)
+        await served.until_idle()
+
+
+async def test_a_request_has_its_time_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_REQUEST_SECONDS", 0.2)
+    async with serving(hello) as served:
+        client = await served.client()
+        began = asyncio.get_running_loop().time()
+        said = asyncio.create_task(client.rest())
+        while not said.done():
+            await asyncio.gather(client.say(b"G" if not client.sent else b"E"), return_exceptions=True)
+            await asyncio.sleep(0.02)
+            assert asyncio.get_running_loop().time() - began < 2
+
+
+async def test_a_body_that_we_have_wait_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_REQUEST_SECONDS", 0.1)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.35)
+        monkeypatch.setattr(wire, "_REQUEST_SECONDS", 5.0)
+        await answer(send, b"%d" % len(await body_of(receive)))
+
+    async with serving(app, thin=True) as served:
+        client = await served.client()
+        await client.say(POST + b"content-length: %d\r\n\r\n" % len(BIG) + BIG)
+        await client.hears(answered(b"%d" % len(BIG)))
+
+
 async def test_nothing_of_a_connection_stays() -> None:
     async with serving(streaming(Source(b"one", ends=True))) as served:
         gc.collect()

@@ -253,3 +253,35 @@ async def test_who_was_refused_may_end_the_sentence_but_is_not_listened_to_for_l
         await client.say(BIG)
         refused(await client.rest(), 400, "invalid_request")
         await served.until_idle()
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"identity"])
+async def test_what_is_framed_strangely_is_refused_with_an_upgrade_too(coding: bytes) -> None:
+    async with serving(hello) as served:
+        strange = (
+            POST + b"connection: upgrade\r\nupgrade: x\r\ntransfer-encoding: " + coding + b"\r\n\r\nhello"
+        )
+        client = await served.client()
+        await client.say(strange)
+        refused(await client.rest(), 400, "invalid_request")
+        client = await served.client()
+        await client.say(GET + strange)
+        assert await client.rest() == HELLO
+
+
+async def test_nobody_is_told_to_go_on_after_a_refusal() -> None:
+    failed: list[Exception] = []
+
+    async def app(_: Scope, receive: Receive, __: Send) -> None:
+        await asyncio.sleep(0.02)
+        try:
+            assert (await receive())["type"] == "http.disconnect"
+        except Exception as error:
+            failed.append(error)
+
+    async with serving(app) as served:
+        client = await served.client()
+        await client.say(POST + b"expect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\n")
+        await client.say(b"nonsense")
+        refused(await client.rest(), 400, "invalid_request")
+    assert failed == []

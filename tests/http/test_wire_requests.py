@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from parley.http import wire
 from tests.http.wire_client import (
     BIG,
     CHUNKED,
@@ -40,6 +41,7 @@ UPLOAD = b"POST /a HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n"
         (b"GET /a HTTP/1.1\r\n\r\n", b"GET /a "),
         (b"\r\n\r\nGET /a HTTP/1.1\r\nHost:parley\r\nx:\r\n\r\n", b"GET /a "),
         (b"GET http://parley/a?b HTTP/1.1\r\nhost: parley\r\n\r\n", b"GET /a "),
+        (b"GET http://parley HTTP/1.1\r\nhost: parley\r\n\r\n", b"GET / "),
         (b"OPTIONS * HTTP/1.1\r\nhost: parley\r\n\r\n", b"OPTIONS * "),
         (b"DELETE /a HTTP/1.1\r\ncontent-length: 0\r\n\r\n", b"DELETE /a "),
         (b"POST /a HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello", b"POST /a hello"),
@@ -194,6 +196,14 @@ async def test_who_pipelines_without_end_is_held_back() -> None:
         assert client.sent < 1_000_000
         saying.cancel()
         gate.open.set()
+
+
+async def test_no_more_than_so_many_requests_come_in_one_packet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_MOST_TOGETHER", 20)
+    async with serving(hello) as served:
+        client = await served.client()
+        await client.say(GET * 30)
+        assert await client.rest() == HELLO * 20
 
 
 # How a connection ends.

@@ -111,6 +111,20 @@ async def test_work_that_breaks_does_not_leave_the_connection_hanging() -> None:
         served.errors.clear()
 
 
+async def test_work_that_is_cancelled_ends_its_connection() -> None:
+    async def afterwards() -> None:
+        await asyncio.Event().wait()
+
+    async with serving(streaming(Source(b"end", ends=True), afterwards)) as served:
+        client = await served.client()
+        await client.say(STREAM)
+        await client.hears(STREAMED + b"3\r\nend\r\n")
+        await eventually(lambda: served.state.tasks)
+        for task in served.state.tasks:
+            task.cancel()
+        await client.closed()
+
+
 async def test_a_stream_is_followed_by_the_next_request() -> None:
     sources: list[Source] = []
 

@@ -29,13 +29,13 @@ def at_end(reply: Reply, cursor: Cursor | None) -> bool:
 class Reader(Timed):
     """One stream. Everything that is due at a time comes as one piece of bytes.
 
-    `ended` says that the last frame was taken, `over` that nothing more will come: then, or since the
-    stream breaks off without an end, at its limit or because its client has left.
+    `over` says that nothing more will come: the last frame was taken, or the stream breaks off without
+    one, at its limit or because its client has left.
     """
 
     __slots__ = (
         "_ahead_until", "_beat", "_cursor", "_epoch", "_heartbeat", "_hinted", "_opened", "_pace",
-        "_position", "_resting", "_run", "_rung", "_status", "_tape", "_until", "_wake", "ended", "over",
+        "_position", "_resting", "_run", "_rung", "_status", "_tape", "_until", "_wake", "over",
     )  # fmt: skip
 
     def __init__(
@@ -68,7 +68,6 @@ class Reader(Timed):
         self._epoch = 0
         self._position = 0
         self._status: StreamState | None = None
-        self.ended = False
         self.over = False
 
     def begin(self, wake: Callable[[], object]) -> None:
@@ -86,7 +85,11 @@ class Reader(Timed):
             asyncio.get_running_loop().call_soon(self._wake)
 
     def leave(self) -> None:
-        """End the stream, if it has not ended: nobody serves it any more."""
+        """End the stream, if it has not ended: nobody is there any more."""
+        self.ring()  # whoever waits for what comes next
+        self._end()
+
+    def _end(self) -> None:
         self.over = True
         self._cancel_timer()
         self._run.bells.discard(self)
@@ -114,6 +117,7 @@ class Reader(Timed):
         if self.over or (self._resting and not self._over_limit()):
             return b""
         frames: list[bytes] = []
+        ended = False
         run = self._run
         if self._opened or self._may_open():
             if not self._opened:
@@ -122,12 +126,12 @@ class Reader(Timed):
             frames += self._news()
             if run.answer is not None and self._position >= self._length():
                 frames.append(self._closing())
-                self.ended = True
+                ended = True
         if not frames and self._beat:
             frames.append(sse.HEARTBEAT)
         self._beat = False
-        if self.ended or self._over_limit():
-            self.leave()
+        if ended or self._over_limit():
+            self._end()
         elif self._slow and self._position < self._length():
             self._resting = True
             self._expect(1 / self._pace)

@@ -54,10 +54,8 @@ class Run:
             self.bells.ring()
 
     def turn_to(self, generation: Generation) -> None:
-        """Make the readers follow this generation."""
+        """Make the readers follow this generation; they hang their bells on its tape when they look."""
         self.generation = generation
-        for bell in self.bells:
-            generation.tape.bells.add(bell)
         self.bells.ring()
 
     def lost(self, code: str, message: str) -> Reply:

@@ -5,20 +5,21 @@ from typing import Any, cast
 
 from parley.timed import Timed
 
-# A client that reads nothing for so long is not there any more.
+# A client that has read nothing of what was written, for so long, is not there any more.
 _DEAF_SECONDS = 60.0
 
 
 class Connection(Timed, asyncio.Protocol):
     """`paused` says that the client does not keep up."""
 
-    __slots__ = ("_loop", "_transport", "_writable", "paused")
+    __slots__ = ("_loop", "_transport", "_unread", "_writable", "paused")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._writable: asyncio.Future[None] | None = None
+        self._unread = 0
         self.paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -31,6 +32,7 @@ class Connection(Timed, asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.paused = True
+        self._note_unread()
         self._await_client()
 
     def resume_writing(self) -> None:
@@ -68,6 +70,7 @@ class Connection(Timed, asyncio.Protocol):
         """Close, once what was written has been sent."""
         if self._transport is not None:
             self._transport.close()
+            self._note_unread()
             self._set_due(self._loop.time() + _DEAF_SECONDS)
 
     def _hang_up(self) -> None:
@@ -90,9 +93,24 @@ class Connection(Timed, asyncio.Protocol):
         """Return how long a client that keeps up may take to do what is its turn, in seconds."""
         raise NotImplementedError
 
+    def _note_unread(self) -> bool:
+        """Note how much of what was written is still here, and return whether it is less than before."""
+        before, self._unread = self._unread, 0
+        if self._transport is not None:
+            self._unread = self._transport.get_write_buffer_size()
+        return self._unread < before
+
     def _on_due(self) -> None:
-        if self._transport is not None and (self.paused or self._transport.is_closing()):
-            self._transport.abort()
+        transport = self._transport
+        if transport is None:
+            return
+        if self.paused or transport.is_closing():
+            if self._note_unread():
+                self._set_due(self._loop.time() + _DEAF_SECONDS)
+            else:
+                transport.abort()
+        elif not transport.is_reading():
+            self._await_client()  # it is we who have it wait
         else:
             self.give_up()
 

@@ -53,7 +53,7 @@ class Streamed(Protocol):
 Afterwards = Callable[[], Awaitable[None]]
 
 
-class Wire(Protocol):
+class Carrier(Protocol):
     """The connection, as an exchange needs it."""
 
     @property
@@ -108,7 +108,7 @@ class Exchange:
         "_waiter", "_wire", "chunked", "done", "keep", "whole",
     )  # fmt: skip
 
-    def __init__(self, wire: Wire, request: RequestHead) -> None:
+    def __init__(self, wire: Carrier, request: RequestHead) -> None:
         self._wire = wire
         self._modern = request.version == "1.1"
         self._bodiless = request.method == "HEAD"
@@ -188,7 +188,7 @@ class Exchange:
 
     async def receive(self) -> Message:
         """Return the next of what the client does, once there is something."""
-        if self._continue and not self._started:
+        if self._continue and not (self._started or self._gone):
             self._continue = False
             self._wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not (self._gone or self.done or self._body or (self.whole and not self._given)):

@@ -22,14 +22,14 @@ class BadRequest(Exception):
 
 
 class Incoming:
-    """The requests of one connection. `begun` says that one has begun and is not whole.
+    """The requests of one connection; `count` have begun. `begun` says that the last one is not whole yet.
 
     `exchange` is that one once its head is there, until it is whole; its body goes there.
     """
 
     __slots__ = (
         "_begin", "_expects", "_fed", "_head_bytes", "_headers", "_parser", "_unknown_bytes", "_upgrading",
-        "_url", "begun", "exchange",
+        "_url", "begun", "count", "exchange",
     )  # fmt: skip
 
     def __init__(self, begin: Callable[[RequestHead], Exchange | None]) -> None:
@@ -41,6 +41,7 @@ class Incoming:
         self._upgrading: bytes | None = None
         self._fed = 0
         self._parser: httptools.HttpRequestParser | None = None
+        self.count = 0
         self.exchange: Exchange | None = None
         self._parse_anew()
 
@@ -50,11 +51,12 @@ class Incoming:
         while left and self._parser is not None:
             self._fed = len(left)
             try:
-                self._parser.feed_data(left)
-                left = b""
-            except httptools.HttpParserUpgrade as upgrade:
-                left = memoryview(left)[upgrade.args[0] :]
-                self._ignore_upgrade()
+                try:
+                    self._parser.feed_data(left)
+                    left = b""
+                except httptools.HttpParserUpgrade as upgrade:
+                    left = memoryview(left)[upgrade.args[0] :]
+                    self._ignore_upgrade()
             except httptools.HttpParserError:
                 raise BadRequest(too_long=self._head_bytes > _HEAD_BYTES) from None
             self._unknown_bytes += self._fed
@@ -89,6 +91,7 @@ class Incoming:
 
     def on_message_begin(self) -> None:
         self.begun = True
+        self.count += 1
         self._head_bytes = 0
         self._url = b""
         self._headers = []

@@ -24,8 +24,10 @@ _log = logger("http")
 _REQUEST_SECONDS = 60.0
 # So long a client that was refused may still speak.
 _LINGER_SECONDS = 1.0
-# So many requests wait for the answer to the one before them.
+# When so many requests wait for the answer to another one, no more are read; what was read together with
+# them waits too, but no more than this.
 _MOST_WAITING = 16
+_MOST_TOGETHER = 1000
 
 
 class Wire(Connection):
@@ -67,7 +69,8 @@ class Wire(Connection):
         self._expect_a_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._forget_requests()
+        self._listen_no_more()
+        self._queue.clear()
         self._state.connections.discard(self)
         streamed, self._streamed = self._streamed, None
         if streamed is not None:
@@ -83,6 +86,7 @@ class Wire(Connection):
             # Nobody has a word while its reply is streamed; whoever speaks does not get another one.
             self._keep = False
             return
+        count = incoming.count
         try:
             incoming.feed(data)
         except BadRequest as error:
@@ -91,9 +95,9 @@ class Wire(Connection):
             self._next()
         if len(self._queue) >= _MOST_WAITING:
             self.pause_reading()
-        if self._exchange is not None and not incoming.begun:
-            self._set_due(math.inf)  # it is our turn
-        else:
+        # What a request takes is counted from its beginning.
+        goes_on = incoming.begun and incoming.count == count
+        if not self.paused and not goes_on:
             self._await_client()
 
     def resume_writing(self) -> None:
@@ -129,11 +133,10 @@ class Wire(Connection):
         self._incoming = Incoming(self._begin)
         self._await_client()
 
-    def _forget_requests(self) -> None:
+    def _listen_no_more(self) -> None:
         if self._incoming is not None:
             self._incoming.end()
             self._incoming = None
-        self._queue.clear()
 
     def _refuse(self, incoming: Exchange | None, error: BadRequest) -> None:
         """Answer to what cannot be understood, unless that would break into another answer."""
@@ -142,9 +145,7 @@ class Wire(Connection):
         else:
             what = (400, "invalid_request", "This is no HTTP request.")
         self._keep = False
-        if self._incoming is not None:
-            self._incoming.end()
-            self._incoming = None
+        self._listen_no_more()
         if self._queue and self._queue[-1][0] is incoming:
             self._queue.pop()
         if self._queue or (self._exchange is not None and self._exchange is not incoming):
@@ -176,10 +177,13 @@ class Wire(Connection):
 
     def _begin(self, head: RequestHead) -> Exchange | None:
         transport = self._transport
+        if len(self._queue) >= _MOST_TOGETHER:
+            self._keep = False
         if transport is None or not self._keep:
             return None
         url = httptools.parse_url(head.url)
-        path = url.path.decode("ascii")
+        raw_path = url.path or b"/"
+        path = raw_path.decode("ascii")
         exchange = Exchange(self, head)
         scope: Scope = {
             "type": "http",
@@ -189,7 +193,7 @@ class Wire(Connection):
             "scheme": "http" if transport.get_extra_info("sslcontext") is None else "https",
             "root_path": self._root_path,
             "path": self._root_path + (urllib.parse.unquote(path) if "%" in path else path),
-            "raw_path": self._root_path.encode("ascii") + url.path,
+            "raw_path": self._root_path.encode("ascii") + raw_path,
             "query_string": url.query or b"",
             "headers": head.headers,
             "server": self._address("sockname"),
@@ -223,13 +227,15 @@ class Wire(Connection):
             return
         if not exchange.keep or self._queue or (self._incoming is not None and self._incoming.begun):
             self._keep = False
-        self._forget_requests()
+        self._listen_no_more()
+        self._queue.clear()
         self.resume_reading()
-        self._cancel_timer()
         self._head = head
         self._chunked = exchange.chunked
         self._streamed = streamed
         self._afterwards = afterwards
+        self._cancel_timer()
+        self._await_client()
         streamed.begin(self._pump)
 
     def _pump(self) -> None:
@@ -262,9 +268,11 @@ class Wire(Connection):
     async def _settle(self, afterwards: Afterwards) -> None:
         try:
             await afterwards()
-        except Exception as error:
-            _log.error("request_broke", exc_info=error)
+        except BaseException as error:
             self.give_up()
+            if not isinstance(error, Exception):
+                raise
+            _log.error("request_broke", exc_info=error)
             return
         finally:
             self._afterwards = None
