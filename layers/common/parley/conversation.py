@@ -179,3 +179,10 @@ class Session(Struct, frozen=True):
     turns: tuple[Turn, ...] = ()
     generation_key: str | None = None
     reply: Reply | None = None
+
+    def follows(self, key: str, epoch: int) -> bool:
+        """Tell whether it follows this epoch of a generation already, and some other process vouches for it.
+
+        What changes after that is told by the generation's log, by the next pulse and by the end.
+        """
+        return self.leased and self.generation_key == key and self.epoch == epoch

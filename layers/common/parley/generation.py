@@ -224,8 +224,6 @@ class Generation:
         bell = Bell()
         watch = None
         try:
-            # Listen first, look then: nothing is missed in between.
-            watch = await log.watch(self.key, bell)
             while True:
                 part = await log.read(self.key, tape.epoch, tape.length)
                 if part.superseded:
@@ -238,7 +236,12 @@ class Generation:
                     return
                 if not part.alive:
                     return
-                await bell.wait(limits.look)
+                if watch is not None:
+                    await bell.wait(limits.look)
+                else:
+                    # What there is was shown first, for to listen takes longer; having listened, one looks
+                    # again: nothing is missed in between.
+                    watch = await log.watch(self.key, bell)
         except LogUnavailable:
             self.logged = False
         finally:

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Callable, Coroutine
+from functools import partial
 
 from parley.errors import LogUnavailable
 from parley.flusher import Flusher
@@ -99,10 +100,9 @@ class Productions:
         else:
             work = generation.follow(self._log, self._limits)
         generation.task = self._spawn(work)
+        generation.task.add_done_callback(partial(self.forget, generation))
 
-        generation.task.add_done_callback(lambda _: self.forget(generation))
-
-    def forget(self, generation: Generation) -> None:
+    def forget(self, generation: Generation, _: object = None) -> None:
         """Have a generation answer nobody any more."""
         if self._generations.get(generation.key) is generation:
             del self._generations[generation.key]

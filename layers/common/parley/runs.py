@@ -47,6 +47,7 @@ class Runs:
         self._productions = Productions(store, log, models, policy.limits, policy.session_lease, self._spawn)
         self._runs: dict[str, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._done = self._tasks.discard
         self._vouching = Vouching(
             store, log, self._runs, every=policy.pulse, session_lease=policy.session_lease
         )
@@ -90,7 +91,7 @@ class Runs:
     def _spawn(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
         return task
 
     async def settled(self, run: Run, until: float) -> None:
@@ -166,14 +167,16 @@ class Runs:
         session = run.session
         if generation.writing and generation.asker is None:
             generation.asker = session.id
-        standing = await self._store.attach(
-            session.id,
-            run.key,
-            generation.tape.epoch,
-            self._policy.session_lease,
-            writer=generation.writing,
-            asks=generation.asker == session.id,
-        )
+        standing: Attached | Overtaken | Ended | Stopping = Attached()
+        if generation.writing or not session.follows(run.key, generation.tape.epoch):
+            standing = await self._store.attach(
+                session.id,
+                run.key,
+                generation.tape.epoch,
+                self._policy.session_lease,
+                writer=generation.writing,
+                asks=generation.asker == session.id,
+            )
         if isinstance(standing, Ended):
             run.settle(standing.reply, saved=True)
         elif isinstance(standing, Stopping):
