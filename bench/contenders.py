@@ -21,10 +21,8 @@ class Parley(Contender):
     label = "**Parley**"
     role = "parley"
     keeps = caches = True
+    saved_first = b""
     prefix = "/api"
-
-    def saved_stream_request(self, request: bytes) -> bytes:
-        return request
 
     def command(self) -> Command:
         command: list[str | Path] = [
@@ -37,16 +35,8 @@ class Parley(Contender):
             "--port",
             str(self.port),
         ]
-        command += [
-            "--loop",
-            "asyncio",
-            "--http",
-            "parley.http.wire:Wire",
-            "--no-access-log",
-            "--log-level",
-            "warning",
-            "--no-server-header",
-        ]
+        command += ["--loop", "asyncio", "--http", "parley.http.wire:Wire"]
+        command += ["--no-access-log", "--log-level", "warning", "--no-server-header"]
         env = self.environment() | {
             "PYTHONPATH": f"{ROOT / 'layers/common'}:{ROOT}",
             "OPENAI_API_KEY": "key",
@@ -95,12 +85,10 @@ class FloorStores(Contender):
     label = "floor with Postgres and Valkey"
     role = "floor"
     keeps = caches = True
+    saved_first = b"&saved=first"
 
     def command(self) -> Command:
         return [PYTHON, "-m", "bench.floor.stores", "--port", str(self.port)], self.environment(), ROOT
-
-    def saved_stream_request(self, request: bytes) -> bytes:
-        return request.replace(b" HTTP/1.1", b"&saved=first HTTP/1.1", 1)
 
 
 class FastApi(Contender):

@@ -102,6 +102,7 @@ class Contender:
     """One system, as its users run it: one process on one core.
 
     `relays` says that it relays a prompt's reply; `keeps` that it keeps chats: start, stream, history.
+    `saved_first` is what a stream's query needs for its reply to be saved before it ends; None if it cannot be.
     Who is many times slower than the others is asked `slowness` times less often.
     """
 
@@ -110,6 +111,7 @@ class Contender:
     relays = False
     keeps = False
     caches = False
+    saved_first: bytes | None = None
     slowness = 1
     prefix = ""
     _numbers = itertools.count()
@@ -194,10 +196,6 @@ class Contender:
     def stream_request(self, started: dict[str, Any]) -> bytes:
         """Return the request that is answered by the reply."""
         return get(f"{self.prefix}/chat/stream", sessionId=started["sessionId"])
-
-    def saved_stream_request(self, request: bytes) -> bytes | None:
-        """Return that request such that the reply is saved before its stream ends; None if it cannot be."""
-        return None
 
     def history_request(self, started: dict[str, Any]) -> bytes:
         """Return the request that is answered by the chat."""

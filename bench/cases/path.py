@@ -115,10 +115,10 @@ async def _hit(bench: Bench, contender: Contender) -> None:
     require(exchanges, tokens=_REPLY)
     _note(bench, contender, "hit_first", [exchange.first for exchange in exchanges])
     _note(bench, contender, "hit_last", [exchange.last for exchange in exchanges])
-    requests = await contender.open_many([prompt] * count, _MODEL)
-    saved = [request for each in requests if (request := contender.saved_stream_request(each)) is not None]
-    if saved:
-        exchanges = await one_by_one(contender, saved)
+    if contender.saved_first is not None:
+        line = contender.saved_first + b" HTTP/1.1"
+        requests = await contender.open_many([prompt] * count, _MODEL)
+        exchanges = await one_by_one(contender, [each.replace(b" HTTP/1.1", line, 1) for each in requests])
         require(exchanges, tokens=_REPLY)
         _note(bench, contender, "hit_saved", [exchange.last for exchange in exchanges])
 

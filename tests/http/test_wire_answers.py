@@ -30,6 +30,8 @@ from tests.http.wire_client import (
     answered,
     echo,
     eventually,
+    halves,
+    is_answered_for,
     piece,
     refused,
     serving,
@@ -57,10 +59,7 @@ async def test_so_is_one_that_returns_without_an_answer() -> None:
     async def silent(_: Scope, __: Receive, ___: Send) -> None:
         return
 
-    async with serving(silent) as served:
-        client = await served.client()
-        await client.say(GET)
-        refused(await client.rest(), 500, "internal")
+    await is_answered_for(silent)
 
 
 async def test_an_old_client_and_one_that_asks_for_a_head_are_told_too() -> None:
@@ -127,10 +126,7 @@ async def test_an_answer_begins_with_its_beginning(wrong: list[Message]) -> None
         for message in wrong:
             await send(message)
 
-    async with serving(app) as served:
-        client = await served.client()
-        await client.say(GET)
-        refused(await client.rest(), 500, "internal")
+    await is_answered_for(app)
 
 
 @pytest.mark.parametrize("wrong", [[START, BODY, START], [START, BODY, {"type": "http.response.trailers"}]])
@@ -211,10 +207,7 @@ async def test_an_answer_says_once_how_it_ends(headers: tuple[Header, ...]) -> N
         await start(send, *headers)
         await piece(send, b"hello")
 
-    async with serving(app) as served:
-        client = await served.client()
-        await client.say(GET)
-        refused(await client.rest(), 500, "internal")
+    await is_answered_for(app)
 
 
 async def test_a_length_may_be_said_in_capitals() -> None:
@@ -271,14 +264,7 @@ async def test_a_connection_that_is_idle_ends_with_the_server() -> None:
 
 async def test_an_answer_that_is_under_way_is_not_cut_by_the_end() -> None:
     gate = asyncio.Event()
-
-    async def app(_: Scope, __: Receive, send: Send) -> None:
-        await start(send)
-        await piece(send, b"one", more=True)
-        await gate.wait()
-        await piece(send, b"two")
-
-    async with serving(app) as served:
+    async with serving(halves(gate)) as served:
         client = await served.client()
         await client.say(GET)
         await client.hears(CHUNKED + b"3\r\none\r\n")

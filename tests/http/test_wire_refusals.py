@@ -18,6 +18,7 @@ from tests.http.wire_client import (
     answer,
     answered,
     echo,
+    halves,
     hello,
     piece,
     refused,
@@ -94,14 +95,7 @@ async def test_nonsense_is_refused_and_its_connection_closed(nonsense: bytes, si
 
 async def test_nonsense_does_not_break_into_an_answer() -> None:
     gate = asyncio.Event()
-
-    async def app(_: Scope, __: Receive, send: Send) -> None:
-        await start(send)
-        await piece(send, b"one", more=True)
-        await gate.wait()
-        await piece(send, b"two")
-
-    async with serving(app) as served:
+    async with serving(halves(gate)) as served:
         client = await served.client()
         await client.say(GET)
         await client.hears(CHUNKED + b"3\r\none\r\n")

@@ -349,6 +349,26 @@ class Gate:
         await answer(send, scope["path"].encode())
 
 
+def halves(gate: asyncio.Event) -> ASGIApp:
+    """Return an application that answers `one`, and `two` once the gate is open."""
+
+    async def app(_: Scope, __: Receive, send: Send) -> None:
+        await start(send)
+        await piece(send, b"one", more=True)
+        await gate.wait()
+        await piece(send, b"two")
+
+    return app
+
+
+async def is_answered_for(app: ASGIApp) -> None:
+    """Assert that a client of this application hears of an internal error, and nothing else."""
+    async with serving(app) as served:
+        client = await served.client()
+        await client.say(GET)
+        refused(await client.rest(), 500, "internal")
+
+
 SIZE = 700_000
 BIG = bytes(range(256)) * (SIZE // 256)
 POST_BIG = POST + b"content-length: %d\r\n\r\n" % len(BIG) + BIG

@@ -166,16 +166,14 @@ class Reader(Timed):
         One that seems to be ahead of this process's copy is believed for a moment: another process feeds
         the copy, and the readers of that one see more.
         """
+        self._adopt()
         run, cursor = self._run, self._cursor
         if run.answer is not None:
             return True
-        generation = run.generation
-        if generation is None:
+        if run.generation is None:
             return False
-        self._adopt()
-        if cursor is None or generation.writing or cursor.epoch != self._epoch:
-            return True
-        if cursor.position <= self._length():
+        ahead = cursor is not None and cursor.epoch == self._epoch and cursor.position > self._length()
+        if run.generation.writing or not ahead:
             return True
         if self._ahead_until is None:
             self._ahead_until = asyncio.get_running_loop().time() + _CATCH_UP
@@ -184,7 +182,6 @@ class Reader(Timed):
 
     def _opening(self) -> list[bytes]:
         run, cursor = self._run, self._cursor
-        self._adopt()
         fits = cursor is not None and cursor.epoch == self._epoch and cursor.position <= self._length()
         if fits and cursor is not None:
             self._position = cursor.position

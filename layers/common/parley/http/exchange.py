@@ -100,12 +100,13 @@ class Carrier(Protocol):
 class Exchange:
     """A request that is coming in, and the answer to it that is going out.
 
-    `chunked` and `keep` say how its answer ends: by an empty chunk, and with the connection kept.
+    `whole` says that all of the request is here, `started` and `done` how far the answer is, `chunked` and
+    `keep` how that ends: by an empty chunk, and with the connection kept.
     """
 
     __slots__ = (
-        "_bodiless", "_body", "_continue", "_given", "_gone", "_head", "_left", "_modern", "_started",
-        "_waiter", "_wire", "chunked", "done", "keep", "whole",
+        "_bodiless", "_body", "_continue", "_given", "_gone", "_head", "_left", "_modern", "_waiter",
+        "_wire", "chunked", "done", "keep", "started", "whole",
     )  # fmt: skip
 
     def __init__(self, wire: Carrier, request: RequestHead) -> None:
@@ -115,23 +116,17 @@ class Exchange:
         self.keep = request.keep
         self._continue = request.expects_continue and self._modern
         self._body = b""
-        # Whether all of the request is here.
         self.whole = False
         self._given = False
         self._waiter: asyncio.Future[None] | None = None
         self._gone = False
-        self._started = False
+        self.started = False
         self._head = b""
         self._left: int | None = None
         self.chunked = False
         self.done = False
 
     # The request.
-
-    @property
-    def started(self) -> bool:
-        """Whether its answer has begun."""
-        return self._started
 
     def add(self, body: bytes) -> None:
         """Take a piece of the body."""
@@ -172,14 +167,14 @@ class Exchange:
             raise
         if self.done or self._gone:
             return
-        if self._started:
+        if self.started:
             self._wire.give_up()
         else:
             self._fail()
 
     def _fail(self) -> None:
         """Answer for an application that did not."""
-        self._started = self.done = True
+        self.started = self.done = True
         self.keep = False
         what = (500, "internal", "Something went wrong here.")
         told = refusal(*what, self._wire.default_headers, bodiless=self._bodiless)
@@ -188,7 +183,7 @@ class Exchange:
 
     async def receive(self) -> Message:
         """Return the next of what the client does, once there is something."""
-        if self._continue and not (self._started or self._gone):
+        if self._continue and not (self.started or self._gone):
             self._continue = False
             self._wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not (self._gone or self.done or self._body or (self.whole and not self._given)):
@@ -210,7 +205,7 @@ class Exchange:
         if self._gone:
             return
         if message["type"] == "http.response.start":
-            if self._started:
+            if self.started:
                 raise RuntimeError("an answer that begins twice")
             its = (*self._wire.default_headers, *message.get("headers", ()))
             self._head, self._left, self.chunked, self.keep = head_of(
@@ -220,8 +215,8 @@ class Exchange:
                 modern=self._modern,
                 keep=self.keep,
             )
-            self._started = True
-        elif message["type"] != "http.response.body" or not self._started or self.done:
+            self.started = True
+        elif message["type"] != "http.response.body" or not self.started or self.done:
             raise RuntimeError("a part of an answer that does not belong here")
         else:
             self._write(message.get("body", b""), more=message.get("more_body", False))
@@ -231,7 +226,7 @@ class Exchange:
         if self._gone:
             streamed.leave()
             return
-        if not self._started or self.done or self._left:
+        if not self.started or self.done or self._left:
             raise RuntimeError("a stream that has no place in its answer")
         self.done = True
         if self._left == 0:  # an answer without a body, to HEAD for one

@@ -73,5 +73,5 @@ def refusal(
     """Return a whole answer, after which the connection is closed."""
     body = to_json({"error": {"code": code, "message": message, "retryable": status >= 500}})
     its = [*headers, *HEADERS, (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    lines = b"".join(b"%b: %b\r\n" % header for header in its)
-    return b"%b%bconnection: close\r\n\r\n%b" % (_STATUS_LINES[status], lines, b"" if bodiless else body)
+    head, *_ = head_of(status, its, bodiless=bodiless, modern=True, keep=False)
+    return head if bodiless else head + body

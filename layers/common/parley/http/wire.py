@@ -268,12 +268,13 @@ class Wire(Connection):
     async def _settle(self, afterwards: Afterwards) -> None:
         try:
             await afterwards()
-        except BaseException as error:
-            self.give_up()
-            if not isinstance(error, Exception):
-                raise
+        except Exception as error:
             _log.error("request_broke", exc_info=error)
+            self.give_up()
             return
+        except BaseException:
+            self.give_up()
+            raise
         finally:
             self._afterwards = None
         if self._chunked:
