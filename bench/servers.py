@@ -102,7 +102,7 @@ class Contender:
     """One system, as its users run it: one process on one core.
 
     `relays` says that it relays a prompt's reply; `keeps` that it keeps chats: start, stream, history.
-    `saved_first` is what a stream's query needs for its reply to be saved before it ends; None if it cannot be.
+    `saved_first` is what a stream's query needs for its reply to be saved before it ends; None if it cannot.
     Who is many times slower than the others is asked `slowness` times less often.
     """
 
