@@ -5,12 +5,14 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any, cast
 
 from parley.adapters.memory_log import MemoryLog
+from parley.answers import Answers
 from parley.context import title_of
 from parley.conversation import Order, Reply, Started
 from parley.errors import LogUnavailable, ParleyError, ProviderFault, StoreUnavailable
 from parley.events import Delta, Finish, FinishReason, ModelEvent, Usage
 from parley.generation import Limits
 from parley.ids import new_id, new_session_id
+from parley.keys import GenerationKeys
 from parley.ports import ChatModel, Log, Question, Store
 from parley.run import Answer, Run
 from parley.runs import Policy, Runs
@@ -123,11 +125,11 @@ class Process:
         self.log_switch = Switch(world.log, LogUnavailable)
         self.store = cast("Store", self.store_switch)
         self.log = cast("Log", self.log_switch)
-        defaults: dict[str, Any] = {
-            "limits": LIMITS, "key_secret": b"secret", "share_context_free": True,
-            "session_lease": 0.6, "pulse": 0.2,
-        }  # fmt: skip
-        self.runs = Runs(self.store, self.log, model, Policy(**(defaults | policy)))
+        share = policy.pop("share_context_free", True)
+        self.keys = GenerationKeys(model, b"secret", share_context_free=share)
+        self.answers = Answers(self.log, self.keys)
+        defaults: dict[str, Any] = {"limits": LIMITS, "session_lease": 0.6, "pulse": 0.2}
+        self.runs = Runs(self.store, self.log, model, self.keys, Policy(**(defaults | policy)))
 
     async def start(self, prompt: str | None = "Why?", user: str = "ada", **fields: Any) -> Started:
         """Open a session."""

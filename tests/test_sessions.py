@@ -34,7 +34,8 @@ async def world() -> AsyncIterator[World]:
 
 
 async def start(world: World, **fields: Any) -> Any:
-    return await sessions.start(world.stage.store(), replace(ASK, **fields), prompt_characters=20)
+    process = world.process()
+    return await sessions.start(process.store, process.answers, replace(ASK, **fields), prompt_characters=20)
 
 
 async def test_a_start_makes_ids_that_nobody_guesses_and_a_title(world: World) -> None:

@@ -51,7 +51,8 @@ async def start(request: Request) -> Response:
         regenerate=body.regenerate,
         idempotency_key=idempotency_key,
     )
-    started = await sessions.start(its.store, ask, prompt_characters=its.settings.prompt_characters)
+    limit = its.settings.prompt_characters
+    started = await sessions.start(its.store, its.answers, ask, prompt_characters=limit)
     return answer(started_json(started), 201)
 
 

@@ -270,6 +270,23 @@ class LimitSuite(StoreFixtures):
 
     # -- all of them -----------------------------------------------------------------------------
 
+    async def test_a_known_reply_is_a_request_and_costs_no_tokens(self, stage: Stage, store: Store) -> None:
+        entry = (await store.start(order())).model
+        assert entry is not None
+        known: dict[str, Any] = {
+            "model_version": entry.version,
+            "answer": Reply(1, "Because." * 40, Completed(FinishReason.STOP, None, Usage(3, 4))),
+        }
+        await stage.limit("free", Allowance(requests_per_minute=3, concurrent_streams=2, tokens_per_day=300))
+        started = await store.start(order(FORTY, **known))
+        assert started.answered
+        assert await stage.used("ada") == {}
+        # It runs no longer, and sets nothing aside; what it said is in the next question's context.
+        _, left, _ = await limited(store, order(FORTY * 4, chat_id=started.chat_id))
+        assert left == (1, 1, 300 - 101)
+        assert (await store.start(order(**known))).answered
+        assert (await limited(store, order(**known)))[0] == "requests"
+
     async def test_a_repeat_is_never_refused(self, stage: Stage, store: Store, other: Store) -> None:
         await stage.limit("free", Allowance(1, 1, RESERVE))
         asked = order(FORTY, idempotency_key="k")

@@ -114,8 +114,10 @@ class LogSuite:
     async def test_a_good_end_is_a_hit_everywhere(self, log: Log, other: Log) -> None:
         epoch = await elect(log)
         reply = Reply(epoch, TEXT, STOP)
+        assert await log.cached("k") is None
         await log.end("k", "writer", reply, 0)
         for place in (log, other):
+            assert await place.cached("k") == reply
             assert await place.join("k", "later", "later", epoch=0, may_create=True) == Hit(reply)
             assert await place.join("k", "s", "again", epoch=epoch, may_create=False) == Hit(reply)
 
@@ -133,6 +135,7 @@ class LogSuite:
     async def test_any_other_end_is_asked_anew(self, log: Log, text: str, end: End) -> None:
         epoch = await elect(log)
         await log.end("k", "writer", Reply(epoch, text, end), 0)
+        assert await log.cached("k") is None
         joined = await log.join("k", "later", "later", epoch=0, may_create=True)
         assert isinstance(joined, Write)
         assert joined.epoch > epoch

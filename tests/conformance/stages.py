@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import psycopg
 import redis.asyncio
+from msgspec.structs import replace
 
 from parley.adapters.catalogue import load, read
 from parley.adapters.connections import Connections
@@ -49,6 +50,8 @@ class Stage(Protocol):
     async def limit(self, plan: str, allowance: Allowance) -> None: ...
 
     async def used(self, user_id: str) -> dict[str, tuple[int, int]]: ...
+
+    async def change_model(self, model_id: str) -> None: ...
 
     async def pass_time(self, seconds: float) -> None: ...
 
@@ -104,6 +107,9 @@ class PostgresStage:
         )
         return {model: (given, returned) for model, given, returned in rows}
 
+    async def change_model(self, model_id: str) -> None:
+        await self._execute("update models set system_prompt = 'Be brief.' where id = %s", model_id)
+
     async def pass_time(self, seconds: float) -> None:
         past = "{0} = {0} - make_interval(secs => %s)"
         for table, columns in {
@@ -158,6 +164,10 @@ class MemoryStage:
             for (user, day, model), usage in self.database.usage.items()
             if (user, day) == (user_id, today)
         }
+
+    async def change_model(self, model_id: str) -> None:
+        row = self.database.models[model_id]
+        row.model = replace(row.model, system_prompt="Be brief.")
 
     async def pass_time(self, seconds: float) -> None:
         self._ahead += timedelta(seconds=seconds)

@@ -32,6 +32,7 @@ from tests.conformance.stages import Stage
 
 STOP = Completed(FinishReason.STOP, "end_turn", Usage(3, 4))
 FAILED = Failed("provider_overloaded", "Busy.", retryable=True, retry_after_ms=1500)
+KNOWN = Reply(7, "é😀\u2028\r\n</script>", STOP)
 NASTY = "é😀\u2028\r\n\\u0000 </script>"
 
 _numbers = count()
@@ -184,8 +185,88 @@ class StoreSuite(StoreFixtures):
         started = await asyncio.gather(
             *(place.start(asked) for place, asked in zip(stores, orders, strict=True))
         )
-        assert len(set(started)) == 1
+        assert len({each.session_id for each in started}) == 1
         assert len((await store.chats("ada", None, 9)).chats) == 1
+
+    # -- a start whose reply is known ------------------------------------------------------------
+
+    async def test_a_known_reply_is_saved_with_its_session(self, store: Store, other: Store) -> None:
+        version = await self._version(store)
+        asked = order(NASTY, model_version=version, answer=KNOWN, idempotency_key="k")
+        started = await store.start(asked)
+        assert (started.answered, started.model) == (True, None)
+        session = await other.session(started.session_id)
+        assert (session.state, session.reply, session.source) == (SessionState.ENDED, KNOWN, "cache")
+        prompt, reply = await messages(store, started.chat_id)
+        assert prompt.text == NASTY
+        assert (reply.status, reply.text, reply.source) == (Status.COMPLETE, KNOWN.text, "cache")
+        assert (reply.usage, reply.finish_reason) == (Usage(3, 4), "stop")
+        assert reply.completed_at is not None
+        # Its chat is free, and a repeat finds it.
+        assert (await store.history("ada", started.chat_id, None, 9)).active_session_id is None
+        again = await other.start(order(NASTY, idempotency_key="k", model_version=version, answer=KNOWN))
+        assert replace(again, answered=True) == started
+        assert await store.finish(started.session_id, Reply(9, "Late.", STOP), "provider") == Ended(KNOWN)
+        assert (await store.start(order("And?", chat_id=started.chat_id))).chat_id == started.chat_id
+
+    async def _version(self, store: Store, model: str = "small") -> str:
+        """Learn the version of a model, as a process does."""
+        first = await store.start(order(model=model))
+        assert first.model is not None
+        assert first.model.model == (await store.session(first.session_id)).model
+        return first.model.version
+
+    async def test_a_repeated_order_is_answered_once(self, store: Store) -> None:
+        asked = order(model_version=await self._version(store), answer=KNOWN)
+        started = await store.start(asked)
+        # The connection was lost after it took effect.
+        assert replace(await store.start(asked), answered=True) == started
+        assert len(await messages(store, started.chat_id)) == 2
+
+    async def test_a_known_reply_of_another_version_is_ignored(self, store: Store, stage: Stage) -> None:
+        version = await self._version(store)
+        assert await self._version(stage.store("elsewhere")) == version
+        for asked in (
+            order(answer=KNOWN),
+            order(answer=KNOWN, model_version="another"),
+        ):
+            started = await store.start(asked)
+            assert not started.answered
+            assert started.model is not None
+            assert (await store.session(started.session_id)).state is SessionState.OPEN
+        # A catalogue that was written anew is another one, and the new one is told.
+        await stage.change_model("small")
+        started = await store.start(order(answer=KNOWN, model_version=version))
+        assert not started.answered
+        assert started.model is not None
+        assert started.model.version != version
+        assert (await store.start(order(answer=KNOWN, model_version=started.model.version))).answered
+
+    async def test_only_a_new_chat_s_question_has_a_known_reply(self, store: Store) -> None:
+        version = await self._version(store)
+        chat = (await turn(store, "Why?")).chat_id
+        for fields in ({"chat_id": chat}, {"regenerate": True}):
+            started = await store.start(order(answer=KNOWN, model_version=version, **fields))
+            assert (started.answered, started.model) == (False, None)
+            assert (await store.session(started.session_id)).state is SessionState.OPEN
+
+    async def test_a_known_reply_counts_in_the_context(self, store: Store, stage: Stage) -> None:
+        version = await self._version(store)
+        started = await store.start(order("Why?", answer=KNOWN, model_version=version))
+        following = await store.start(order("And?", chat_id=started.chat_id))
+        turns = (await store.session(following.session_id)).turns
+        assert [each.text for each in turns] == ["Why?", KNOWN.text, "And?"]
+
+    async def test_who_may_not_ask_gets_no_known_reply(self, store: Store, stage: Stage) -> None:
+        version = await self._version(store)
+        large = (await store.start(order(user="bob", model="large"))).model
+        assert large is not None
+        asked = order(model="large", answer=KNOWN, model_version=large.version)
+        assert await refusal(store.start(asked)) is ModelNotInPlan
+        await stage.disable("ada")
+        assert await refusal(store.start(order(answer=KNOWN, model_version=version))) is UserDisabled
+
+    # -- one at a time ---------------------------------------------------------------------------
 
     async def test_a_chat_answers_one_message_at_a_time(self, store: Store, other: Store) -> None:
         chat = (await turn(store, "Why?")).chat_id

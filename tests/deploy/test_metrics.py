@@ -19,9 +19,10 @@ from tests.deploy.templates import Node, load, of_type
 from tests.harness import Fake, Reading, World, eventually
 
 TEMPLATE = load()
+# By their log group and their metric: two groups may make one.
 FILTERS = {
-    item["Properties"]["MetricTransformations"][0]["MetricName"]: item["Properties"]
-    for item in of_type(TEMPLATE, "AWS::Logs::MetricFilter").values()
+    (item["LogGroupName"]["Ref"], item["MetricTransformations"][0]["MetricName"]): item
+    for item in (found["Properties"] for found in of_type(TEMPLATE, "AWS::Logs::MetricFilter").values())
 }
 
 
@@ -44,7 +45,9 @@ async def test_each_metric_counts_what_happened(world: World, own_postgres: Addr
     server = world.server(DATABASE_TIMEOUT="1")
     client = world.client(server)
     model = world.model("measured", delay=0.02)
-    await client.ask("How long does it take?", model)
+    opening, _ = await client.ask("How long does it take?", model)
+    # Told while it is streamed, for the chat's context comes with it; then told when it is asked for.
+    await client.ask("How long does it take?", model, chatId=opening["chatId"])
     await client.ask("How long does it take?", model)
     _, failed = await client.ask("Break off.", world.model("broken", fault="reset", fault_after=2))
     assert failed.end is not None
@@ -61,19 +64,23 @@ async def test_each_metric_counts_what_happened(world: World, own_postgres: Addr
     assert server.out is not None
     written = server.out
     # A reply's line comes right after its last frame.
-    await eventually(lambda: written.read_text().count('"reply_ended"') == 4)
+    await eventually(lambda: written.read_text().count('"reply_ended"') == 5)
     lines = [line for line in written.read_text().split("\n") if line]
     entries = [json.loads(line) for line in lines]
     found = {name: _published(item, entries) for name, item in FILTERS.items()}
-    assert found["Replies"] == [1.0] * 4
-    assert found["CacheHits"] == [1.0]
-    assert found["RepliesFailed"] == [1.0]
-    assert found["RepliesParked"] == [1.0]
-    assert len(found["FirstTokenMs"]) == len(found["StreamSeconds"]) == 4
-    assert all(0 <= value < 30_000 for value in found["FirstTokenMs"])
+    # Here one process writes what two functions write in AWS: the one that opens sessions says what was known.
+    for group in ("StreamLogs", "StartLogs"):
+        assert found[group, "Replies"] == [1.0] * 5
+        assert found[group, "CacheHits"] == [1.0] * 2
+    assert found["StreamLogs", "RepliesFailed"] == [1.0]
+    assert found["StreamLogs", "RepliesParked"] == [1.0]
+    assert len(found["StreamLogs", "FirstTokenMs"]) == len(found["StreamLogs", "StreamSeconds"]) == 4
+    assert all(0 <= value < 30_000 for value in found["StreamLogs", "FirstTokenMs"])
     # Twenty milliseconds a token, and a cached reply has none to wait for.
-    first, hit, *_ = found["StreamSeconds"]
+    first, hit, *_ = found["StreamLogs", "StreamSeconds"]
     assert 0 < hit < first < 30
+    known = [entry for entry in entries if entry["message"] == "reply_ended" and "seconds" not in entry]
+    assert [(entry["source"], entry["status"], entry["saved"]) for entry in known] == [("cache", "complete", True)]
 
 
 def _published(item: Node, entries: list[dict[str, Any]]) -> list[float]:
@@ -83,7 +90,7 @@ def _published(item: Node, entries: list[dict[str, Any]]) -> list[float]:
 
 def test_every_metric_is_shown_and_every_alarm_has_its_metric() -> None:
     shown = TEMPLATE["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
-    assert all(f'"{name}"' in shown for name in FILTERS)
+    assert all(f'"{name}"' in shown for _, name in FILTERS)
     alarmed = {
         item["Properties"]["MetricName"]
         for item in of_type(TEMPLATE, "AWS::CloudWatch::Alarm").values()
@@ -91,7 +98,6 @@ def test_every_metric_is_shown_and_every_alarm_has_its_metric() -> None:
     }
     assert alarmed == {"FirstTokenMs", "RepliesFailed", "RepliesParked"}
     for item in FILTERS.values():
-        assert item["LogGroupName"] == {"Ref": "StreamLogs"}
         assert item["MetricTransformations"][0]["MetricNamespace"] == {"Ref": "AWS::StackName"}
     # CloudFormation puts names in; what is left must be JSON.
     assert len(json.loads(re.sub(r"\$\{[^}]*\}", "x", shown))["widgets"]) > 5

@@ -172,6 +172,27 @@ async def test_41_a_hit_has_the_same_frames_and_is_saved(world: World) -> None:
     assert world.fake.calls(model) == 1
 
 
+async def test_41_a_hit_is_saved_when_its_session_opens(world: World) -> None:
+    model = world.model("row-41-at-once")
+    here, there = (world.client(world.server(), user) for user in ("demo-pro", "demo-free"))
+    _, first = await here.ask("What is known?", model)
+    # The other process does not know the model before it has opened a session for it.
+    await there.ask("What is a model?", model)
+    started = await there.start("What is known?", model, key="41")
+    # Nobody has read it yet, nobody can lose it, and the chat is free for the next question.
+    reply = await there.reply(started)
+    assert (text_of(reply), reply["status"], reply["source"]) == (first.text, "complete", "cache")
+    assert await there.start("What is known?", model, key="41") == started
+    await there.stop(started["sessionId"])
+    after, _ = await there.ask("And then?", model, chatId=started["chatId"])
+    assert after["chatId"] == started["chatId"]
+    reading = await there.read(started["sessionId"])
+    assert (reading.text, reading.source) == (first.text, "cache")
+    assert reading.end is not None
+    assert reading.end["saved"] is True
+    assert world.fake.calls(model) == 3
+
+
 async def test_42_anything_else_is_a_miss(world: World) -> None:
     server = world.server()
     model, other = world.model("row-42"), world.model("row-42-other")

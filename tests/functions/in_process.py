@@ -58,7 +58,9 @@ class Site:
 def services_of(process: Process, settings: Settings) -> Services:
     """Return the services of a process in memory."""
     verifier = Passwords() if settings.auth_mode == "jwt" else None
-    return Services(settings, process.store, process.log, process.model, process.runs, verifier)
+    return Services(
+        settings, process.store, process.log, process.model, process.runs, process.answers, verifier
+    )
 
 
 @asynccontextmanager

@@ -13,9 +13,11 @@ from parley.adapters.postgres import PostgresStore
 from parley.adapters.rds import with_token
 from parley.adapters.renewal import RenewingModels
 from parley.adapters.secrets import Secrets
+from parley.answers import Answers
 from parley.generation import Limits
 from parley.http.services import Services, Verifier
 from parley.ids import new_id
+from parley.keys import GenerationKeys
 from parley.ports import ChatModels, Log
 from parley.runs import Policy, Runs
 from parley.settings import Settings, SettingsError
@@ -43,8 +45,11 @@ def build(settings: Settings) -> Services:
     )
     log = _log(settings)
     models = _models(settings, secrets)
-    runs = Runs(store, log, models, _policy(settings))
-    return Services(settings, store, log, models, runs, _verifier(settings))
+    keys = GenerationKeys(
+        models, settings.key_secret.encode(), share_context_free=settings.share_context_free
+    )
+    runs = Runs(store, log, models, keys, _policy(settings))
+    return Services(settings, store, log, models, runs, Answers(log, keys), _verifier(settings))
 
 
 def _database(settings: Settings, secrets: Secrets) -> str | UrlSource:
@@ -104,8 +109,6 @@ def _policy(settings: Settings) -> Policy:
             lease=settings.lease_seconds,
             characters=settings.reply_characters,
         ),
-        key_secret=settings.key_secret.encode(),
-        share_context_free=settings.share_context_free,
         session_lease=settings.session_lease_seconds,
         pulse=settings.pulse_seconds,
     )

@@ -40,6 +40,13 @@ class Model(Struct, frozen=True):
     parameters: Mapping[str, object] = field(default_factory=dict)
 
 
+class CatalogueEntry(Struct, frozen=True):
+    """A model as the catalogue has it; `version` is another one after any change to it."""
+
+    version: str
+    model: Model
+
+
 class OfferedModel(Struct, frozen=True):
     """A model as one user sees it; `in_plan` says whether the user's plan includes it."""
 
@@ -124,7 +131,8 @@ class Order(Struct, frozen=True):
     """A request to have a prompt answered.
 
     `session_id` and the other ids are made by the caller, so that carrying out the same order twice
-    (a retry after a lost connection) finds the first one's work.
+    (a retry after a lost connection) finds the first one's work. `answer` is the reply that is known
+    already, of the version of the model that is `model_version`; only a new chat's question may have one.
     """
 
     user_id: str
@@ -139,16 +147,24 @@ class Order(Struct, frozen=True):
     new_chat_id: str
     new_message_id: str
     new_reply_id: str
+    model_version: str | None = None
+    answer: Reply | None = None
 
 
 class Started(Struct, frozen=True):
-    """An opened session."""
+    """An opened session.
+
+    `answered` says that it was opened with the order's answer, and has ended. `model` is the order's model,
+    if the order did not know its present version.
+    """
 
     session_id: str
     chat_id: str
     message_id: str
     reply_id: str
     expires_at: datetime
+    answered: bool = False
+    model: CatalogueEntry | None = None
 
 
 class SessionState(StrEnum):
@@ -163,7 +179,8 @@ class Session(Struct, frozen=True):
     """A session with what is needed to answer it.
 
     `epoch` is 0 until a generation was attached. `leased` says that some other process vouched for it
-    recently, by the database's clock. `reply` is there once the session ended.
+    recently, by the database's clock. `reply` is there once the session ended, and `source` where it came
+    from then.
     """
 
     id: str
@@ -179,6 +196,7 @@ class Session(Struct, frozen=True):
     turns: tuple[Turn, ...] = ()
     generation_key: str | None = None
     reply: Reply | None = None
+    source: str | None = None
 
     def follows(self, key: str, epoch: int) -> bool:
         """Tell whether it follows this epoch of a generation already, and some other process vouches for it.

@@ -93,7 +93,9 @@ class Store(Protocol):
     """
 
     async def start(self, order: Order) -> Started:
-        """Open a session, in one transaction.
+        """Open a session, in one transaction; where the order has its answer, with the reply saved.
+
+        An answer of another version of the model than the present one is ignored.
 
         Raises `NotFound` (user or chat), `UserDisabled`, `UnknownModel`, `ModelNotInPlan`, `ChatBusy`,
         `IdempotencyConflict`, `InvalidRequest`, `LimitExceeded`. What the session may use is set aside
@@ -227,6 +229,10 @@ class Log(Protocol):
         False forbids to begin anew where the log is lost. A takeover keeps the attached sessions; any
         other new epoch begins with this one only.
         """
+        ...
+
+    async def cached(self, key: str) -> Reply | None:
+        """Return the reply of a generation that ended well and is kept, as `join` would; changes nothing."""
         ...
 
     async def flush(self, appends: Sequence[Append]) -> list[Flushed | Fenced | None]:

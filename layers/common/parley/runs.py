@@ -9,11 +9,12 @@ import contextlib
 from collections.abc import Coroutine
 from dataclasses import dataclass
 
-from parley.context import generation_key, normalise, trim
+from parley.context import normalise, trim
 from parley.conversation import Reply, Session
-from parley.errors import LogUnavailable, NotFound, ProviderFault, StoreUnavailable
+from parley.errors import LogUnavailable, NotFound, StoreUnavailable
 from parley.events import Completed, End, Failed, FinishReason, Source
 from parley.generation import Generation, Limits
+from parley.keys import GenerationKeys
 from parley.logs import logger
 from parley.outcomes import Attached, Ended, Hit, Overtaken, Stopping
 from parley.ports import ChatModels, Log, Question, Store
@@ -30,8 +31,6 @@ class Policy:
     """What `Runs` needs of the settings; seconds."""
 
     limits: Limits
-    key_secret: bytes
-    share_context_free: bool
     session_lease: float
     pulse: float
 
@@ -39,10 +38,12 @@ class Policy:
 class Runs:
     """Every run and every generation of this process."""
 
-    def __init__(self, store: Store, log: Log, models: ChatModels, policy: Policy) -> None:
+    def __init__(
+        self, store: Store, log: Log, models: ChatModels, keys: GenerationKeys, policy: Policy
+    ) -> None:
         self._store = store
         self._log = log
-        self._models = models
+        self._keys = keys
         self._policy = policy
         self._productions = Productions(store, log, models, policy.limits, policy.session_lease, self._spawn)
         self._runs: dict[str, Run] = {}
@@ -59,34 +60,23 @@ class Runs:
         """
         if session.reply is not None:
             run = Run(session, "", None)
-            run.source = Source.HISTORY
+            # Whoever comes first hears where it came from: it may have been known when it was asked for.
+            cached = session.source == Source.CACHE
+            run.source = Source.CACHE if cached else Source.HISTORY
             run.settle(session.reply, saved=True)
             return run
         known = self._runs.get(session.id)
         if known is not None:
             return known
         question = Question(session.model, trim(normalise(session.turns), session.model.context_characters))
-        run = Run(session, session.generation_key or self._key(session, question), question)
+        bypass = session.id if session.regenerate else None
+        key = session.generation_key or self._keys.of(session.model, question.turns, session.user_id, bypass)
+        run = Run(session, key, question)
         run.deadline = deadline
         self._runs[session.id] = run
         run.task = self._spawn(self._answer(run))
         self._vouching.begin()
         return run
-
-    def _key(self, session: Session, question: Question) -> str:
-        try:
-            adapter = self._models.of(session.model.provider).version
-        except ProviderFault:
-            adapter = ""
-        return generation_key(
-            self._policy.key_secret,
-            model=session.model,
-            adapter=adapter,
-            turns=question.turns,
-            user_id=session.user_id,
-            share_context_free=self._policy.share_context_free,
-            bypass=session.id if session.regenerate else None,
-        )
 
     def _spawn(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)

@@ -4,13 +4,17 @@ import contextlib
 import hashlib
 from dataclasses import dataclass
 
+from parley.answers import Answers
 from parley.context import title_of
 from parley.conversation import Order, Reply, Started
 from parley.encoding import to_json
 from parley.errors import InvalidRequest, LogUnavailable, NotFound, TooLarge, UnknownModel
-from parley.events import Completed, FinishReason
+from parley.events import Completed, FinishReason, Source
 from parley.ids import is_id, new_id, new_session_id
+from parley.logs import logger
 from parley.ports import Log, Store
+
+_log = logger("sessions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +29,11 @@ class Ask:
     idempotency_key: str | None
 
 
-async def start(store: Store, ask: Ask, *, prompt_characters: int) -> Started:
-    """Open a session; raises what `Store.start` raises, and `InvalidRequest` for a bad prompt."""
+async def start(store: Store, answers: Answers, ask: Ask, *, prompt_characters: int) -> Started:
+    """Open a session; raises what `Store.start` raises, and `InvalidRequest` for a bad prompt.
+
+    A reply that is cached already is saved with it, so that whoever streams it has nothing left to do.
+    """
     _check(ask, prompt_characters)
     body = [ask.prompt, ask.model_id, ask.chat_id, ask.regenerate]
     order = Order(
@@ -43,7 +50,24 @@ async def start(store: Store, ask: Ask, *, prompt_characters: int) -> Started:
         new_message_id=new_id(),
         new_reply_id=new_id(),
     )
-    return await store.start(order)
+    order = await answers.added_to(order)
+    started = await store.start(order)
+    answers.learn(started)
+    if started.answered and order.answer is not None:
+        _report(order, order.answer)
+    return started
+
+
+def _report(order: Order, answer: Reply) -> None:
+    """Write the line that metrics are made of, as `Run.report` does for a reply that took a while."""
+    fields = {
+        "source": Source.CACHE.value,
+        "model": order.model_id,
+        "status": answer.status.value,
+        "saved": True,
+        "characters": len(answer.text),
+    }
+    _log.info("reply_ended", extra=fields)
 
 
 def _check(ask: Ask, prompt_characters: int) -> None:

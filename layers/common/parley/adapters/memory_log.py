@@ -53,9 +53,8 @@ class MemoryLog:
     async def join(
         self, key: str, session_id: str, owner: str, *, epoch: int, may_create: bool
     ) -> Hit | Follow | Write | Wait:
-        until, reply = self._done.get(key, (0.0, None))
-        if reply is not None and until > time.monotonic() and reply.epoch >= epoch:
-            self._done.move_to_end(key)
+        reply = await self.cached(key)
+        if reply is not None and reply.epoch >= epoch:
             return Hit(reply)
         entry = self._entries.get(key)
         running = entry is not None and entry.end is None
@@ -76,6 +75,13 @@ class MemoryLog:
         self._begin(key, following, owner)
         self._ring(key)
         return Write(following, takeover=running)
+
+    async def cached(self, key: str) -> Reply | None:
+        until, reply = self._done.get(key, (0.0, None))
+        if reply is None or until <= time.monotonic():
+            return None
+        self._done.move_to_end(key)
+        return reply
 
     def _sessions_of(self, key: str) -> _Sessions:
         return _latest(self._sessions, key, self._sessions.get(key) or _Sessions(), self._most)
@@ -138,8 +144,8 @@ class MemoryLog:
         if entry is not None and entry.epoch == epoch:
             stops = frozenset(self._sessions_of(key).stops)
             return Slice(entry.text[position:], entry.end, entry.alive, False, stops)
-        until, reply = self._done.get(key, (0.0, None))
-        if reply is not None and until > time.monotonic() and reply.epoch == epoch:
+        reply = await self.cached(key)
+        if reply is not None and reply.epoch == epoch:
             return Slice(reply.text[position:], reply.end, True, False, frozenset())
         return Slice("", None, False, True, frozenset())
 

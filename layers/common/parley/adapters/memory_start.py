@@ -2,8 +2,10 @@
 
 from datetime import UTC, datetime, time, timedelta
 
+from msgspec.structs import replace
+
 from parley.adapters.memory_tables import ChatRow, MemoryDatabase, MessageRow, SessionRow, UserRow
-from parley.conversation import Model, Order, Role, Started
+from parley.conversation import CatalogueEntry, Model, Order, Role, SessionState, Started
 from parley.errors import (
     ChatBusy,
     IdempotencyConflict,
@@ -34,7 +36,16 @@ def start(tables: MemoryDatabase, order: Order, *, session_seconds: float, creat
         row = _open(tables, order, chat, question, session_seconds, reserve)
     elif row.user_id != order.user_id or row.request_hash != order.request_hash:
         raise IdempotencyConflict
-    return Started(row.id, row.chat_id, row.message_id, row.reply_id, row.expires_at)
+    started = Started(row.id, row.chat_id, row.message_id, row.reply_id, row.expires_at)
+    if order.chat_id is not None or order.regenerate:
+        return started
+    entry = CatalogueEntry(repr(tables.models[order.model_id]), tables.models[order.model_id].model)
+    if order.model_version != entry.version:
+        return replace(started, model=entry)
+    if order.answer is None or row.id != order.new_session_id or row.state is not SessionState.OPEN:
+        return started
+    tables.end(row, order.answer, "cache")
+    return replace(started, expires_at=row.expires_at, answered=True)
 
 
 def _started_before(tables: MemoryDatabase, order: Order) -> SessionRow | None:

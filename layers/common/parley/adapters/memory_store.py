@@ -21,8 +21,6 @@ from parley.events import Completed, FinishReason
 from parley.outcomes import Attached, Ended, Orphan, Overtaken, Pulse, Saved, Stop, Stopping
 from parley.quota import charged
 
-_KEPT_AFTER_END = timedelta(minutes=5)
-
 
 class MemoryStore:
     """`ports.Store` without a server. `owner` names this process in leases."""
@@ -64,6 +62,7 @@ class MemoryStore:
             turns=() if ended else self._turns(row),
             generation_key=row.generation_key,
             reply=self._database.messages[row.reply_id].reply if ended else None,
+            source=self._database.messages[row.reply_id].source,
         )
 
     def _row(self, session_id: str) -> SessionRow:
@@ -139,18 +138,12 @@ class MemoryStore:
         )
 
     async def finish(self, session_id: str, reply: Reply, source: str) -> Saved | Overtaken | Ended:
-        row, now = self._row(session_id), self._now()
-        message = self._database.messages[row.reply_id]
+        row = self._row(session_id)
         if row.state is SessionState.ENDED:
-            return Ended(message.reply)
+            return Ended(self._database.messages[row.reply_id].reply)
         if row.epoch > reply.epoch:
             return Overtaken(row.epoch)
-        row.state, row.epoch, row.lease_until = SessionState.ENDED, reply.epoch, None
-        row.expires_at = max(row.expires_at, now + _KEPT_AFTER_END)
-        message.text, message.epoch, message.end = reply.text, reply.epoch, reply.end
-        message.source, message.completed_at = source, now
-        chat = self._database.chats[row.chat_id]
-        chat.updated_at, chat.characters = now, chat.characters + len(reply.text)
+        self._database.end(row, reply, source)
         if row.asked_model:
             self._database.charge(row, *charged(reply))
         return Saved()

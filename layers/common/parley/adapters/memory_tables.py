@@ -10,6 +10,7 @@ from parley.events import Completed, End, Failed, Status, Usage, status_of
 from parley.quota import Allowance
 
 _ORPHANED = timedelta(minutes=1)
+_KEPT_AFTER_END = timedelta(minutes=5)
 _NOBODY_CAME = Failed("session_expired", "Nobody came to read this reply.", retryable=True)
 
 
@@ -208,6 +209,17 @@ class MemoryDatabase:
             for (user, on, _), usage in self.usage.items()
             if (user, on) == (user_id, day)
         )
+
+    def end(self, row: SessionRow, reply: Reply, source: str) -> None:
+        """End a session with its reply."""
+        now = self.clock()
+        row.state, row.epoch, row.lease_until = SessionState.ENDED, reply.epoch, None
+        row.expires_at = max(row.expires_at, now + _KEPT_AFTER_END)
+        message = self.messages[row.reply_id]
+        message.text, message.epoch, message.end = reply.text, reply.epoch, reply.end
+        message.source, message.completed_at = source, now
+        chat = self.chats[row.chat_id]
+        chat.updated_at, chat.characters = now, chat.characters + len(reply.text)
 
     def expire(self, row: SessionRow) -> None:
         """End a session that nobody ever read."""

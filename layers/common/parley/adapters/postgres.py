@@ -6,8 +6,17 @@ from parley.adapters import statements
 from parley.adapters.connections import Connections
 from parley.adapters.postgres_statement import Row
 from parley.adapters.refusals import refusal
-from parley.adapters.rows import message_of, reply_columns, reply_of, session_of
-from parley.conversation import ChatPage, ChatSummary, OfferedModel, Order, Page, Reply, Session, Started
+from parley.adapters.rows import answer_column, message_of, reply_columns, reply_of, session_of, started_of
+from parley.conversation import (
+    ChatPage,
+    ChatSummary,
+    OfferedModel,
+    Order,
+    Page,
+    Reply,
+    Session,
+    Started,
+)
 from parley.errors import NotFound, SessionExpired, UserDisabled
 from parley.events import Completed, FinishReason
 from parley.outcomes import Attached, Ended, Orphan, Overtaken, Pulse, Saved, Stop, Stopping
@@ -26,17 +35,18 @@ class PostgresStore:
 
     async def start(self, order: Order) -> Started:
         [row] = await self._connections.run(
-            "select * from open_session(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            "select * from begin_session("
+            "%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
             [
                 order.user_id, self._create_users, order.prompt, order.model_id, order.chat_id,
                 order.regenerate, order.idempotency_key, order.request_hash, order.title,
                 order.new_session_id, order.new_chat_id, order.new_message_id, order.new_reply_id,
-                self._session_seconds,
+                self._session_seconds, order.model_version, answer_column(order.answer),
             ],
         )  # fmt: skip
         if row[0] != "started":
             raise refusal(row)
-        return Started(*row[1:6])
+        return started_of(row)
 
     async def session(self, session_id: str) -> Session:
         rows = await self._connections.run(

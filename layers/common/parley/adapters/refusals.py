@@ -15,7 +15,7 @@ from parley.quota import limit_exceeded
 
 
 def refusal(row: Row) -> ParleyError:
-    """Return the error that a row of `open_session` tells of."""
+    """Return the error that a row of `begin_session` tells of."""
     outcome, session_id = row[:2]
     match outcome:
         case "disabled":
@@ -33,7 +33,7 @@ def refusal(row: Row) -> ParleyError:
         case "other_prompt":
             return InvalidRequest("With regenerate, prompt must be the chat's last one.", field="prompt")
         case "limit_requests" | "limit_streams" | "limit_tokens":
-            retry_seconds, *left = row[6:]
+            retry_seconds, *left = row[6:10]
             return limit_exceeded(outcome.removeprefix("limit_"), left, retry_seconds)
         case _:  # no_user, no_chat: the same answer, so that nobody learns which ids exist
             return NotFound()

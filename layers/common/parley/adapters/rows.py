@@ -5,7 +5,17 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from parley.conversation import Message, Model, Reply, Role, Session, SessionState, Turn
+from parley.conversation import (
+    CatalogueEntry,
+    Message,
+    Model,
+    Reply,
+    Role,
+    Session,
+    SessionState,
+    Started,
+    Turn,
+)
 from parley.events import Completed, End, Failed, FinishReason, Status, Usage
 from parley.quota import charged
 
@@ -13,6 +23,14 @@ from parley.quota import charged
 _ROLES = {role.value: role for role in Role}
 _STATUSES = {status.value: status for status in Status}
 _STATES = {state.value: state for state in SessionState}
+
+
+def started_of(row: Sequence[Any]) -> Started:
+    """Return the session that a row of `begin_session` tells of."""
+    session_id, chat_id, message_id, reply_id, expires_at = row[1:6]
+    answered, version, model = row[10:]
+    entry = CatalogueEntry(version, Model(*model)) if model is not None else None
+    return Started(session_id, chat_id, message_id, reply_id, expires_at, answered, entry)
 
 
 def session_of(session_id: str, row: Sequence[Any]) -> tuple[Session, bool, bool]:
@@ -34,6 +52,7 @@ def session_of(session_id: str, row: Sequence[Any]) -> tuple[Session, bool, bool
         turns=tuple(Turn(_ROLES[role], text_of(parts)) for role, parts in row[26] or ()),
         generation_key=key,
         reply=reply_of(row[19:26]) if state == SessionState.ENDED else None,
+        source=row[27],
     )
     return session, expired, disabled
 
@@ -60,6 +79,24 @@ def reply_columns(reply: Reply) -> dict[str, object]:
         "charged_input": charged_input,
         "charged_output": charged_output,
     } | _end_columns(reply.end)
+
+
+def answer_column(reply: Reply | None) -> Jsonb | None:
+    """Return a cached reply, which ended by itself, as `begin_session` takes it."""
+    if reply is None:
+        return None
+    end = reply.end
+    assert isinstance(end, Completed)
+    assert reply.cacheable
+    return Jsonb(
+        {
+            "epoch": reply.epoch,
+            "text": reply.text,
+            "providerReason": end.provider_reason,
+            "inputTokens": end.usage.input_tokens if end.usage else None,
+            "outputTokens": end.usage.output_tokens if end.usage else None,
+        }
+    )
 
 
 def _end_columns(end: End) -> dict[str, object]:

@@ -24,7 +24,8 @@ select s.user_id, s.chat_id, s.message_id, s.reply_id, s.state, s.regenerate, s.
                               and m.position <= asked.position and m.superseded_by is null
                             order by m.position desc limit %(turns)s) m) t
             where t.newer <= 2 * mo.context_characters
-       ) end
+       ) end,
+       r.source
   from sessions s
   join users u on u.id = s.user_id
   join models mo on mo.id = s.model_id

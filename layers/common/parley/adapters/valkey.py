@@ -109,6 +109,15 @@ class ValkeyLog:
                 break
         raise LogUnavailable
 
+    async def cached(self, key: str) -> Reply | None:
+        value = await self._ask("GET", self._keys(key)[0])
+        try:
+            return None if value is None else reply_of_bytes(value)
+        except ValueError:
+            return None  # whoever joins clears it away
+        except (TypeError, AttributeError):
+            raise LogUnavailable from None
+
     async def flush(self, appends: Sequence[Append]) -> list[Flushed | Fenced | None]:
         return await self._write(appends)
 

@@ -5,6 +5,7 @@ from typing import Protocol, cast
 
 from fastapi import Request
 
+from parley.answers import Answers
 from parley.ports import ChatModels, Log, Store
 from parley.runs import Runs
 from parley.settings import Settings
@@ -27,6 +28,7 @@ class Services:
     log: Log
     models: ChatModels
     runs: Runs
+    answers: Answers
     verifier: Verifier | None = None
 
     async def close(self) -> None:
