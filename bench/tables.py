@@ -30,9 +30,9 @@ TABLES = (
     ),
     Table(
         "The whole path, with Postgres and Valkey",
-        "Replies of 200 tokens; one request at a time. The baseline is the floor with the same stores. Parley saves"
-        " a hit's reply with its start, the floor and the peers after its stream has ended; start and hit"
-        " together, with the reply saved before the last byte, have a column of their own.",
+        "Replies of 200 tokens; one request at a time. The baseline is the floor with the same stores. Parley"
+        " saves a hit's reply with its start, the floor and the peers after its stream has ended; start and"
+        " hit together, with the reply saved before the last byte, have a column of their own.",
         (
             Column("start, ms", path.TABLE, "start_p50", ms, _STORES),
             Column("p99", path.TABLE, "start_p99", ms),

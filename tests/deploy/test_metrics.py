@@ -68,7 +68,7 @@ async def test_each_metric_counts_what_happened(world: World, own_postgres: Addr
     lines = [line for line in written.read_text().split("\n") if line]
     entries = [json.loads(line) for line in lines]
     found = {name: _published(item, entries) for name, item in FILTERS.items()}
-    # Here one process writes what two functions write in AWS: the one that opens sessions says what was known.
+    # Here one process writes what two functions write in AWS.
     for group in ("StreamLogs", "StartLogs"):
         assert found[group, "Replies"] == [1.0] * 5
         assert found[group, "CacheHits"] == [1.0] * 2
@@ -80,7 +80,8 @@ async def test_each_metric_counts_what_happened(world: World, own_postgres: Addr
     first, hit, *_ = found["StreamLogs", "StreamSeconds"]
     assert 0 < hit < first < 30
     known = [entry for entry in entries if entry["message"] == "reply_ended" and "seconds" not in entry]
-    assert [(entry["source"], entry["status"], entry["saved"]) for entry in known] == [("cache", "complete", True)]
+    said = [(entry["source"], entry["status"], entry["saved"]) for entry in known]
+    assert said == [("cache", "complete", True)]
 
 
 def _published(item: Node, entries: list[dict[str, Any]]) -> list[float]:
