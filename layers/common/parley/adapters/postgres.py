@@ -1,5 +1,6 @@
 """The store in Postgres: one statement a use case, each repeatable, the server's clock for time."""
 
+from operator import attrgetter
 from typing import Any
 
 from parley.adapters import statements
@@ -149,15 +150,10 @@ class PostgresStore:
         if disabled:
             raise UserDisabled
         messages = [message_of(chat_id, row[3:]) for row in rows if row[3] is not None]
+        messages.sort(key=attrgetter("position"))
         more = len(messages) > limit
-        messages = messages[:limit]
-        return Page(
-            chat_id,
-            title,
-            tuple(reversed(messages)),
-            str(messages[-1].position) if more else None,
-            active,
-        )
+        messages = messages[-limit:]
+        return Page(chat_id, title, tuple(messages), str(messages[0].position) if more else None, active)
 
     async def chats(self, user_id: str, before: str | None, limit: int) -> ChatPage:
         before_at, _, before_id = (before or "").partition("_")

@@ -19,9 +19,9 @@ select s.user_id, s.chat_id, s.message_id, s.reply_id, s.state, s.regenerate, s.
              from (select m.*, sum(m.size) over (order by m.position desc) - m.size as newer
                      from (select m.role, m.parts, m.position,
                                   coalesce(length(m.parts -> 0 ->> 'text'), 0) as size
-                             from messages m, messages asked
-                            where asked.id = s.message_id and m.chat_id = s.chat_id
-                              and m.position <= asked.position and m.superseded_by is null
+                             from messages m
+                            where m.chat_id = s.chat_id and m.position < r.position
+                              and m.superseded_by is null
                             order by m.position desc limit %(turns)s) m) t
             where t.newer <= 2 * mo.context_characters
        ) end,
@@ -112,21 +112,20 @@ update sessions
 returning state, coalesce(lease_until > clock_timestamp(), false), generation_key, epoch
 """
 
+# Joined, for a subquery would be run for every message. Whoever reads the rows puts them in order.
 HISTORY = """
-select c.title,
-       (select s.id from sessions s where s.chat_id = c.id and s.state <> 'ended'
-           and (s.state = 'streaming' or s.expires_at > clock_timestamp())),
-       u.disabled_at is not null,
+select c.title, s.id, u.disabled_at is not null,
        m.id, m.position, m.role, m.status, m.parts, m.created_at, m.completed_at, m.model_id,
        m.reply_to, m.superseded_by, m.source, m.finish_reason, m.error, m.input_tokens, m.output_tokens
   from chats c
   join users u on u.id = c.owner_id
+  left join sessions s on s.chat_id = c.id and s.state <> 'ended'
+   and (s.state = 'streaming' or s.expires_at > clock_timestamp())
   left join lateral (
       select * from messages m
-       where m.chat_id = c.id and (%(before)s::bigint is null or m.position < %(before)s::bigint)
+       where m.chat_id = c.id and m.position < coalesce(%(before)s::bigint, 9223372036854775807)
        order by m.position desc limit %(limit)s) m on true
  where c.id = %(chat)s and c.owner_id = %(user)s
- order by m.position desc
 """
 
 CHATS = """
