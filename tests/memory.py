@@ -25,8 +25,6 @@ Step = ModelEvent | Exception | float | asyncio.Event
 class ScriptedModel:
     """Says its script each time it is asked: events, pauses in seconds, gates, and an error at last."""
 
-    version = "scripted/1"
-
     def __init__(self, *script: Step) -> None:
         self.script: tuple[Step, ...] = script or (Delta("Hello, "), Delta("world!"), STOP)
         self.questions: list[Question] = []
@@ -56,6 +54,10 @@ class ScriptedModel:
         if provider != "maker":
             raise ProviderFault("model_not_configured", "There is no such provider.")
         return self
+
+    def version(self, provider: str) -> str:
+        """Return what this is, if it is the provider's."""
+        return "scripted/1" if provider == "maker" else ""
 
     def has(self, provider: str) -> bool:
         """Say whether this is the provider's model."""

@@ -401,6 +401,14 @@ def test_a_paced_hit_is_exact(whole: str) -> None:
     assert screen.text == whole
 
 
+async def test_a_pace_slows_nobody_who_comes_back() -> None:
+    run = new_run()
+    run.source = Source.CACHE
+    settle(run, "one two three")
+    screen = await show(run, Screen("one ", Cursor(EPOCH, 4)), pace=0.1)
+    assert (screen.text, screen.types().count("token")) == ("one two three", 1)
+
+
 async def test_a_pace_slows_hits_only() -> None:
     loop = asyncio.get_running_loop()
     whole = "one two three four five"

@@ -26,9 +26,6 @@ class TestAnthropicModel(ChatModelSuite):
     def make(self, fake: FakeProvider, key: str = KEY) -> ChatModel:
         return AnthropicModel(api_key=key, base_url=fake.anthropic_url)
 
-    def test_version(self, model: ChatModel) -> None:
-        assert model.version == "anthropic/1"
-
     async def test_what_is_sent(self, fake: FakeProvider, model: ChatModel) -> None:
         asked = question("m", "a", "b", "c\n😀", system="Be brief.", parameters={"top_k": 3, "stream": False})
         await self.ask(model, asked)

@@ -24,9 +24,6 @@ class TestOpenAIModel(ChatModelSuite):
     def make(self, fake: FakeProvider, key: str = KEY) -> ChatModel:
         return OpenAIModel(api_key=key, base_url=fake.openai_url)
 
-    def test_version(self, model: ChatModel) -> None:
-        assert model.version == "openai/1"
-
     async def test_what_is_sent(self, fake: FakeProvider, model: ChatModel) -> None:
         asked = question(
             "m",

@@ -17,7 +17,7 @@ LEASE = 0.15
 STOP = Completed(FinishReason.STOP, "end_turn", Usage(3, 4))
 STOPPED = Completed(FinishReason.STOPPED)
 FAILED = Failed("provider_overloaded", "Busy.", retryable=True, retry_after_ms=1500)
-TEXT = "é😀\u2028\r\n\0 </script>"
+TEXT = "é😀\u2028\r\n\1 </script>"
 NOBODY: frozenset[str] = frozenset()
 
 

@@ -185,7 +185,7 @@ class StoreSuite(StoreFixtures):
         started = await asyncio.gather(
             *(place.start(asked) for place, asked in zip(stores, orders, strict=True))
         )
-        assert len({each.session_id for each in started}) == 1
+        assert len({(each.session_id, each.chat_id, each.reply_id, each.expires_at) for each in started}) == 1
         assert len((await store.chats("ada", None, 9)).chats) == 1
 
     # -- a start whose reply is known ------------------------------------------------------------
@@ -205,7 +205,7 @@ class StoreSuite(StoreFixtures):
         # Its chat is free, and a repeat finds it.
         assert (await store.history("ada", started.chat_id, None, 9)).active_session_id is None
         again = await other.start(order(NASTY, idempotency_key="k", model_version=version, answer=KNOWN))
-        assert replace(again, answered=True) == started
+        assert (again.answered, replace(again, answered=True)) == (False, started)
         assert await store.finish(started.session_id, Reply(9, "Late.", STOP), "provider") == Ended(KNOWN)
         assert (await store.start(order("And?", chat_id=started.chat_id))).chat_id == started.chat_id
 
@@ -220,7 +220,12 @@ class StoreSuite(StoreFixtures):
         asked = order(model_version=await self._version(store), answer=KNOWN)
         started = await store.start(asked)
         # The connection was lost after it took effect.
-        assert replace(await store.start(asked), answered=True) == started
+        assert await store.start(asked) == started
+        # And when it did so without the reply, which somebody reads by now.
+        late = replace(order(), model_version=asked.model_version)
+        begun = await store.start(late)
+        assert await store.attach(begun.session_id, "key", 1, 60, writer=True) == Attached()
+        assert await store.start(replace(late, answer=KNOWN)) == begun
         assert len(await messages(store, started.chat_id)) == 2
 
     async def test_a_known_reply_of_another_version_is_ignored(self, store: Store, stage: Stage) -> None:

@@ -74,8 +74,10 @@ async def test_each_metric_counts_what_happened(world: World, own_postgres: Addr
         assert found[group, "CacheHits"] == [1.0] * 2
     assert found["StreamLogs", "RepliesFailed"] == [1.0]
     assert found["StreamLogs", "RepliesParked"] == [1.0]
-    assert len(found["StreamLogs", "FirstTokenMs"]) == len(found["StreamLogs", "StreamSeconds"]) == 4
-    assert all(0 <= value < 30_000 for value in found["StreamLogs", "FirstTokenMs"])
+    assert len(found["StreamLogs", "StreamSeconds"]) == 4
+    for group in ("StreamLogs", "StartLogs"):
+        assert len(found[group, "FirstTokenMs"]) == 5
+        assert all(0 <= value < 30_000 for value in found[group, "FirstTokenMs"])
     # Twenty milliseconds a token, and a cached reply has none to wait for.
     first, hit, *_ = found["StreamLogs", "StreamSeconds"]
     assert 0 < hit < first < 30

@@ -175,10 +175,13 @@ async def test_49_todays_code_works_on_a_later_schema(world: World) -> None:
     # What a later migration may do while this code still runs: add tables, columns with defaults, indexes.
     for table in ("users", "models", "plans", "chats", "messages", "sessions"):
         world.sql(f"alter table {table} add column later text not null default ''")
+        world.sql(f"alter table {table} add column version text not null default ''")
     client = world.client(world.server())
     model = world.model("row-49")
     started, reading = await client.ask("Is it later?", model)
     assert text_of(await client.reply(started)) == reading.text == reply_to("Is it later?")
+    known = await client.start("Is it later?", model)
+    assert text_of(await client.reply(known)) == reading.text
     await client.get("/chat/list")
     await client.get("/chat/models")
     await world.purge()

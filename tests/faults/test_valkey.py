@@ -20,7 +20,7 @@ from parley.conversation import Reply
 from parley.events import Completed, FinishReason
 from parley.outcomes import Hit, Write
 from tests.faults.test_readers import LEASES
-from tests.harness import Fake, Reading, World, eventually, text_of
+from tests.harness import Client, Fake, Reading, World, eventually, text_of
 
 
 @pytest.fixture
@@ -127,18 +127,53 @@ async def test_40_back_again(fragile: tuple[World, Addresses]) -> None:
     await eventually(cached)
 
 
-@pytest.mark.parametrize("value", [b"", b"junk", b"99999999999999999 [9,9]", b'1 [1,"old"]', b"\xff\xfe"])
-async def test_40_corrupt_or_old_entry_is_a_miss(world: World, value: bytes) -> None:
-    model = world.model("row-40-corrupt")
-    client = world.client(world.server())
-    _, first = await client.ask("What is corruption?", model)
-    with redis.Redis.from_url(world.valkey_url) as valkey:
-        [name] = valkey.keys("*:done")
-        valkey.set(name, value)
-    _, second = await client.ask("What is corruption?", model)
+@pytest.fixture
+def client(shared: World) -> Client:
+    """A client of a server that tests share."""
+    return shared.client(shared.common_server())
+
+
+_END = b'{"finish":"stop","providerReason":null,"usage":[1,2]}'
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"", b"junk", b"99999999999999999 [9,9]", b'1 [1,"old"]', b"\xff\xfe", b"1 " + b"[" * 100_000,
+        # What could be read, but not saved, or is nobody's to be given.
+        b'99999999999999999999 [1,"x",%b]' % _END, b'9223372036854775807 [1,"x",%b]' % _END,
+        b'-5 [1,"x",%b]' % _END, b'1 [1,"x\\u0000",%b]' % _END, b'1 [1,"",%b]' % _END,
+        *(
+            b'1 [1,"x",%b]' % _END.replace(*change)
+            for change in (
+                (b'"stop"', b'"length"'), (b'"stop"', b'"x"'), (b"null", b'"\\u0000"'), (b"null", b"7"),
+                (b"[1,2]", b"[-3,2]"), (b"[1,2]", b"[3000000000,2]"), (b"[1,2]", b"[1.5,2]"),
+                (b"[1,2]", b'"ab"'), (b"[1,2]", b"[true,2]"),
+            )
+        ),
+        b'1 [1,"x",{"code":"c","message":"m","retryable":true,"retryAfterMs":null}]',
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("context", ["new chat", "old chat"])
+async def test_40_corrupt_or_old_entry_is_a_miss(
+    shared: World, client: Client, value: bytes, context: str
+) -> None:
+    model = shared.model("row-40-corrupt")
+    prompt, fields = f"What is corruption in the {context}?", {}
+    opening, _ = await client.ask("Which model?", model)
+    if context == "old chat":
+        fields = {"chatId": opening["chatId"]}
+    _, first = await client.ask(prompt, model, **fields)
+    with redis.Redis.from_url(shared.valkey_url) as valkey:
+        for name in valkey.keys("*:done"):
+            valkey.set(name, value)
+    started, second = await client.ask(prompt, model, **fields)
     assert second.text == first.text
     assert second.source in ("provider", "joined")
-    _, third = await client.ask("What is corruption?", model)
+    assert second.end is not None
+    assert second.end["saved"] is True
+    assert text_of(await client.reply(started)) == first.text
+    _, third = await client.ask(prompt, model, **fields)
     assert third.text == first.text
     assert third.source == "cache"
 

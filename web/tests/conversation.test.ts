@@ -172,6 +172,23 @@ describe("a reply", () => {
     expect(texts(state)).toEqual(["user: Hello?", "assistant: Hello!"]);
   });
 
+  it("is no problem where its session has expired and its reply is there", async () => {
+    const expired = () => failure(410, "session_expired", { retryable: true });
+    for (const [reply, problem] of [
+      [answer, null],
+      [wire({ id: "m2", role: "assistant", status: "failed", errorCode: "session_expired" }), { about: "reply" }],
+    ] as const) {
+      const server = new FakeServer().on("start", json(started, 201)).on("stream", expired()).on("history", page([question, reply]));
+      const conversation = open(server, null);
+      void conversation.send("Hello?", "demo");
+      await settled(conversation, (state) => state.history === "loaded");
+      const state = conversation.getState();
+      expect(state.reply).toBeNull();
+      if (problem === null) expect(state.problem).toBeNull();
+      else expect(state.problem).toMatchObject(problem);
+    }
+  });
+
   it("offers a reload when the connection is lost, and a retry follows the same session", async () => {
     const down = new TypeError("Failed to fetch");
     const server = new FakeServer()

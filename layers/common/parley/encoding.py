@@ -15,8 +15,11 @@ def to_json(value: object) -> bytes:
 
 
 def from_json(data: bytes | str) -> Any:
-    """Return what `data` says; raises `ValueError` (msgspec's) where it is not JSON."""
-    return msgspec.json.decode(data)
+    """Return what `data` says; raises `ValueError` (msgspec's) where it is not JSON, or nested too deeply."""
+    try:
+        return msgspec.json.decode(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 class TextCleaner:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from parley.context import generation_key
 from parley.conversation import Model, Turn
-from parley.errors import ProviderFault
 from parley.ports import ChatModels
 
 
@@ -21,14 +20,10 @@ class GenerationKeys:
 
     def of(self, model: Model, turns: Sequence[Turn], user_id: str, bypass: str | None = None) -> str:
         """Return the key of a question, its turns normalised and trimmed; see `context.generation_key`."""
-        try:
-            adapter = self._models.of(model.provider).version
-        except ProviderFault:
-            adapter = ""
         return generation_key(
             self._secret,
             model=model,
-            adapter=adapter,
+            adapter=self._models.version(model.provider),
             turns=turns,
             user_id=user_id,
             share_context_free=self._share_context_free,

@@ -50,11 +50,6 @@ class Question:
 class ChatModel(Protocol):
     """A provider's way to answer."""
 
-    @property
-    def version(self) -> str:
-        """Name and version of the adapter; part of the generation key."""
-        ...
-
     def stream(self, question: Question) -> AsyncGenerator[ModelEvent, None]:
         """Ask once, and yield what comes, as it comes; what arrived together is one `Delta`.
 
@@ -74,6 +69,13 @@ class ChatModels(Protocol):
 
     def of(self, provider: str) -> ChatModel:
         """Return the adapter of `provider`; raises `ProviderFault` where there is no key for it."""
+        ...
+
+    def version(self, provider: str) -> str:
+        """Return the name and version of the adapter of `provider`, which generation keys have in them.
+
+        Every process must say the same, whichever keys it has; nothing for a provider that is unknown.
+        """
         ...
 
     def has(self, provider: str) -> bool:
@@ -232,7 +234,7 @@ class Log(Protocol):
         ...
 
     async def cached(self, key: str) -> Reply | None:
-        """Return the reply of a generation that ended well and is kept, as `join` would; changes nothing."""
+        """Return the reply of a generation that ended well and is kept, as `join` would. Attaches nobody."""
         ...
 
     async def flush(self, appends: Sequence[Append]) -> list[Flushed | Fenced | None]:

@@ -49,14 +49,14 @@ class Reader(Timed):
         until: float | None = None,
     ) -> None:
         """`hinted` says that the client sent a cursor, readable or not; `heartbeat` is in seconds; `pace`
-        slows a cache hit to so many words a second; `until`, in the event loop's time, is when the stream
-        breaks off without an end, so that the client resumes elsewhere."""
+        slows a cache hit to so many words a second, but for who comes back; `until`, in the event loop's
+        time, is when the stream breaks off without an end, so that the client resumes elsewhere."""
         super().__init__()
         self._run = run
         self._cursor = cursor
         self._hinted = hinted
         self._heartbeat = heartbeat
-        self._pace = pace
+        self._pace = 0.0 if hinted else pace
         self._until = until
         self._wake: Callable[[], object] | None = None
         self._rung = False

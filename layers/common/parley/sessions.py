@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import time
 from dataclasses import dataclass
 
 from parley.answers import Answers
@@ -50,22 +51,27 @@ async def start(store: Store, answers: Answers, ask: Ask, *, prompt_characters: 
         new_message_id=new_id(),
         new_reply_id=new_id(),
     )
+    begun = time.monotonic()
     order = await answers.added_to(order)
     started = await store.start(order)
     answers.learn(started)
     if started.answered and order.answer is not None:
-        _report(order, order.answer)
+        _report(order, order.answer, time.monotonic() - begun)
     return started
 
 
-def _report(order: Order, answer: Reply) -> None:
-    """Write the line that metrics are made of, as `Run.report` does for a reply that took a while."""
+def _report(order: Order, answer: Reply, seconds: float) -> None:
+    """Write the line that metrics are made of, as `Run.report` does for a reply that took a while.
+
+    It took no seconds of streaming.
+    """
     fields = {
         "source": Source.CACHE.value,
         "model": order.model_id,
         "status": answer.status.value,
         "saved": True,
         "characters": len(answer.text),
+        "first_token_ms": round(seconds * 1000),
     }
     _log.info("reply_ended", extra=fields)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from parley.conversation import Reply
 from parley.encoding import from_json, to_json
-from parley.events import Completed, End, Failed, FinishReason, Usage
+from parley.events import Completed, Cursor, End, Failed, FinishReason, Usage
 
 _VERSION = 1
 
@@ -26,12 +26,25 @@ def reply_to_bytes(reply: Reply) -> bytes:
 
 
 def reply_of_bytes(data: bytes) -> Reply:
-    """Read a reply; raises `ValueError` for what is corrupt or of another version."""
+    """Read a reply; raises `ValueError` for what is corrupt or of another version.
+
+    What is read can be saved: Valkey is nobody's to trust, and a store would refuse the rest.
+    """
     epoch, _, body = data.partition(b" ")
     match from_json(body):
-        case [version, str(text), dict(end)] if version == _VERSION:
-            return Reply(int(epoch), text, _end_of(end))
+        case [version, str(text), dict(end)] if version == _VERSION and _is_storable(text):
+            at = Cursor.parse(f"{epoch.decode()}-{len(text)}")
+            if at is not None:
+                return Reply(at.epoch, text, _end_of(end))
     raise ValueError("not a reply of this version")
+
+
+def cached_of_bytes(data: bytes) -> Reply:
+    """Read a reply that is given to whoever asks the same; raises `ValueError` for any other too."""
+    reply = reply_of_bytes(data)
+    if not reply.cacheable:
+        raise ValueError("not a reply that ended well")
+    return reply
 
 
 def _end_fields(end: End) -> dict[str, Any]:
@@ -45,12 +58,29 @@ def _end_fields(end: End) -> dict[str, Any]:
 
 
 def _end_of(fields: Mapping[str, Any]) -> End:
-    try:
-        if "code" in fields:
-            return Failed(fields["code"], fields["message"], fields["retryable"], fields["retryAfterMs"])
-        usage = fields["usage"]
-        return Completed(
-            FinishReason(fields["finish"]), fields["providerReason"], Usage(*usage) if usage else None
-        )
-    except (KeyError, TypeError) as error:
-        raise ValueError("not an end") from error
+    match fields:
+        case {"code": str(code), "message": str(message), "retryable": bool(retryable)}:
+            after = fields.get("retryAfterMs")
+            if _is_storable(code + message) and (after is None or _is_count(after)):
+                return Failed(code, message, retryable, after)
+        case {"finish": str(finish), "providerReason": None | str() as reason, "usage": usage}:
+            if _is_storable(reason or ""):
+                return Completed(FinishReason(finish), reason, _usage_of(usage))
+    raise ValueError("not an end")
+
+
+def _usage_of(value: Any) -> Usage | None:
+    match value:
+        case None:
+            return None
+        case [given, returned] if _is_count(given) and _is_count(returned):
+            return Usage(given, returned)
+    raise ValueError("not a usage")
+
+
+def _is_storable(text: str) -> bool:
+    return "\0" not in text  # which Postgres does not take
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**31  # as Postgres has an integer

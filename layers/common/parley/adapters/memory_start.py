@@ -42,10 +42,12 @@ def start(tables: MemoryDatabase, order: Order, *, session_seconds: float, creat
     entry = CatalogueEntry(repr(tables.models[order.model_id]), tables.models[order.model_id].model)
     if order.model_version != entry.version:
         return replace(started, model=entry)
-    if order.answer is None or row.id != order.new_session_id or row.state is not SessionState.OPEN:
+    if order.answer is None or row.id != order.new_session_id:
         return started
-    tables.end(row, order.answer, "cache")
-    return replace(started, expires_at=row.expires_at, answered=True)
+    if row.state is SessionState.OPEN:
+        tables.end(row, order.answer, "cache")
+    ended = row.state is SessionState.ENDED and tables.messages[row.reply_id].source == "cache"
+    return replace(started, expires_at=row.expires_at, answered=ended)
 
 
 def _started_before(tables: MemoryDatabase, order: Order) -> SessionRow | None:

@@ -33,6 +33,10 @@ class ConfiguredModels:
             model = self._models[provider] = make(self._settings)
         return model
 
+    def version(self, provider: str) -> str:
+        """Return the name and version of the adapter of `provider`, whether there is a key for it or not."""
+        return _VERSIONS.get(provider, "")
+
     def has(self, provider: str) -> bool:
         """Return whether `of` finds an adapter."""
         try:
@@ -73,6 +77,13 @@ _MAKERS: dict[str, Callable[[Settings], ChatModel]] = {
     "anthropic": _anthropic,
     "xai": _xai,
     "demo": _demo,
+}
+
+_VERSIONS = {
+    "openai": OpenAIModel.version,
+    "anthropic": AnthropicModel.version,
+    "xai": XaiModel.version,
+    "demo": DemoModel.version,
 }
 
 

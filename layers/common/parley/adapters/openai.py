@@ -55,22 +55,16 @@ class OpenAIModel:
     The SDK's own stream objects pass a cut reply off as a whole one, and cost several times the work.
     """
 
-    def __init__(
-        self, *, api_key: str, base_url: str, title: str = "OpenAI", version: str = "openai/1"
-    ) -> None:
+    version = "openai/1"
+
+    def __init__(self, *, api_key: str, base_url: str, title: str = "OpenAI") -> None:
         self._api_key = api_key
         self._base_url = base_url
         self._title = title
-        self._version = version
         host = urlsplit(base_url).hostname or ""
         new = any(host == known or host.endswith(f".{known}") for known in _NEW_LIMIT_HOSTS)
         self._limit = "max_completion_tokens" if new else "max_tokens"
         self._sdk = Sdk(self._make_client)
-
-    @property
-    def version(self) -> str:
-        """Name and version of the adapter."""
-        return self._version
 
     def stream(self, question: Question) -> AsyncGenerator[ModelEvent, None]:
         """Ask once; see `ports.ChatModel.stream`."""

@@ -29,6 +29,10 @@ class RenewingModels:
         """Return the adapter of `provider`; whether there is a key for it shows when it is asked."""
         return _RenewingModel(self, provider)
 
+    def version(self, provider: str) -> str:
+        """Return the name and version of the adapter of `provider`."""
+        return self._models.version(provider)
+
     def has(self, provider: str) -> bool:
         """Return whether there is a key for `provider`, as far as this sandbox knows by now."""
         return self._models.has(provider)
@@ -67,10 +71,6 @@ class _RenewingModel:
     def __init__(self, models: RenewingModels, provider: str) -> None:
         self._models = models
         self._provider = provider
-
-    @property
-    def version(self) -> str:
-        return self._models.configured.of(self._provider).version
 
     async def stream(self, question: Question) -> AsyncGenerator[ModelEvent, None]:
         asked = self._models.configured

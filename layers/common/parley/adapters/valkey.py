@@ -13,7 +13,13 @@ from redis.exceptions import RedisError
 
 from parley.adapters import valkey_scripts as scripts
 from parley.adapters.breaker import Breaker
-from parley.adapters.entries import end_of_bytes, end_to_bytes, reply_of_bytes, reply_to_bytes
+from parley.adapters.entries import (
+    cached_of_bytes,
+    end_of_bytes,
+    end_to_bytes,
+    reply_of_bytes,
+    reply_to_bytes,
+)
 from parley.adapters.valkey_lane import Argument, Command, ErrorReply, Lane, ServerFault
 from parley.adapters.valkey_scripts import Script
 from parley.adapters.valkey_watch import Watcher
@@ -95,7 +101,7 @@ class ValkeyLog:
             try:
                 match answer[0]:
                     case b"hit":
-                        return Hit(reply_of_bytes(answer[1]))
+                        return Hit(cached_of_bytes(answer[1]))
                     case b"follow":
                         return Follow(int(answer[1]))
                     case b"write":
@@ -105,16 +111,22 @@ class ValkeyLog:
             except ValueError:
                 # Corrupt, or an older version's: worth nothing.
                 await self._ask("DEL", keys[0])
-            except (TypeError, IndexError):
+            except (TypeError, IndexError, AttributeError):
                 break
         raise LogUnavailable
 
     async def cached(self, key: str) -> Reply | None:
-        value = await self._ask("GET", self._keys(key)[0])
+        if not self._cache_ms:
+            return None
+        done = self._keys(key)[0]
+        value = await self._ask("GET", done)
+        if value is None:
+            return None
         try:
-            return None if value is None else reply_of_bytes(value)
+            return cached_of_bytes(value)
         except ValueError:
-            return None  # whoever joins clears it away
+            await self._ask("DEL", done)  # as `join` does
+            return None
         except (TypeError, AttributeError):
             raise LogUnavailable from None
 

@@ -19,6 +19,7 @@ create function begin_session(
 ) language plpgsql as $$
 #variable_conflict use_column
 declare
+    v_version  text;
     v_expires  timestamptz;
 begin
     answered := false;
@@ -31,11 +32,12 @@ begin
     if outcome <> 'started' or p_chat is not null or p_regenerate then return; end if;
 
     -- A row's version is the transaction that wrote it.
-    select m.xmin::text into version from models m where m.id = p_model;
-    if version is distinct from p_version then
+    select m.xmin::text into v_version from models m where m.id = p_model;
+    if v_version is distinct from p_version then
         select jsonb_build_array(m.id, m.provider, m.name, m.title, m.max_output_tokens, m.context_characters,
                                  m.system_prompt, m.parameters)
-          into model from models m where m.id = p_model and m.xmin::text = version;
+          into model from models m where m.id = p_model and m.xmin::text = v_version;
+        version := v_version;
         return;
     end if;
     -- A repeat finds the first one's session, which keeps what it was opened with.
@@ -46,7 +48,12 @@ begin
            expires_at = greatest(s.expires_at, clock_timestamp() + interval '5 minutes')
      where s.id = p_session and s.state = 'open'
     returning s.expires_at into v_expires;
-    if not found then return; end if;
+    if not found then
+        -- The same order, run again after its connection was lost.
+        select s.state = 'ended' and m.source = 'cache' into answered
+          from sessions s join messages m on m.id = s.reply_id where s.id = p_session;
+        return;
+    end if;
     answered := true;
     expires_at := v_expires;
     update messages m
