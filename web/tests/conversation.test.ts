@@ -173,17 +173,15 @@ describe("a reply", () => {
   });
 
   it("is no problem where its session has expired and its reply is there", async () => {
-    const expired = () => failure(410, "session_expired", { retryable: true });
+    const expired = failure(410, "session_expired");
     for (const [reply, problem] of [
       [answer, null],
       [wire({ id: "m2", role: "assistant", status: "failed", errorCode: "session_expired" }), { about: "reply" }],
     ] as const) {
-      const server = new FakeServer().on("start", json(started, 201)).on("stream", expired()).on("history", page([question, reply]));
+      const server = new FakeServer().on("start", json(started, 201)).on("stream", expired).on("history", page([question, reply]));
       const conversation = open(server, null);
       void conversation.send("Hello?", "demo");
-      await settled(conversation, (state) => state.history === "loaded");
-      const state = conversation.getState();
-      expect(state.reply).toBeNull();
+      const state = await settled(conversation, (now) => idle(now) && now.messages.at(-1)?.status === reply.status);
       if (problem === null) expect(state.problem).toBeNull();
       else expect(state.problem).toMatchObject(problem);
     }
