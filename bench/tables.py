@@ -89,8 +89,9 @@ TABLES = (
     Table(
         "What 1,000 chats cost",
         "A prompt and a reply of 200 tokens at 20 a second, 80 % hits; computed from the figures above, with"
-        " the prices in bench/cases/cost.py. Work is stretched where a function has less than a whole"
-        " processor. Not counted: cold starts, stores, traffic.",
+        " the prices in bench/cases/cost.py. A function has twice the memory of its process, and at least the"
+        " 128 MB of Lambda's smallest. Work is stretched where it has less than a whole processor for that."
+        " Not counted: cold starts, stores, traffic.",
         (
             Column("function, MB", cost.TABLE, "mb", whole),
             Column("the process has, MB", cost.TABLE, "memory", mb),

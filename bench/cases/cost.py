@@ -4,6 +4,7 @@ On-demand Lambda bills the time that an invocation waits: (start + stream) x mem
 streams at once is used by their processor time alone. Prices: us-east-1, arm64, November 2026.
 """
 
+import math
 import re
 
 from bench.bench import Bench
@@ -22,15 +23,18 @@ _REPLY_SECONDS = _TOKENS / 20
 _HITS = 0.8
 # Lambda gives a function of so many MB one whole virtual processor.
 _WHOLE_PROCESSOR_MB = 1769
-# The smallest that holds: none of them has more than half of it.
-_LEAST_MB = 256
+# Lambda's least. A function has twice what its process has: for the rest of the sandbox, and busy moments.
+_LEAST_MB = 128
 
 
 async def run(bench: Bench) -> None:
     """Compute the costs of all whose path was measured."""
     for contender in bench.contenders:
         if isinstance(contender, Parley | FastApi | Nest):
-            _compute(bench, contender, contender.label, _LEAST_MB, _LEAST_MB)
+            memory = bench.sheet.median("process", contender.label, "memory")
+            if memory is not None:
+                least = max(_LEAST_MB, math.ceil(2 * memory / 2**20))
+                _compute(bench, contender, contender.label, least, least)
         if isinstance(contender, Parley):
             label = f"{contender.label}, by the template's defaults"
             _compute(bench, contender, label, _template("ApiMemory"), _template("StreamMemory"))

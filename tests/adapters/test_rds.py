@@ -49,11 +49,11 @@ def test_the_token_is_what_boto3_would_make() -> None:
 async def test_each_connection_logs_in_with_a_token_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
 
-    async def connect(url: str, **_: object) -> None:
+    def connect(url: str, **_: object) -> None:
         opened.append(url)
         raise psycopg.OperationalError("away")
 
-    monkeypatch.setattr(psycopg.AsyncConnection, "connect", connect)
+    monkeypatch.setattr(psycopg, "connect", connect)
     its = bootstrap.build(Settings(database_url=URL, database_iam=True, key_secret="s" * 32))
     with pytest.raises(Exception, match="reached"):
         await its.store.check()

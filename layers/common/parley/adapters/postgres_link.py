@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Sequence
+from concurrent.futures import Executor, Future
 from typing import Any
 
 import psycopg
@@ -36,7 +37,7 @@ class Link(Timed):
     With `prepare` the server keeps a plan of each statement that it is asked again.
     """
 
-    def __init__(self, connection: psycopg.AsyncConnection[Row], *, prepare: bool) -> None:
+    def __init__(self, connection: psycopg.Connection[Row], *, prepare: bool) -> None:
         super().__init__()
         self._connection = connection
         self._libpq = connection.pgconn
@@ -55,18 +56,18 @@ class Link(Timed):
         self._loop.add_reader(self._socket, self._on_readable)
 
     @classmethod
-    async def open(cls, url: str, *, timeout: float, prepare: bool) -> "Link":
-        """Connect; raises `psycopg.OperationalError`. The timeouts are made of `timeout`, in seconds."""
-        connection = await psycopg.AsyncConnection.connect(
-            url,
-            autocommit=True,
-            connect_timeout=max(2, round(timeout)),
-            # What nobody acknowledges for so long is lost: time is left to ask again on a new connection.
-            tcp_user_timeout=round(timeout * 400),
-            application_name="parley",
-        )
-        set_json_loads(from_json, connection)
-        set_json_dumps(to_json, connection)
+    async def open(cls, url: str, *, timeout: float, prepare: bool, threads: Executor) -> "Link":
+        """Connect; raises `psycopg.OperationalError`. The timeouts are made of `timeout`, in seconds.
+
+        That is done in one of the `threads`: while it connects, libpq closes and opens sockets as it likes,
+        which an event loop that watched them would not be told.
+        """
+        connecting = threads.submit(_connect, url, timeout)
+        try:
+            connection = await asyncio.wrap_future(connecting)
+        except asyncio.CancelledError:
+            connecting.add_done_callback(_close)
+            raise
         return cls(connection, prepare=prepare)
 
     def fileno(self) -> int:
@@ -229,6 +230,26 @@ class Link(Timed):
         with contextlib.suppress(psycopg.Error):
             self._libpq.finish()
         self._end(psycopg.OperationalError("the connection was closed"))
+
+
+def _connect(url: str, timeout: float) -> psycopg.Connection[Row]:
+    connection = psycopg.connect(
+        url,
+        autocommit=True,
+        connect_timeout=max(2, round(timeout)),
+        # What nobody acknowledges for so long is lost: time is left to ask again on a new connection.
+        tcp_user_timeout=round(timeout * 400),
+        application_name="parley",
+    )
+    set_json_loads(from_json, connection)
+    set_json_dumps(to_json, connection)
+    return connection
+
+
+def _close(connecting: "Future[psycopg.Connection[Row]]") -> None:
+    """Close a connection that nobody waits for any more."""
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().close()
 
 
 def _tell(future: "asyncio.Future[list[Row]]", outcome: list[Row] | Exception) -> None:

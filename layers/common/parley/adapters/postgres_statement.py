@@ -18,7 +18,7 @@ class Statement:
 
     __slots__ = ("formats", "names", "plans", "query", "transformer")
 
-    def __init__(self, connection: psycopg.AsyncConnection[Row], statement: str) -> None:
+    def __init__(self, connection: psycopg.Connection[Row], statement: str) -> None:
         self.query, self.names, count = numbered(statement)
         self.formats = [PyFormat.AUTO] * count
         self.transformer = Transformer(connection)
