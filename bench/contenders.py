@@ -35,7 +35,7 @@ class Parley(Contender):
             "--port",
             str(self.port),
         ]
-        command += ["--loop", "asyncio", "--http", "parley.http.wire:Wire"]
+        command += ["--loop", "local.loop:new_event_loop", "--http", "parley.http.wire:Wire"]
         command += ["--no-access-log", "--log-level", "warning", "--no-server-header"]
         env = self.environment() | {
             "PYTHONPATH": f"{ROOT / 'layers/common'}:{ROOT}",

@@ -16,6 +16,7 @@ import uvicorn
 
 from local import environment
 from local.embedded import Addresses, EmbeddedError, EmbeddedStores
+from local.loop import new_event_loop
 from local.running import DataFolder, Running
 from local.seed import CATALOGUE, seed
 from parley.adapters.catalogue import CatalogueError
@@ -41,9 +42,10 @@ def main() -> int:
     parser.add_argument("--follow-parent", action="store_true", help="stop when the parent process is gone")
     options = parser.parse_args()
     try:
-        asyncio.run(
-            _serve(options.port, options.data, options.catalogue, follow_parent=options.follow_parent)
-        )
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(
+                _serve(options.port, options.data, options.catalogue, follow_parent=options.follow_parent)
+            )
     except (StartError, EmbeddedError, SettingsError, environment.EnvFileError) as error:
         print(f"Parley cannot start: {error}", file=sys.stderr)
         return 1
@@ -70,7 +72,8 @@ async def _serve(port: int, data: Path, catalogue: Path, *, follow_parent: bool)
             addresses = await asyncio.to_thread(stores.wait)
             _point_at(addresses)
         environment.set_key_secret(folder.path, shared=shared)
-        await _fill(os.environ["DATABASE_URL"], catalogue)
+        # In a loop of asyncio's own, which minds nothing that a library does with its sockets.
+        await asyncio.to_thread(asyncio.run, _fill(os.environ["DATABASE_URL"], catalogue))
         if not shared or embed_valkey:
             folder.announce(
                 Running(os.getpid(), url, os.environ["DATABASE_URL"], os.environ.get("VALKEY_URL", ""))

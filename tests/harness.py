@@ -28,6 +28,8 @@ _ROOT = Path(__file__).resolve().parent.parent
 _SECRET = "a secret that only the tests know, long enough"
 _KEY = "key-of-the-fake"
 _names = itertools.count()
+# What serves many streams runs on the one, Lambda on the other.
+_loops = itertools.cycle(["local.loop:new_event_loop", "asyncio"])
 
 
 class Process:
@@ -82,7 +84,7 @@ class Server(Process):
             "LOG_LEVEL": "INFO",
         }
         # Port 0 lets the kernel choose; uvicorn says which on standard error.
-        arguments = ["local.server:app", "--host", "127.0.0.1", "--port", "0", "--loop", "asyncio"]
+        arguments = ["local.server:app", "--host", "127.0.0.1", "--port", "0", "--loop", next(_loops)]
         arguments += [
             "--http",
             "parley.http.wire:Wire",

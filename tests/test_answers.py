@@ -1,5 +1,6 @@
 """Replies that are known when they are asked for, on a store and a log in memory."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -97,6 +98,7 @@ async def test_what_is_known_is_reported(world: World, caplog: pytest.LogCapture
     caplog.clear()
     with caplog.at_level("INFO"):
         await start(process)
+        await asyncio.sleep(0)
     [line] = [record for record in caplog.records if record.message == "reply_ended"]
     said = {name: getattr(line, name) for name in ("source", "model", "status", "saved", "characters")}
     assert said == {

@@ -1,5 +1,6 @@
 """Opening a session for a prompt, and stopping one."""
 
+import asyncio
 import contextlib
 import hashlib
 import time
@@ -56,7 +57,8 @@ async def start(store: Store, answers: Answers, ask: Ask, *, prompt_characters: 
     started = await store.start(order)
     answers.learn(started)
     if started.answered and order.answer is not None:
-        _report(order, order.answer, time.monotonic() - begun)
+        # After the answer, which is made without another wait: a line takes as long to write.
+        asyncio.get_running_loop().call_soon(_report, order, order.answer, time.monotonic() - begun)
     return started
 
 

@@ -76,7 +76,7 @@ class Settings:
     )
     cache_seconds: int = setting("CACHE_SECONDS", 3600, "how long a finished reply answers equal questions")
     cache_replay_tokens_per_second: float = setting(
-        "CACHE_REPLAY_TOKENS_PER_SECOND", 0.0, "paces cache hits; 0 sends them at once"
+        "CACHE_REPLAY_TOKENS_PER_SECOND", 0.0, "paces cache hits, not resumes; 0 sends them at once"
     )
     reply_characters: int = setting("REPLY_CHARACTERS", 1_000_000, "longest reply, code points")
     session_seconds: int = setting("SESSION_SECONDS", 600, "how long an opened session waits for its reader")
