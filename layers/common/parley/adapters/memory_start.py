@@ -2,9 +2,14 @@
 
 from datetime import UTC, datetime, time, timedelta
 
-from msgspec.structs import replace
-
-from parley.adapters.memory_tables import ChatRow, MemoryDatabase, MessageRow, SessionRow, UserRow
+from parley.adapters.memory_tables import (
+    ChatRow,
+    MemoryDatabase,
+    MessageRow,
+    ModelRow,
+    SessionRow,
+    UserRow,
+)
 from parley.conversation import CatalogueEntry, Model, Order, Role, SessionState, Started
 from parley.errors import (
     ChatBusy,
@@ -34,20 +39,32 @@ def start(tables: MemoryDatabase, order: Order, *, session_seconds: float, creat
         _check_limits(tables, order.user_id, tables.plans[user.plan].allowance, sum(reserve))
         question = _ask_again(tables, order, asked) if asked else _ask(tables, order, chat)
         row = _open(tables, order, chat, question, session_seconds, reserve)
+        known = order.chat_id is None and not order.regenerate
+        if known and order.answer and order.model_version == _entry(tables.models[order.model_id]).version:
+            tables.end(row, order.answer, "cache")
     elif row.user_id != order.user_id or row.request_hash != order.request_hash:
         raise IdempotencyConflict
-    started = Started(row.id, row.chat_id, row.message_id, row.reply_id, row.expires_at)
-    if order.chat_id is not None or order.regenerate:
-        return started
-    entry = CatalogueEntry(repr(tables.models[order.model_id]), tables.models[order.model_id].model)
-    if order.model_version != entry.version:
-        return replace(started, model=entry)
-    if order.answer is None or row.id != order.new_session_id:
-        return started
-    if row.state is SessionState.OPEN:
-        tables.end(row, order.answer, "cache")
-    ended = row.state is SessionState.ENDED and tables.messages[row.reply_id].source == "cache"
-    return replace(started, expires_at=row.expires_at, answered=ended)
+    return _started(tables, order, row)
+
+
+def _started(tables: MemoryDatabase, order: Order, row: SessionRow) -> Started:
+    cached = row.state is SessionState.ENDED and tables.messages[row.reply_id].source == "cache"
+    entry = None
+    if order.chat_id is None and not order.regenerate:
+        entry = _entry(tables.models[order.model_id])
+    return Started(
+        row.id,
+        row.chat_id,
+        row.message_id,
+        row.reply_id,
+        row.expires_at,
+        answered=cached and row.id == order.new_session_id,
+        model=None if entry is None or entry.version == order.model_version else entry,
+    )
+
+
+def _entry(row: ModelRow) -> CatalogueEntry:
+    return CatalogueEntry(repr(row), row.model)
 
 
 def _started_before(tables: MemoryDatabase, order: Order) -> SessionRow | None:

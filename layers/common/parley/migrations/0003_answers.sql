@@ -1,11 +1,9 @@
 -- A session may be opened with its reply, where that is known already.
 
--- Takes the place of `open_session`, which the code before this migration goes on calling, and which does
--- nearly all of the work.
+-- Takes the place of `open_session`, which the code before this migration goes on calling.
 --
 -- Of a new chat's question the caller can tell which reply it has, if it knows the model. `p_version` is what
--- it knows, and `p_answer` the reply. A reply that was found for any other version of the model is left out:
--- the caller is told the model as it is now, and the session is opened as any other.
+-- it knows, and `p_answer` the reply; if the model has another version by now, it is told that one.
 create function begin_session(
     p_user text, p_create_user boolean, p_prompt text, p_model text, p_chat text,
     p_regenerate boolean, p_key text, p_hash text, p_title text,
@@ -19,49 +17,185 @@ create function begin_session(
 ) language plpgsql as $$
 #variable_conflict use_column
 declare
-    v_version  text;
-    v_expires  timestamptz;
+    v_user        users%rowtype;
+    v_active      sessions%rowtype;
+    v_before      sessions%rowtype;
+    v_asked       messages%rowtype;
+    v_terms       record;
+    v_used        record;
+    v_now         timestamptz;
+    v_again       boolean := p_regenerate and p_chat is not null;
+    v_place       bigint := 1;
+    v_characters  bigint := 0;
+    v_added       bigint := 0;
+    v_input       integer;
+    v_output      integer;
+    v_answer      jsonb;
 begin
     answered := false;
-    select o.outcome, o.session_id, o.chat_id, o.message_id, o.reply_id, o.expires_at,
-           o.retry_seconds, o.requests_left, o.streams_left, o.tokens_left
-      into outcome, session_id, chat_id, message_id, reply_id, expires_at,
-           retry_seconds, requests_left, streams_left, tokens_left
-      from open_session(p_user, p_create_user, p_prompt, p_model, p_chat, p_regenerate, p_key, p_hash, p_title,
-                        p_session, p_new_chat, p_new_message, p_new_reply, p_seconds) o;
-    if outcome <> 'started' or p_chat is not null or p_regenerate then return; end if;
+    select * into v_user from users u where u.id = p_user for no key update;
+    if not found and p_create_user then
+        insert into users (id, plan_id) select p_user, p.id from plans p where p.is_default
+            on conflict do nothing;
+        select * into v_user from users u where u.id = p_user for no key update;
+    end if;
+    if v_user.id is null then outcome := 'no_user'; return; end if;
+    if v_user.disabled_at is not null then outcome := 'disabled'; return; end if;
 
     -- A row's version is the transaction that wrote it.
-    select m.xmin::text into v_version from models m where m.id = p_model;
-    if v_version is distinct from p_version then
-        select jsonb_build_array(m.id, m.provider, m.name, m.title, m.max_output_tokens, m.context_characters,
-                                 m.system_prompt, m.parameters)
-          into model from models m where m.id = p_model and m.xmin::text = v_version;
-        version := v_version;
-        return;
-    end if;
-    -- A repeat finds the first one's session, which keeps what it was opened with.
-    if p_answer is null or session_id <> p_session then return; end if;
+    select m.max_output_tokens, m.context_characters, length(m.system_prompt) as system_characters,
+           pm.plan_id is not null as included,
+           p.requests_per_minute, p.concurrent_streams, p.tokens_per_day, m.xmin::text as version,
+           case when m.xmin::text is distinct from p_version and p_chat is null and not p_regenerate then
+               jsonb_build_array(m.id, m.provider, m.name, m.title, m.max_output_tokens, m.context_characters,
+                                 m.system_prompt, m.parameters) end as model
+      into v_terms
+      from models m
+      join plans p on p.id = v_user.plan_id
+      left join plan_models pm on pm.plan_id = p.id and pm.model_id = m.id
+     where m.id = p_model and m.enabled;
+    version := v_terms.version; model := v_terms.model;
 
-    update sessions s
-       set state = 'ended', epoch = (p_answer ->> 'epoch')::bigint, ended_at = clock_timestamp(),
-           expires_at = greatest(s.expires_at, clock_timestamp() + interval '5 minutes')
-     where s.id = p_session and s.state = 'open'
-    returning s.expires_at into v_expires;
-    if not found then
-        -- The same order, run again after its connection was lost.
-        select s.state = 'ended' and m.source = 'cache' into answered
-          from sessions s join messages m on m.id = s.reply_id where s.id = p_session;
+    -- A repeat finds the first one's session, whatever the limits say by now.
+    select * into v_before from sessions s where s.id = p_session;
+    if v_before.id is null and p_key is not null then
+        select * into v_before from sessions s where s.user_id = p_user and s.idempotency_key = p_key;
+    end if;
+    if v_before.id is not null then
+        if v_before.user_id <> p_user or v_before.request_hash <> p_hash then
+            outcome := 'key_reused'; return;
+        end if;
+        outcome := 'started'; session_id := v_before.id; chat_id := v_before.chat_id;
+        message_id := v_before.message_id; reply_id := v_before.reply_id;
+        expires_at := v_before.expires_at;
+        if session_id = p_session and v_before.state = 'ended' then
+            -- The same order, run again after its connection was lost.
+            select m.source = 'cache' into answered from messages m where m.id = v_before.reply_id;
+        end if;
         return;
     end if;
-    answered := true;
-    expires_at := v_expires;
-    update messages m
-       set status = 'complete', source = 'cache', epoch = (p_answer ->> 'epoch')::bigint,
-           parts = jsonb_build_array(jsonb_build_object('type', 'text', 'text', p_answer ->> 'text')),
-           finish_reason = 'stop', provider_reason = p_answer ->> 'providerReason',
-           input_tokens = (p_answer ->> 'inputTokens')::integer,
-           output_tokens = (p_answer ->> 'outputTokens')::integer, completed_at = clock_timestamp()
-     where m.id = p_new_reply;
-    update chats c set characters = c.characters + length(p_answer ->> 'text') where c.id = p_new_chat;
+
+    if v_terms.version is null then outcome := 'no_model'; return; end if;
+    if not v_terms.included then outcome := 'not_in_plan'; return; end if;
+
+    if p_chat is not null then
+        select c.characters into v_characters
+          from chats c where c.id = p_chat and c.owner_id = p_user for no key update;
+        if not found then outcome := 'no_chat'; return; end if;
+        select * into v_active from sessions s where s.chat_id = p_chat and s.state <> 'ended';
+        if v_active.id is not null then
+            if v_active.state = 'open' and v_active.expires_at <= clock_timestamp() then
+                perform expire_session(v_active.id);
+            else
+                outcome := 'busy'; session_id := v_active.id; return;
+            end if;
+        end if;
+    end if;
+    if v_again then
+        select * into v_asked from messages m
+            where m.chat_id = p_chat and m.role = 'user' order by m.position desc limit 1;
+        if v_asked.id is null then outcome := 'nothing_asked'; return; end if;
+        if p_prompt is not null and p_prompt <> v_asked.parts -> 0 ->> 'text' then
+            outcome := 'other_prompt'; return;
+        end if;
+    else
+        v_added := length(p_prompt);
+    end if;
+
+    v_now := clock_timestamp();
+    -- As `quota.estimated` has it. A question that is longer than the context is sent all the same.
+    v_input := ceil((greatest(least(v_characters + v_added, v_terms.context_characters), v_added)
+                     + v_terms.system_characters) / 4.0);
+    v_output := v_terms.max_output_tokens;
+    if coalesce(v_terms.requests_per_minute, v_terms.concurrent_streams, v_terms.tokens_per_day) is not null then
+        select case when v_terms.requests_per_minute is not null then (
+                   select count(*) from sessions s
+                    where s.user_id = p_user and s.created_at > v_now - interval '1 minute') end as requests,
+               count(*) as streams,
+               coalesce(sum(s.reserved_input_tokens + s.reserved_output_tokens), 0) as reserved,
+               case when v_terms.tokens_per_day is not null then (
+                   select coalesce(sum(t.input_tokens + t.output_tokens), 0) from token_usage t
+                    where t.user_id = p_user and t.day = (v_now at time zone 'utc')::date) end as tokens
+          into v_used
+          from sessions s
+         where s.user_id = p_user and s.state <> 'ended'
+           -- What nobody reads any more holds nobody up, long before the purge comes by.
+           and (case s.state when 'open' then s.expires_at > v_now
+                             else s.lease_until > v_now - interval '1 minute' end);
+        requests_left := v_terms.requests_per_minute - v_used.requests;
+        streams_left := v_terms.concurrent_streams - v_used.streams;
+        tokens_left := v_terms.tokens_per_day - v_used.tokens - v_used.reserved;
+        if tokens_left < v_input + v_output then
+            outcome := 'limit_tokens';
+            -- Where it is only the running replies' reserve, a stream's end frees it.
+            if v_terms.tokens_per_day - v_used.tokens < v_input + v_output then
+                retry_seconds := extract(epoch from
+                    ((v_now at time zone 'utc')::date + 1)::timestamp at time zone 'utc' - v_now);
+            end if;
+            return;
+        elsif requests_left < 1 then
+            outcome := 'limit_requests';
+            select extract(epoch from s.created_at + interval '1 minute' - v_now) into retry_seconds
+              from sessions s
+             where s.user_id = p_user and s.created_at > v_now - interval '1 minute'
+             order by s.created_at desc offset v_terms.requests_per_minute - 1 limit 1;
+            return;
+        elsif streams_left < 1 then
+            outcome := 'limit_streams'; return;
+        end if;
+    end if;
+
+    -- What was found for another version of the model is left out: the caller is told the present one.
+    if p_chat is null and not p_regenerate and v_terms.version = p_version then v_answer := p_answer; end if;
+    answered := v_answer is not null;
+
+    reply_id := p_new_reply;
+    message_id := case when v_again then v_asked.id else p_new_message end;
+    if p_chat is null then
+        chat_id := p_new_chat;
+        insert into chats (id, owner_id, title, model_id, next_position, characters, created_at, updated_at)
+            values (chat_id, p_user, p_title, p_model, 3,
+                    v_added + coalesce(length(v_answer ->> 'text'), 0), v_now, v_now);
+    else
+        chat_id := p_chat;
+        update chats c
+           set next_position = next_position + case when v_again then 1 else 2 end,
+               characters = characters + v_added, updated_at = v_now, model_id = p_model
+         where c.id = p_chat
+        returning next_position - case when v_again then 1 else 2 end into v_place;
+    end if;
+    if v_again then
+        update messages m set superseded_by = reply_id
+            where m.chat_id = p_chat and m.reply_to = message_id and m.superseded_by is null;
+        insert into messages (id, chat_id, position, role, status, model_id, reply_to, created_at)
+            values (reply_id, chat_id, v_place, 'assistant', 'pending', p_model, message_id, v_now);
+    else
+        insert into messages (id, chat_id, position, role, status, parts, model_id, reply_to, source, epoch,
+                              finish_reason, provider_reason, input_tokens, output_tokens,
+                              created_at, completed_at)
+            values (message_id, chat_id, v_place, 'user', 'complete',
+                    jsonb_build_array(jsonb_build_object('type', 'text', 'text', p_prompt)),
+                    null, null, null, 0, null, null, null, null, v_now, v_now),
+                   (reply_id, chat_id, v_place + 1, 'assistant',
+                    case when answered then 'complete' else 'pending' end,
+                    case when answered then jsonb_build_array(
+                        jsonb_build_object('type', 'text', 'text', v_answer ->> 'text')) else '[]' end,
+                    p_model, message_id, case when answered then 'cache' end,
+                    case when answered then (v_answer ->> 'epoch')::bigint else 0 end,
+                    case when answered then 'stop' end, v_answer ->> 'providerReason',
+                    (v_answer ->> 'inputTokens')::integer, (v_answer ->> 'outputTokens')::integer,
+                    v_now, case when answered then v_now end);
+    end if;
+
+    session_id := p_session;
+    expires_at := v_now + make_interval(secs => case when answered then greatest(p_seconds, 300) else p_seconds end);
+    insert into sessions (id, user_id, chat_id, message_id, reply_id, model_id, regenerate,
+                          idempotency_key, request_hash, created_at, expires_at,
+                          reserved_input_tokens, reserved_output_tokens, state, epoch, ended_at)
+        values (session_id, p_user, chat_id, message_id, reply_id, p_model, p_regenerate,
+                p_key, p_hash, v_now, expires_at, v_input, v_output,
+                case when answered then 'ended' else 'open' end,
+                case when answered then (v_answer ->> 'epoch')::bigint else 0 end,
+                case when answered then v_now end);
+    outcome := 'started';
 end $$;
