@@ -4,6 +4,7 @@ Prints a table, and writes it with all samples to bench/results/.
 """
 
 import argparse
+import asyncio
 import gc
 import os
 import signal
@@ -12,13 +13,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import uvloop
-
 from bench import machine, report
 from bench.bench import Bench, log
 from bench.cases import cold, cost, growth, path, relay, resume, streams
 from bench.contenders import ALL
 from bench.tables import TABLES
+from local.loop import new_event_loop
 
 # What is run, and by which second of the run it should be done.
 _CASES = {
@@ -72,7 +72,8 @@ def main() -> int:
     os.sched_setaffinity(0, {machine.OTHER_CORE})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     gc.disable()  # the driver's pauses would be taken for the server's
-    return uvloop.run(_run(arguments))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(_run(arguments))
 
 
 if __name__ == "__main__":

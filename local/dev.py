@@ -42,10 +42,12 @@ def main() -> int:
     parser.add_argument("--follow-parent", action="store_true", help="stop when the parent process is gone")
     options = parser.parse_args()
     try:
-        with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(
-                _serve(options.port, options.data, options.catalogue, follow_parent=options.follow_parent)
-            )
+        with contextlib.ExitStack() as cleanup:
+            # In a loop of asyncio's own, which minds nothing that a library does with its sockets.
+            with asyncio.Runner() as runner:
+                listener = runner.run(_prepare(options.port, options.data, options.catalogue, cleanup))
+            with asyncio.Runner(loop_factory=new_event_loop) as runner:
+                runner.run(_serve(listener, options.data, follow_parent=options.follow_parent))
     except (StartError, EmbeddedError, SettingsError, environment.EnvFileError) as error:
         print(f"Parley cannot start: {error}", file=sys.stderr)
         return 1
@@ -54,50 +56,54 @@ def main() -> int:
     return 0
 
 
-async def _serve(port: int, data: Path, catalogue: Path, *, follow_parent: bool) -> None:
+async def _prepare(port: int, data: Path, catalogue: Path, cleanup: contextlib.ExitStack) -> socket.socket:
+    """Start and fill the stores; `cleanup` stops them. Return the socket to serve at."""
+    _Stop()
+    environment.prepare(Path.cwd())
+    shared = bool(os.environ.get("DATABASE_URL"))
+    embed_valkey = "VALKEY_URL" not in os.environ
+    folder = DataFolder(data)
+    if (not shared or embed_valkey) and not folder.claim():
+        raise StartError(_in_use(folder))
+    listener = cleanup.enter_context(_listen(port))
+    if not shared or embed_valkey:
+        stores = EmbeddedStores(folder.path / "stores", postgres=not shared, valkey=embed_valkey)
+        cleanup.callback(stores.stop)
+        addresses = await asyncio.to_thread(stores.wait)
+        _point_at(addresses)
+    environment.set_key_secret(folder.path, shared=shared)
+    await _fill(os.environ["DATABASE_URL"], catalogue)
+    if not shared or embed_valkey:
+        database, valkey = os.environ["DATABASE_URL"], os.environ.get("VALKEY_URL", "")
+        folder.announce(Running(os.getpid(), _url(listener), database, valkey))
+        cleanup.callback(folder.withdraw)
+    return listener
+
+
+async def _serve(listener: socket.socket, data: Path, *, follow_parent: bool) -> None:
     stop = _Stop()
-    with contextlib.ExitStack() as cleanup:
-        environment.prepare(Path.cwd())
-        shared = bool(os.environ.get("DATABASE_URL"))
-        embed_valkey = "VALKEY_URL" not in os.environ
-        folder = DataFolder(data)
-        if (not shared or embed_valkey) and not folder.claim():
-            raise StartError(_in_use(folder))
-        listener = cleanup.enter_context(_listen(port))
-        url = "http://{}:{}".format(*listener.getsockname())
+    from local.server import app  # noqa: PLC0415 - it reads the settings
 
-        if not shared or embed_valkey:
-            stores = EmbeddedStores(folder.path / "stores", postgres=not shared, valkey=embed_valkey)
-            cleanup.callback(stores.stop)
-            addresses = await asyncio.to_thread(stores.wait)
-            _point_at(addresses)
-        environment.set_key_secret(folder.path, shared=shared)
-        # In a loop of asyncio's own, which minds nothing that a library does with its sockets.
-        await asyncio.to_thread(asyncio.run, _fill(os.environ["DATABASE_URL"], catalogue))
-        if not shared or embed_valkey:
-            folder.announce(
-                Running(os.getpid(), url, os.environ["DATABASE_URL"], os.environ.get("VALKEY_URL", ""))
-            )
-            cleanup.callback(folder.withdraw)
+    server = _Server(
+        uvicorn.Config(
+            app, http=Wire, ws="none", lifespan="on", log_config=None, access_log=False,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        ),
+        ready=f"Parley is ready: {_url(listener)} (data in {data}; Ctrl-C stops it)",
+    )  # fmt: skip
+    stop.server = server
+    following = asyncio.create_task(_follow_parent(stop)) if follow_parent else None
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        if following is not None:
+            following.cancel()
+    if not server.started:
+        raise StartError("the application did not start; its log above says why.")
 
-        from local.server import app  # noqa: PLC0415 - it reads the settings
 
-        server = _Server(
-            uvicorn.Config(
-                app, http=Wire, ws="none", lifespan="on", log_config=None, access_log=False,
-                timeout_graceful_shutdown=_GRACE_SECONDS,
-            ),
-            ready=f"Parley is ready: {url} (data in {data}; Ctrl-C stops it)",
-        )  # fmt: skip
-        stop.server = server
-        following = asyncio.create_task(_follow_parent(stop)) if follow_parent else None
-        try:
-            await server.serve(sockets=[listener])
-        finally:
-            if following is not None:
-                following.cancel()
-        if not server.started:
-            raise StartError("the application did not start; its log above says why.")
+def _url(listener: socket.socket) -> str:
+    return "http://{}:{}".format(*listener.getsockname())
 
 
 class _Stop:

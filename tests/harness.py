@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ _SECRET = "a secret that only the tests know, long enough"
 _KEY = "key-of-the-fake"
 _names = itertools.count()
 # What serves many streams runs on the one, Lambda on the other.
-_loops = itertools.cycle(["local.loop:new_event_loop", "asyncio"])
+_LOOPS = ("asyncio", "local.loop:new_event_loop")
 
 
 class Process:
@@ -72,6 +74,16 @@ def _environment(**settings: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **settings}
 
 
+_servers: Counter[str] = Counter()
+
+
+def _loop() -> str:
+    """Return a server's event loop: of a test's servers, either by turns; the same when it is run again."""
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0]
+    _servers[test] += 1
+    return _LOOPS[(zlib.crc32(test.encode()) + _servers[test]) % 2]
+
+
 class Server(Process):
     """One Parley process, as the laptop runs it."""
 
@@ -84,7 +96,7 @@ class Server(Process):
             "LOG_LEVEL": "INFO",
         }
         # Port 0 lets the kernel choose; uvicorn says which on standard error.
-        arguments = ["local.server:app", "--host", "127.0.0.1", "--port", "0", "--loop", next(_loops)]
+        arguments = ["local.server:app", "--host", "127.0.0.1", "--port", "0", "--loop", _loop()]
         arguments += [
             "--http",
             "parley.http.wire:Wire",

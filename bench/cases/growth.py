@@ -2,10 +2,7 @@
 
 import asyncio
 import statistics
-import threading
 import time
-from collections.abc import Coroutine
-from typing import Any
 
 import psycopg
 
@@ -119,7 +116,7 @@ async def _sessions(bench: Bench, parley: Parley) -> None:
             bench.sheet.add(SESSIONS, row, "start", statistics.median(e.last for e in exchanges))
             bench.sheet.add(SESSIONS, row, "start_cpu", (parley.cpu() - cpu) / count)
         await asyncio.to_thread(_add_sessions, parley, f"old-{sessions}", _EXPIRED, -60)
-        bench.sheet.add(SESSIONS, row, "purge", _in_a_loop(_purge(parley)))
+        bench.sheet.add(SESSIONS, row, "purge", await _purge(parley))
 
 
 def _add_sessions(parley: Parley, name: str, sessions: int, seconds: float) -> None:
@@ -148,12 +145,3 @@ async def _purge(parley: Parley) -> float:
         return took
     finally:
         await its.close()
-
-
-def _in_a_loop(work: Coroutine[Any, Any, float]) -> float:
-    """Run on asyncio's own loop, in a thread of its own: psycopg loses wake-ups on uvloop."""
-    found: list[float] = []
-    thread = threading.Thread(target=lambda: found.append(asyncio.run(work)))
-    thread.start()
-    thread.join()
-    return found[0]

@@ -22,6 +22,7 @@ from psycopg import AsyncConnection
 
 from bench.floor.http_server import DONE, STREAM_HEAD, HttpServer, json_answer, token
 from bench.floor.upstream_client import UpstreamClient
+from local.loop import new_event_loop
 
 _CONNECTIONS = 4
 _CACHE_SECONDS = b"3600"
@@ -187,5 +188,5 @@ async def _serve(port: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    # On asyncio's own loop, like Parley: psycopg loses wake-ups on uvloop.
-    asyncio.run(_serve(parser.parse_args().port))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(_serve(parser.parse_args().port))

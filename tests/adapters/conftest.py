@@ -8,6 +8,9 @@ import pytest
 
 from local.fake_provider import FakeProvider
 from tests.certificates import certificate_for_localhost
+from tests.loops import pytest_asyncio_loop_factories
+
+__all__ = ["pytest_asyncio_loop_factories"]
 
 
 @pytest.fixture(scope="session")

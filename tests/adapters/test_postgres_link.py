@@ -3,7 +3,6 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -15,13 +14,9 @@ from tests.faults.proxy import FaultProxy
 from tests.harness import eventually
 
 
-async def opened(url: str, *, prepare: bool) -> Link:
-    return await Link.open(url, timeout=2, prepare=prepare, threads=ThreadPoolExecutor(1))
-
-
 @pytest.fixture(params=[False, True], ids=["planned anew", "plans kept"])
 async def link(database_url: str, request: pytest.FixtureRequest) -> AsyncIterator[Link]:
-    made = await opened(database_url, prepare=request.param)
+    made = await Link.open(database_url, timeout=2, prepare=request.param)
     yield made
     made.close()
 
@@ -113,14 +108,14 @@ async def test_a_connection_that_ends_while_it_is_asked_fails_its_asker(
 async def test_a_cut_or_a_close_in_the_middle_fails_its_asker(database_url: str) -> None:
     async with FaultProxy(database_url) as proxy:
         for end in (proxy.cut, proxy.reset):
-            link = await opened(proxy.url, prepare=True)
+            link = await Link.open(proxy.url, timeout=2, prepare=True)
             answer = link.ask("select pg_sleep(5)")
             await asyncio.sleep(0.05)
             end()
             with pytest.raises(psycopg.OperationalError):
                 await answer
             assert link.closed
-        link = await opened(proxy.url, prepare=True)
+        link = await Link.open(proxy.url, timeout=2, prepare=True)
         answer = link.ask("select pg_sleep(5)")
         link.close()
         link.close()
@@ -131,21 +126,16 @@ async def test_a_cut_or_a_close_in_the_middle_fails_its_asker(database_url: str)
 async def test_a_connection_that_comes_too_late_is_closed(database_url: str) -> None:
     async with FaultProxy(database_url) as proxy:
         proxy.stall()
-        threads = ThreadPoolExecutor(1)
-        tasks = [
-            asyncio.create_task(Link.open(proxy.url, timeout=5, prepare=False, threads=threads))
-            for _ in range(2)
-        ]
-        # One is connecting, and one waits for the thread.
+        opening = asyncio.create_task(Link.open(proxy.url, timeout=5, prepare=False))
         await eventually(lambda: proxy.open_connections)
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        assert all(task.cancelled() for task in tasks)
+        opening.cancel()
+        await asyncio.wait({opening})
+        assert opening.cancelled()
         await proxy.heal()
-        await asyncio.to_thread(threads.shutdown)
+        # It is made all the same, for nobody.
         await eventually(lambda: not proxy.open_connections)
         assert proxy.connections == 1
+        assert proxy.down.bytes > 0
 
 
 async def test_a_wrong_number_of_values_is_told(link: Link) -> None:
@@ -214,7 +204,7 @@ async def test_a_server_that_talks_nonsense_loses_its_connection_and_nothing_els
 
 async def test_a_cut_while_much_is_being_sent(database_url: str) -> None:
     async with FaultProxy(database_url) as proxy:
-        link = await opened(proxy.url, prepare=False)
+        link = await Link.open(proxy.url, timeout=2, prepare=False)
         proxy.stall()
         answer = link.ask("select length(%s)", ["x" * (32 << 20)])
         await asyncio.sleep(0.1)

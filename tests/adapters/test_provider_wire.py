@@ -2,14 +2,15 @@
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httptools
 import pytest
-import uvloop
 
 from local.fake_provider import FakeProvider, Script
 from local.fake_provider.script import Fault
@@ -271,20 +272,6 @@ async def test_a_body_that_fills_every_buffer_is_sent(server: Server) -> None:
     assert server.heard[0].endswith(body)
 
 
-def test_another_event_loop_will_do() -> None:
-    async def ask() -> bytes:
-        made = Server()
-        made.says = [OK + b"content-length: 5\r\n\r\nhello"]
-        async with await asyncio.start_server(made.serve, "127.0.0.1", 0) as listening, opened() as wires:
-            host, port = listening.sockets[0].getsockname()
-            body = await all_of(await wires.send(Place(host, port, False), HEAD, b""))
-            made.end()
-            await asyncio.sleep(0.01)
-        return body
-
-    assert uvloop.run(ask()) == b"hello"
-
-
 async def test_nobody_there() -> None:
     async with opened() as wires:
         with pytest.raises(OSError, match=r"refused|Connect call failed"):
@@ -310,6 +297,41 @@ async def test_who_does_not_take_the_connection_is_not_waited_for(monkeypatch: p
                 await wires.send(Place(host, port, True), HEAD, b"")
             await asyncio.wait_for(left.wait(), 2)
             await asyncio.sleep(0)
+
+
+async def test_an_address_where_nobody_answers_does_not_take_all_the_time(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its queue is full, so what else knocks there hears nothing.
+    full = socket.create_server(("127.0.0.2", 0), backlog=0)
+    port = full.getsockname()[1]
+    waiting = []
+    for _ in range(3):
+        waiting.append(socket.socket())
+        waiting[-1].setblocking(False)
+        waiting[-1].connect_ex(("127.0.0.2", port))
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", port)
+    hosts = ["127.0.0.2", "127.0.0.1"]
+
+    async def resolved(*_: object, **__: object) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in hosts]
+
+    async def addresses(_: Place) -> list[str]:
+        return hosts
+
+    monkeypatch.setattr(provider_wire, "_TURN_SECONDS", 0.3)
+    monkeypatch.setattr(provider_wire, "_addresses", addresses)
+    loop = asyncio.get_running_loop()
+    if isinstance(loop, asyncio.BaseEventLoop):
+        monkeypatch.setattr(loop, "getaddrinfo", resolved)
+    try:
+        async with opened() as wires:
+            server.says = [OK + b"content-length: 5\r\n\r\nhello"]
+            assert await all_of(await wires.send(Place("two.test", port, False), HEAD, b"")) == b"hello"
+    finally:
+        listening.close()
+        for sock in (full, *waiting):
+            sock.close()
 
 
 QUESTION = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"Hi"}]}'

@@ -5,27 +5,21 @@ import itertools
 
 import pytest
 import uvicorn
-import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
 from parley.http.wire import Wire
 from tests.http.wire_client import (
-    BIG,
     CHUNKED,
     ECHOED,
     GET,
     HELLO,
     LAST,
     OK,
-    POST_BIG,
-    STREAM,
-    STREAMED,
     Gate,
     Header,
     Served,
-    Source,
     answer,
     answered,
     echo,
@@ -36,7 +30,6 @@ from tests.http.wire_client import (
     refused,
     serving,
     start,
-    streaming,
     turns,
 )
 
@@ -363,21 +356,3 @@ def test_however_requests_are_split_their_answers_are_the_same(
             assert served.state.total_requests == len(requests)
 
     asyncio.run(ask())
-
-
-def test_another_event_loop_will_do() -> None:
-    source = Source(b"one")
-
-    async def ask() -> None:
-        async with serving(streaming(source), thin=True) as served:
-            client = await served.client()
-            await client.say(GET * 50 + POST_BIG)
-            await client.hears(ECHOED * 50 + answered(b"POST / " + BIG))
-            await client.say(STREAM)
-            await client.hears(STREAMED + b"3\r\none\r\n")
-            source.put(b"two", ends=True)
-            await client.hears(b"3\r\ntwo\r\n" + LAST)
-            await client.say(b"nonsense\r\n\r\n")
-            refused(await client.rest(), 400, "invalid_request")
-
-    uvloop.run(ask())

@@ -81,6 +81,19 @@ def test_a_signal_while_it_starts_leaves_no_process_and_the_folder_fit_for_use(
         laptop.ready()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_a_database_says_nothing_ends_it_at_once(data: Path, number: signal.Signals) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(20)
+        url = "postgresql://parley@127.0.0.1:{1}/parley".format(*silent.getsockname())
+        with Laptop(data, env={"DATABASE_URL": url, "VALKEY_URL": ""}) as laptop:
+            connection, _ = silent.accept()
+            with connection:
+                begun = time.monotonic()
+                assert laptop.end(number) == 0
+                assert time.monotonic() - begun < 3
+
+
 def test_a_signal_while_a_reply_is_written_leaves_no_process(data: Path) -> None:
     with Laptop(data, env={"DEMO_TOKENS_PER_SECOND": "5"}) as laptop:
         url = laptop.ready()

@@ -176,6 +176,7 @@ describe("a reply", () => {
     const expired = failure(410, "session_expired");
     for (const [reply, problem] of [
       [answer, null],
+      [{ ...answer, status: "stopped", finishReason: "stopped" }, null],
       [wire({ id: "m2", role: "assistant", status: "failed", errorCode: "session_expired" }), { about: "reply" }],
     ] as const) {
       const server = new FakeServer().on("start", json(started, 201)).on("stream", expired).on("history", page([question, reply]));

@@ -234,7 +234,7 @@ class Log(Protocol):
         ...
 
     async def cached(self, key: str) -> Reply | None:
-        """Return the reply of a generation that ended well and is kept, as `join` would. Attaches nobody."""
+        """Return the reply of a generation that ended well and is kept; attaches nobody."""
         ...
 
     async def flush(self, appends: Sequence[Append]) -> list[Flushed | Fenced | None]:

@@ -19,16 +19,18 @@ class Timed:
     it makes no cycle of references, which an object with a callback would.
     """
 
-    __slots__ = ("_due", "_timer")
+    __slots__ = ("_due", "_rings", "_timer")
 
     def __init__(self) -> None:
         self._due = math.inf
+        self._rings = math.inf
         self._timer: asyncio.TimerHandle | None = None
 
     def _set_due(self, when: float) -> None:
         """Have `_on_due` called when the event loop's time is `when`; `math.inf` is never."""
         self._due = when
-        if when < math.inf and (self._timer is None or self._timer.when() > when):
+        # uvloop's timers do not tell when they ring.
+        if when < math.inf and (self._timer is None or self._rings > when):
             self._start()
 
     def _hasten(self, when: float) -> None:
@@ -42,6 +44,7 @@ class Timed:
     def _start(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._rings = self._due
         self._timer = asyncio.get_running_loop().call_at(self._due, self._expire)
 
     def _expire(self) -> None:

@@ -94,9 +94,9 @@ function loaded(state: ChatState, page: HistoryPage): ChatState {
     const live = message.status === "pending" && before.key === state.reply?.key;
     return live ? before : { ...message, key: before.key };
   });
-  // A session that expired has lost nothing where its reply is here, whole.
+  // A session that expired has lost nothing where its reply is here, however it ended but in failure.
   const last = newest.at(-1);
-  const whole = last?.role === "assistant" && last.status === "complete" && state.problem?.about === "reply";
+  const ended = last?.role === "assistant" && last.status !== "pending" && last.status !== "failed";
   const first = newest[0]?.position ?? null;
   const earlier = state.messages.filter((m) => first !== null && m.position !== null && m.position < first);
   return {
@@ -106,7 +106,7 @@ function loaded(state: ChatState, page: HistoryPage): ChatState {
     history: "loaded",
     messages: [...earlier, ...newest],
     nextBefore: earlier.length > 0 ? state.nextBefore : page.nextBefore,
-    problem: whole ? null : without(state, "load"),
+    problem: ended && state.problem?.about === "reply" ? null : without(state, "load"),
   };
 }
 

@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 from psycopg import errors
@@ -23,8 +22,6 @@ UrlSource = Callable[[str | None], Awaitable[str]]
 _AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
 # Later than this past its deadline, a wait was not too long: the process itself was away, frozen or starved.
 _AWAY = 0.25
-# So many connections are made at a time.
-_MOST_CONNECTING = 4
 # Before the first try after the server asked for one, in seconds; twice as much before each further one.
 _PAUSE = 0.02
 # What was prepared does not fit any more: a migration came in between, or a pooler changed the connection.
@@ -56,7 +53,6 @@ class Connections:
         self._size = size
         self._places = Places(size)
         self._late: set[asyncio.Future[list[Row]]] = set()
-        self._threads = ThreadPoolExecutor(_MOST_CONNECTING, thread_name_prefix="database")
 
     async def run(self, statement: str, arguments: Arguments = ()) -> list[Row]:
         """Run one statement and return its rows, within the timeout.
@@ -250,7 +246,7 @@ class Connections:
             raise StoreUnavailable from error
 
     async def _open(self, url: str) -> Link:
-        return await Link.open(url, timeout=self._timeout, prepare=self._prepare, threads=self._threads)
+        return await Link.open(url, timeout=self._timeout, prepare=self._prepare)
 
     def _keep(self, link: Link) -> None:
         # Late statements have connections beyond the size, for as long as they last.

@@ -49,9 +49,9 @@ def start(tables: MemoryDatabase, order: Order, *, session_seconds: float, creat
 
 def _started(tables: MemoryDatabase, order: Order, row: SessionRow) -> Started:
     cached = row.state is SessionState.ENDED and tables.messages[row.reply_id].source == "cache"
-    entry = None
-    if order.chat_id is None and not order.regenerate:
-        entry = _entry(tables.models[order.model_id])
+    entry, model = None, tables.models.get(order.model_id)
+    if model is not None and model.enabled and order.chat_id is None and not order.regenerate:
+        entry = _entry(model)
     return Started(
         row.id,
         row.chat_id,

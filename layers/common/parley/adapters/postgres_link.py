@@ -8,8 +8,9 @@ generators, and a socket that is registered with the event loop and forgotten ag
 import asyncio
 import contextlib
 import math
-from collections.abc import Sequence
-from concurrent.futures import Executor, Future
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import psycopg
@@ -56,13 +57,13 @@ class Link(Timed):
         self._loop.add_reader(self._socket, self._on_readable)
 
     @classmethod
-    async def open(cls, url: str, *, timeout: float, prepare: bool, threads: Executor) -> "Link":
+    async def open(cls, url: str, *, timeout: float, prepare: bool) -> "Link":
         """Connect; raises `psycopg.OperationalError`. The timeouts are made of `timeout`, in seconds.
 
-        That is done in one of the `threads`: while it connects, libpq closes and opens sockets as it likes,
-        which an event loop that watched them would not be told.
+        That is done in a thread: while it connects, libpq closes and opens sockets as it likes, which an
+        event loop that watched them would not be told.
         """
-        connecting = threads.submit(_connect, url, timeout)
+        connecting = _in_a_thread(lambda: _connect(url, timeout))
         try:
             connection = await asyncio.wrap_future(connecting)
         except asyncio.CancelledError:
@@ -230,6 +231,22 @@ class Link(Timed):
         with contextlib.suppress(psycopg.Error):
             self._libpq.finish()
         self._end(psycopg.OperationalError("the connection was closed"))
+
+
+def _in_a_thread(work: "Callable[[], psycopg.Connection[Row]]") -> "Future[psycopg.Connection[Row]]":
+    """Run work that takes its time, in a thread that nobody waits for when the process ends."""
+    future: Future[psycopg.Connection[Row]] = Future()
+
+    def run() -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="database", daemon=True).start()
+    return future
 
 
 def _connect(url: str, timeout: float) -> psycopg.Connection[Row]:

@@ -5,7 +5,9 @@ answer llhttp can parse. No redirects, no cookies, no compression, no proxies.
 """
 
 import asyncio
+import contextlib
 import math
+import socket
 from ssl import SSLContext
 from typing import Any, NamedTuple, cast
 
@@ -16,6 +18,8 @@ from parley.timed import Timed
 
 CONNECT_SECONDS = 5.0
 KEEPALIVE_SECONDS = 30.0
+# So long one of several addresses is tried before the next.
+_TURN_SECONDS = 1.0
 # An answer's head that is longer is none of a provider's.
 _HEAD_BYTES = 1 << 16
 
@@ -77,11 +81,21 @@ class Wires:
     async def _open(self, wire: "_Wire", place: Place) -> None:
         loop = asyncio.get_running_loop()
         options: dict[str, Any] = {"ssl": self._ssl_context if place.secure else None}
-        if isinstance(loop, asyncio.BaseEventLoop):
-            # Others (uvloop) try a host's addresses one after the other.
-            options["happy_eyeballs_delay"] = 0.25
         async with asyncio.timeout(CONNECT_SECONDS):
-            await loop.create_connection(lambda: wire, place.host, place.port, **options)
+            if isinstance(loop, asyncio.BaseEventLoop):
+                options["happy_eyeballs_delay"] = 0.25
+                await loop.create_connection(lambda: wire, place.host, place.port, **options)
+                return
+            # uvloop knows no such race: an address that nobody answers at must not take all the time.
+            if place.secure:
+                options["server_hostname"] = place.host
+            *others, last = await _addresses(place)
+            for address in others:
+                with contextlib.suppress(OSError):
+                    async with asyncio.timeout(_TURN_SECONDS):
+                        await loop.create_connection(lambda: wire, address, place.port, **options)
+                        return
+            await loop.create_connection(lambda: wire, last, place.port, **options)
 
     def opened(self, wire: "_Wire") -> None:
         """Note a connection."""
@@ -104,6 +118,12 @@ class Wires:
             connecting.cancel()
         for wire in list(self._all):
             wire.abort()
+
+
+async def _addresses(place: Place) -> list[str]:
+    """Return a host's addresses, in the order in which the system would have them tried."""
+    found = await asyncio.get_running_loop().getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class _Wire(Timed, asyncio.Protocol):

@@ -70,7 +70,8 @@ begin
         expires_at := v_before.expires_at;
         if session_id = p_session and v_before.state = 'ended' then
             -- The same order, run again after its connection was lost.
-            select m.source = 'cache' into answered from messages m where m.id = v_before.reply_id;
+            select coalesce(m.source = 'cache', false) into answered
+              from messages m where m.id = v_before.reply_id;
         end if;
         return;
     end if;
