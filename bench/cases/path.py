@@ -30,12 +30,16 @@ async def run(bench: Bench) -> None:
                     await _miss(bench, contender)
                     await _history(bench, contender)
                 await _hit(bench, contender)
+    for number in bench.repetitions(9, 3):
+        log(f"start and history at {_AT_ONCE} at once, round {number + 1}")
+        for contender in contenders:
+            if contender.keeps:
+                async with bench.awake(contender):
+                    await _rates(bench, contender)
     for number in bench.repetitions(3):
-        log(f"start and history at {_AT_ONCE} at once, and {_EQUAL} equal prompts, round {number + 1}")
+        log(f"{_EQUAL} equal prompts, round {number + 1}")
         for contender in contenders:
             async with bench.awake(contender):
-                if contender.keeps:
-                    await _rates(bench, contender)
                 await _equal_prompts(bench, contender)
 
 
