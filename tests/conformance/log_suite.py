@@ -95,6 +95,27 @@ class LogSuite:
         # The answer to its election may have been lost on the way.
         assert await log.join("k", "s", "writer", epoch=0, may_create=True) == Write(epoch, takeover=False)
 
+    async def test_who_follows_may_read_at_once(self, log: Log, other: Log) -> None:
+        epoch = await elect(log)
+
+        async def joined(session_id: str, since: int = 0) -> Hit | Follow | Write | Wait:
+            return await other.join("k", session_id, "reader", epoch=since, may_create=True, read=True)
+
+        assert await joined("one") == Follow(epoch, rest(""))
+        await write(log, epoch, "é😀")
+        await write(log, epoch, "é😀", " more")
+        await log.stop("k", "one")
+        assert await joined("two") == Follow(epoch, rest("é😀 more", stops=frozenset({"one"})))
+        assert await joined("two") == Follow(epoch, await log.read("k", epoch, 0))
+        # Who writes, or elects, has nothing to read; who asks for nothing gets nothing.
+        assert await log.join("k", "s", "writer", epoch=0, may_create=True, read=True) == Write(epoch, False)
+        assert await other.join("k", "three", "reader", epoch=0, may_create=True) == Follow(epoch)
+        await log.end("k", "writer", Reply(epoch, "é😀 more", STOPPED), 8)
+        followed = await joined("s", epoch)
+        assert isinstance(followed, Follow)
+        assert followed.begun is not None
+        assert (followed.begun.text, followed.begun.end) == ("é😀 more", STOPPED)
+
     async def test_one_of_many_is_elected(self, log: Log, other: Log) -> None:
         joins = [
             place.join("k", f"session {number}", f"owner {number}", epoch=0, may_create=True)

@@ -10,7 +10,7 @@ from parley.errors import LogUnavailable, ProviderFault
 from parley.events import Completed, Delta, End, Failed, Finish, FinishReason, StreamState
 from parley.flusher import Flusher
 from parley.logs import logger
-from parley.outcomes import Flushed
+from parley.outcomes import Flushed, Slice
 from parley.ports import ChatModel, ChatModels, Log, Question
 from parley.tape import Tape
 
@@ -42,12 +42,13 @@ class Generation:
     `lost` says that the tape will get no end: another writer has the generation, its writer died, or
     the log is gone. Whoever follows then joins anew. `stops` are sessions that asked to stop. `asker` is
     the session on whose behalf the model is asked.
+    `begun` is what a follower found in the log when it joined.
     `watchers` are rung when any of that, or the end, changes; the tape's own bells at every text.
     """
 
     __slots__ = (
-        "_cut", "asker", "attached", "deadline", "key", "logged", "lost", "owner", "stops", "tape", "task",
-        "watchers", "writing",
+        "_cut", "asker", "attached", "begun", "deadline", "key", "logged", "lost", "owner", "stops", "tape",
+        "task", "watchers", "writing",
     )  # fmt: skip
 
     def __init__(self, key: str, epoch: int, owner: str, *, writing: bool) -> None:
@@ -63,6 +64,7 @@ class Generation:
         self.logged = True
         self.task: asyncio.Task[None] | None = None
         self.deadline: float | None = None
+        self.begun: Slice | None = None
         self._cut = False
 
     @property
@@ -225,7 +227,9 @@ class Generation:
         watch = None
         try:
             while True:
-                part = await log.read(self.key, tape.epoch, tape.length)
+                part, self.begun = self.begun, None
+                if part is None:
+                    part = await log.read(self.key, tape.epoch, tape.length)
                 if part.superseded:
                     return
                 tape.append(part.text)

@@ -69,12 +69,6 @@ class Hit(Struct, frozen=True):
     reply: Reply
 
 
-class Follow(Struct, frozen=True):
-    """Somebody is writing; read epoch `epoch`."""
-
-    epoch: int
-
-
 class Write(Struct, frozen=True):
     """The caller is the writer of epoch `epoch`; `takeover` says that an earlier writer died."""
 
@@ -123,3 +117,10 @@ class Slice(Struct, frozen=True):
     alive: bool
     superseded: bool
     stops: frozenset[str]
+
+
+class Follow(Struct, frozen=True):
+    """Somebody is writing: read epoch `epoch`. `begun` is what it had, where that was asked for."""
+
+    epoch: int
+    begun: Slice | None = None

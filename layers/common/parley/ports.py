@@ -224,8 +224,11 @@ class Log(Protocol):
         *,
         epoch: int,
         may_create: bool,
+        read: bool = False,
     ) -> Hit | Follow | Write | Wait:
         """Attach a session to a generation: one round trip that finds, follows, or elects.
+
+        `read` has it bring what there is to follow, as `read` from 0 would.
 
         `epoch` is the one the session followed before, or 0; a new epoch is above it. `may_create`
         False forbids to begin anew where the log is lost. A takeover keeps the attached sessions; any

@@ -9,7 +9,7 @@ from functools import partial
 from parley.errors import LogUnavailable
 from parley.flusher import Flusher
 from parley.generation import Generation, Limits
-from parley.outcomes import Ended, Hit, Overtaken, Stopping, Wait, Write
+from parley.outcomes import Ended, Follow, Hit, Overtaken, Stopping, Wait, Write
 from parley.ports import ChatModels, Log, Store
 from parley.run import Run
 
@@ -58,7 +58,14 @@ class Productions:
     ) -> Hit | Generation | Wait | Ended | Stopping:
         owner = f"{self._name}:{next(self._numbers)}"
         try:
-            joined = await self._log.join(run.key, run.session.id, owner, epoch=floor, may_create=may_create)
+            joined = await self._log.join(
+                run.key,
+                run.session.id,
+                owner,
+                epoch=floor,
+                may_create=may_create,
+                read=self._live(run.key) is None,
+            )
         except LogUnavailable:
             return self._live(run.key) or await self._claim(run, owner)
         if isinstance(joined, Hit | Wait):
@@ -66,7 +73,10 @@ class Productions:
         known = self._live(run.key)
         if known is not None and known.tape.epoch == joined.epoch:
             return known
-        return self._enrol(Generation(run.key, joined.epoch, owner, writing=isinstance(joined, Write)))
+        generation = Generation(run.key, joined.epoch, owner, writing=isinstance(joined, Write))
+        if isinstance(joined, Follow):
+            generation.begun = joined.begun
+        return self._enrol(generation)
 
     async def _claim(self, run: Run, owner: str) -> Generation | Wait | Ended | Stopping:
         """Without a log, the right to write is a row of the store's."""

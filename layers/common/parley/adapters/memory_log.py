@@ -51,7 +51,7 @@ class MemoryLog:
         self._parked: dict[str, tuple[Reply, str]] = {}
 
     async def join(
-        self, key: str, session_id: str, owner: str, *, epoch: int, may_create: bool
+        self, key: str, session_id: str, owner: str, *, epoch: int, may_create: bool, read: bool = False
     ) -> Hit | Follow | Write | Wait:
         reply = await self.cached(key)
         if reply is not None and reply.epoch >= epoch:
@@ -62,7 +62,7 @@ class MemoryLog:
             self._sessions_of(key).attached.add(session_id)
             if running and entry.owner == owner:
                 return Write(entry.epoch, takeover=False)
-            return Follow(entry.epoch)
+            return Follow(entry.epoch, await self.read(key, entry.epoch, 0) if read else None)
         if entry is None and not may_create:
             return Wait()
         following = max(entry.epoch if entry else 0, epoch) + 1

@@ -92,10 +92,12 @@ class ValkeyLog:
         return answers
 
     async def join(
-        self, key: str, session_id: str, owner: str, *, epoch: int, may_create: bool
+        self, key: str, session_id: str, owner: str, *, epoch: int, may_create: bool, read: bool = False
     ) -> Hit | Follow | Write | Wait:
         keys = self._keys(key)
-        arguments: list[Argument] = [session_id, owner, epoch, int(may_create), self._lease_ms, self._log_ms]
+        arguments: list[Argument] = [
+            session_id, owner, epoch, int(may_create), self._lease_ms, self._log_ms, int(read),
+        ]  # fmt: skip
         for _ in range(2):
             answer = await self._run(scripts.JOIN, keys, arguments)
             try:
@@ -103,7 +105,7 @@ class ValkeyLog:
                     case b"hit":
                         return Hit(cached_of_bytes(answer[1]))
                     case b"follow":
-                        return Follow(int(answer[1]))
+                        return Follow(int(answer[1]), _begun(answer[2:]))
                     case b"write":
                         return Write(int(answer[1]), takeover=bool(answer[2]))
                     case b"wait":
@@ -285,6 +287,17 @@ def _flushed(answer: Any) -> Flushed | Fenced | None:
 @functools.lru_cache(maxsize=256)
 def _attached(count: int) -> Flushed:
     return Flushed(frozenset(), count)
+
+
+def _begun(answer: Sequence[Any]) -> Slice | None:
+    """Return what a log had when it was joined; what cannot be read is left to who reads on."""
+    if not answer:
+        return None
+    try:
+        rows, stops, alive = answer
+        return _slice(rows, 0, _names(stops), alive=bool(alive))
+    except (ValueError, TypeError, AttributeError):
+        return None
 
 
 def _names(members: Sequence[bytes]) -> frozenset[str]:

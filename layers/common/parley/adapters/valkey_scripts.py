@@ -19,7 +19,7 @@ class Script:
 
 
 # KEYS done, log, lease, attached, stops
-# ARGV session, owner, session's epoch, may create, lease ms, log ttl ms
+# ARGV session, owner, session's epoch, may create, lease ms, log ttl ms, read
 JOIN = Script("""
 local mine = tonumber(ARGV[3])
 local done = redis.call('GET', KEYS[1])
@@ -37,14 +37,17 @@ local function attach()
   redis.call('SADD', KEYS[4], ARGV[1])
   redis.call('PEXPIRE', KEYS[4], ARGV[6])
 end
-if ended and top == mine then
+local function follow()
   attach()
-  return {'follow', head}
+  if ARGV[7] == '0' then return {'follow', head} end
+  local rows = redis.call('XRANGE', KEYS[2], '(' .. head .. '-0', head)
+  return {'follow', head, rows, redis.call('SMEMBERS', KEYS[5]), lease and 1 or 0}
 end
+if ended and top == mine then return follow() end
 if running and lease then
+  if lease ~= ARGV[2] then return follow() end
   attach()
-  if lease == ARGV[2] then return {'write', head, 0} end
-  return {'follow', head}
+  return {'write', head, 0}
 end
 if #last == 0 and ARGV[4] == '0' then return {'wait'} end
 local epoch = math.max(top, mine) + 1
