@@ -171,6 +171,25 @@ async def test_49_yesterdays_code_works_on_todays_schema(world: World) -> None:
     assert (await world.purge()).sessions_expired == 0
 
 
+async def test_49_code_that_knows_no_answers_works_on_todays_schema(world: World) -> None:
+    start = (
+        "select * from open_session('demo-pro', false, 'Older?', 'fake', %s, false, null, 'hash', 'Older?',"
+        " %s, 'older-chat', %s, %s, 600)"
+    )
+    [row] = world.sql(start, None, "older-session", "older-message", "older-reply")
+    assert row[:5] == ("started", "older-session", "older-chat", "older-message", "older-reply")
+    assert len(row) == 10
+    [busy] = world.sql(start, "older-chat", "older-session-2", "older-message-2", "older-reply-2")
+    assert busy[:2] == ("busy", "older-session")
+    world.limit(requests_per_minute=1)
+    [limited] = world.sql(start, None, "older-session-3", "older-message-3", "older-reply-3")
+    assert limited[0] == "limit_requests"
+    assert (0 < limited[6] <= 60, limited[7:]) == (True, (0, None, None))
+    world.limit()
+    client = world.client(world.server())
+    assert (await client.read("older-session")).text == reply_to("Older?")
+
+
 async def test_49_todays_code_works_on_a_later_schema(world: World) -> None:
     # What a later migration may do while this code still runs: add tables, columns with defaults, indexes.
     for table in ("users", "models", "plans", "chats", "messages", "sessions"):

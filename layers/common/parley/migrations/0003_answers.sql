@@ -1,6 +1,6 @@
 -- A session may be opened with its reply, where that is known already.
 
--- Takes the place of `open_session`, which the code before this migration goes on calling.
+-- Takes the place of `open_session`, which the code before this migration goes on calling (below).
 --
 -- Of a new chat's question the caller can tell which reply it has, if it knows the model. `p_version` is what
 -- it knows, and `p_answer` the reply; if the model has another version by now, it is told that one.
@@ -200,3 +200,19 @@ begin
                 case when answered then v_now end);
     outcome := 'started';
 end $$;
+
+-- For the code before this migration, which knows no answers. A later one drops it.
+create or replace function open_session(
+    p_user text, p_create_user boolean, p_prompt text, p_model text, p_chat text,
+    p_regenerate boolean, p_key text, p_hash text, p_title text,
+    p_session text, p_new_chat text, p_new_message text, p_new_reply text, p_seconds double precision,
+    out outcome text, out session_id text, out chat_id text, out message_id text, out reply_id text,
+    out expires_at timestamptz,
+    out retry_seconds double precision, out requests_left bigint, out streams_left bigint,
+    out tokens_left bigint
+) language sql as $$
+    select b.outcome, b.session_id, b.chat_id, b.message_id, b.reply_id, b.expires_at,
+           b.retry_seconds, b.requests_left, b.streams_left, b.tokens_left
+      from begin_session(p_user, p_create_user, p_prompt, p_model, p_chat, p_regenerate, p_key, p_hash, p_title,
+                         p_session, p_new_chat, p_new_message, p_new_reply, p_seconds, null, null) b
+$$;
