@@ -23,7 +23,7 @@ class Answers:
     async def added_to(self, order: Order) -> Order:
         """Return the order with its answer, where the log keeps one; without a log, as it was."""
         entry = self._catalogue.get(order.model_id)
-        if entry is None or order.prompt is None or order.chat_id is not None or order.regenerate:
+        if entry is None or order.prompt is None or not order.context_free:
             return order
         key = self._keys.of(entry.model, (Turn(Role.USER, order.prompt),), order.user_id)
         try:

@@ -150,6 +150,11 @@ class Order(Struct, frozen=True):
     model_version: str | None = None
     answer: Reply | None = None
 
+    @property
+    def context_free(self) -> bool:
+        """Whether the prompt and the model are all there is to the question."""
+        return self.chat_id is None and not self.regenerate
+
 
 class Started(Struct, frozen=True):
     """An opened session.

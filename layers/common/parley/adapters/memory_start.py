@@ -6,7 +6,6 @@ from parley.adapters.memory_tables import (
     ChatRow,
     MemoryDatabase,
     MessageRow,
-    ModelRow,
     SessionRow,
     UserRow,
 )
@@ -39,8 +38,8 @@ def start(tables: MemoryDatabase, order: Order, *, session_seconds: float, creat
         _check_limits(tables, order.user_id, tables.plans[user.plan].allowance, sum(reserve))
         question = _ask_again(tables, order, asked) if asked else _ask(tables, order, chat)
         row = _open(tables, order, chat, question, session_seconds, reserve)
-        known = order.chat_id is None and not order.regenerate
-        if known and order.answer and order.model_version == _entry(tables.models[order.model_id]).version:
+        entry = _entry(tables, order)
+        if order.answer is not None and entry is not None and entry.version == order.model_version:
             tables.end(row, order.answer, "cache")
     elif row.user_id != order.user_id or row.request_hash != order.request_hash:
         raise IdempotencyConflict
@@ -49,9 +48,7 @@ def start(tables: MemoryDatabase, order: Order, *, session_seconds: float, creat
 
 def _started(tables: MemoryDatabase, order: Order, row: SessionRow) -> Started:
     cached = row.state is SessionState.ENDED and tables.messages[row.reply_id].source == "cache"
-    entry, model = None, tables.models.get(order.model_id)
-    if model is not None and model.enabled and order.chat_id is None and not order.regenerate:
-        entry = _entry(model)
+    entry = _entry(tables, order)
     return Started(
         row.id,
         row.chat_id,
@@ -63,7 +60,11 @@ def _started(tables: MemoryDatabase, order: Order, row: SessionRow) -> Started:
     )
 
 
-def _entry(row: ModelRow) -> CatalogueEntry:
+def _entry(tables: MemoryDatabase, order: Order) -> CatalogueEntry | None:
+    """Return the model as the order has to know it for an answer; None where it can have none."""
+    row = tables.models.get(order.model_id)
+    if row is None or not row.enabled or not order.context_free:
+        return None
     return CatalogueEntry(repr(row), row.model)
 
 

@@ -25,17 +25,18 @@ class ConfiguredModels:
         """Return the adapter of `provider`; raises `ProviderFault` where there is no key for it."""
         model = self._models.get(provider)
         if model is None:
-            make = _MAKERS.get(provider)
-            if make is None:
+            if provider not in _ADAPTERS:
                 raise ProviderFault(
                     "model_not_configured", "This installation does not know the model's provider."
                 )
+            _, make = _ADAPTERS[provider]
             model = self._models[provider] = make(self._settings)
         return model
 
     def version(self, provider: str) -> str:
         """Return the name and version of the adapter of `provider`, whether there is a key for it or not."""
-        return _VERSIONS.get(provider, "")
+        version, _ = _ADAPTERS.get(provider, ("", None))
+        return version
 
     def has(self, provider: str) -> bool:
         """Return whether `of` finds an adapter."""
@@ -72,18 +73,12 @@ def _demo(settings: Settings) -> ChatModel:
     return DemoModel(settings.demo_tokens_per_second)
 
 
-_MAKERS: dict[str, Callable[[Settings], ChatModel]] = {
-    "openai": _openai,
-    "anthropic": _anthropic,
-    "xai": _xai,
-    "demo": _demo,
-}
-
-_VERSIONS = {
-    "openai": OpenAIModel.version,
-    "anthropic": AnthropicModel.version,
-    "xai": XaiModel.version,
-    "demo": DemoModel.version,
+# The version of each provider's adapter, and what makes it.
+_ADAPTERS: dict[str, tuple[str, Callable[[Settings], ChatModel]]] = {
+    "openai": (OpenAIModel.version, _openai),
+    "anthropic": (AnthropicModel.version, _anthropic),
+    "xai": (XaiModel.version, _xai),
+    "demo": (DemoModel.version, _demo),
 }
 
 

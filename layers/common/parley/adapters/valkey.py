@@ -13,13 +13,8 @@ from redis.exceptions import RedisError
 
 from parley.adapters import valkey_scripts as scripts
 from parley.adapters.breaker import Breaker
-from parley.adapters.entries import (
-    cached_of_bytes,
-    end_of_bytes,
-    end_to_bytes,
-    reply_of_bytes,
-    reply_to_bytes,
-)
+from parley.adapters.entries import cached_of_bytes, end_to_bytes, reply_of_bytes, reply_to_bytes
+from parley.adapters.valkey_answers import begun_of, flushed_of, slice_of
 from parley.adapters.valkey_lane import Argument, Command, ErrorReply, Lane, ServerFault
 from parley.adapters.valkey_scripts import Script
 from parley.adapters.valkey_watch import Watcher
@@ -105,7 +100,7 @@ class ValkeyLog:
                     case b"hit":
                         return Hit(cached_of_bytes(answer[1]))
                     case b"follow":
-                        return Follow(int(answer[1]), _begun(answer[2:]))
+                        return Follow(int(answer[1]), begun_of(answer[2:]))
                     case b"write":
                         return Write(int(answer[1]), takeover=bool(answer[2]))
                     case b"wait":
@@ -153,7 +148,7 @@ class ValkeyLog:
             seeds = [self._append(appends[index], end, done, seed=True) for index in lost]
             for index, answer in zip(lost, await self._run_all(scripts.WRITE, seeds), strict=True):
                 answers[index] = answer
-        return [_flushed(answer) for answer in answers]
+        return [flushed_of(answer) for answer in answers]
 
     def _append(self, append: Append, end: bytes, done: bytes, *, seed: bool = False) -> Command:
         key, epoch, owner, position, text, whole = append
@@ -169,7 +164,7 @@ class ValkeyLog:
         answer = await self._run(scripts.READ, self._keys(key), [epoch, position])
         try:
             if answer[0] == b"rows":
-                return _slice(answer[1], position, _names(answer[2]), alive=bool(answer[3]))
+                return slice_of(answer[1], answer[2], answer[3], position)
             if answer[0] == b"done":
                 reply = reply_of_bytes(answer[1])
                 return Slice(reply.text[position:], reply.end, True, False, frozenset())
@@ -269,55 +264,3 @@ def _number(answer: Any) -> int:
 @functools.lru_cache(maxsize=1024)
 def _keys_of(channel: str) -> tuple[str, ...]:
     return tuple(f"{channel}:{part}" for part in ("done", "log", "lease", "attached", "stops"))
-
-
-def _flushed(answer: Any) -> Flushed | Fenced | None:
-    # Nearly every answer, at every token of every stream: nobody stops.
-    if type(answer) is list and answer[:2] == [b"ok", []] and len(answer) == 3 and type(answer[2]) is int:
-        return _attached(answer[2])
-    match answer:
-        case [b"fenced"]:
-            return Fenced()
-        case [b"ok", list(stops), int(attached)] if all(isinstance(stop, bytes) for stop in stops):
-            return Flushed(frozenset(stop.decode("utf-8", "replace") for stop in stops), attached)
-    _log.warning("log_refused", extra={"error": getattr(answer, "code", "nonsense")})
-    return None
-
-
-@functools.lru_cache(maxsize=256)
-def _attached(count: int) -> Flushed:
-    return Flushed(frozenset(), count)
-
-
-def _begun(answer: Sequence[Any]) -> Slice | None:
-    """Return what a log had when it was joined; what cannot be read is left to who reads on."""
-    if not answer:
-        return None
-    try:
-        rows, stops, alive = answer
-        return _slice(rows, 0, _names(stops), alive=bool(alive))
-    except (ValueError, TypeError, AttributeError):
-        return None
-
-
-def _names(members: Sequence[bytes]) -> frozenset[str]:
-    return frozenset(member.decode() for member in members)
-
-
-def _slice(rows: Sequence[Any], position: int, stops: frozenset[str], *, alive: bool) -> Slice:
-    """Put entries together; one that was written twice overlaps, and is cut."""
-    pieces: list[str] = []
-    end = None
-    for entry_id, (name, value) in rows:
-        if name == b"e":
-            end = end_of_bytes(value)
-        elif name == b"t":
-            text = value.decode()
-            upto = int(entry_id.partition(b"-")[2])
-            begin = upto - len(text)
-            if begin > position:
-                raise ValueError("the log has a hole")
-            if upto > position:
-                pieces.append(text[position - begin :])
-                position = upto
-    return Slice("".join(pieces), end, alive, False, stops)
