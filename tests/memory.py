@@ -91,7 +91,9 @@ class Switch:
         return call
 
 
-LIMITS = Limits(gap=2, total=5, attempts=3, backoff=0.01, flush=0.005, lease=0.3, characters=10_000)
+LIMITS = Limits(
+    first_token=2, gap=2, total=5, attempts=3, backoff=0.01, flush=0.005, lease=0.3, characters=10_000
+)
 
 
 class World:

@@ -9,17 +9,23 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from parley.context import generation_key, normalise, title_of, trim
-from parley.conversation import Model, Role, Turn
+from parley.context import generation_key, normalise, shortened, title_of, tokens_of, trim
+from parley.conversation import Model, ModelOptions, Role, Turn
+from parley.encoding import is_blank
+from parley.errors import ContextTooLong
 
 MODEL = Model("small", "maker", "small-1", "Small", 100, 1000)
 
-words = st.sampled_from(["", "a", "b", "Why?", "Why? ", "é"])
+words = st.sampled_from(["", "\n ", "\u200b", "a", "b", "Why?", "Why? ", "é"])
 turns = st.lists(st.builds(Turn, st.sampled_from(Role), words), max_size=12)
 
 
 def user(text: str) -> Turn:
     return Turn(Role.USER, text)
+
+
+def room(characters: int) -> Model:
+    return replace(MODEL, context_characters=characters)
 
 
 def assistant(text: str) -> Turn:
@@ -36,7 +42,7 @@ def test_the_normal_form_is_pairs_and_a_question(history: list[Turn]) -> None:
     assert [turn.role for turn in found[::2]] == [Role.USER] * (len(found) // 2 + 1)
     assert [turn.role for turn in found[1::2]] == [Role.ASSISTANT] * (len(found) // 2)
     assert found[-1] == user("Why?")
-    assert all(turn.text for turn in found[1::2])
+    assert not any(is_blank(turn.text) for turn in found[1::2])
     questions = [turn.text for turn in found[::2]]
     assert all(one != next_ for one, next_ in pairwise(questions))
     assert normalise(found) == found
@@ -68,24 +74,64 @@ def test_only_the_turn_just_before_collapses() -> None:
 @given(turns, st.integers(-5, 40))
 def test_trim_keeps_the_newest_whole_pairs_that_fit(history: list[Turn], budget: int) -> None:
     whole = normalise([*history, user("Why?")])
-    kept = trim(whole, budget)
+    kept = trim(whole, room(budget))
     assert kept == whole[len(whole) - len(kept) :]
     assert len(kept) % 2 == 1
     if len(kept) > 1:
         assert sum(len(turn.text) for turn in kept) <= budget
     if len(kept) < len(whole):
         assert sum(len(turn.text) for turn in whole[len(whole) - len(kept) - 2 :]) > budget
-    assert trim(whole, budget) == kept == trim(kept, budget)
+    assert trim(whole, room(budget)) == kept == trim(kept, room(budget))
 
 
 @given(turns, st.integers(0, 40), st.integers(0, 40))
 def test_more_room_never_keeps_less(history: list[Turn], one: int, other: int) -> None:
     whole = normalise([*history, user("Why?")])
-    assert (len(trim(whole, one)) <= len(trim(whole, other))) or one > other
+    assert (len(trim(whole, room(one))) <= len(trim(whole, room(other)))) or one > other
 
 
 def test_trim_of_nothing() -> None:
-    assert trim((), 10) == ()
+    assert trim((), room(10)) == ()
+
+
+def test_a_bound_in_tokens_holds_fewer_characters_of_what_is_dear() -> None:
+    bounded = replace(MODEL, options=ModelOptions(context_tokens=100))
+    pairs = {text: (user(text * 200), assistant("1"), user("Why?")) for text in ("a", "7", "漢", "👍")}
+    kept = {text: len(trim(turns, bounded)) for text, turns in pairs.items()}
+    assert kept == {"a": 3, "7": 1, "漢": 1, "👍": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"), [("", 0), ("abcd" * 17, 20), ("2026", 4), ("漢字漢字漢字漢字漢" * 3, 20), ("👍👍", 2)]
+)
+def test_tokens_are_estimated_by_kind_of_text(text: str, tokens: int) -> None:
+    assert round(tokens_of(text)) == tokens
+
+
+# -- shortened -------------------------------------------------------------------------------------
+
+HISTORY = tuple(turn for number in range(5) for turn in (user(f"{number}" * 100), assistant("." * 100)))
+
+
+@pytest.mark.parametrize(
+    ("fault", "again", "pairs"),
+    [
+        (ContextTooLong(), False, 2),
+        (ContextTooLong(1000, 750), False, 3),
+        (ContextTooLong(1000, 750), True, 2),
+        (ContextTooLong(100_000, 10), False, 0),
+        (ContextTooLong(1001, 1000), False, 4),
+    ],
+)
+def test_a_context_that_is_too_long_loses_its_oldest_pairs(
+    fault: ContextTooLong, again: bool, pairs: int
+) -> None:
+    whole = (*HISTORY, user("Why?"))
+    assert shortened(whole, fault, again=again) == whole[len(whole) - 2 * pairs - 1 :]
+
+
+def test_a_question_alone_cannot_be_shortened() -> None:
+    assert shortened((user("Why?"),), ContextTooLong(), again=False) is None
 
 
 # -- generation_key --------------------------------------------------------------------------------

@@ -333,8 +333,17 @@ async def test_silence_is_filled_with_heartbeats() -> None:
 
     screen = Screen()
     await asyncio.gather(show(run, screen, heartbeat=0.02), happen())
-    assert 4 <= screen.heartbeats <= 7
-    assert screen.types() == ["start", "typing", "token", "done"]
+    # While there is no text, a heartbeat tells for how long the model has been at it.
+    kinds = screen.types()
+    assert [kind for kind in kinds if kind != "status"] == ["start", "typing", "token", "done"]
+    assert kinds.index("status") == 2
+    assert kinds.index("token") > len(kinds) - 3
+    assert screen.heartbeats >= 2
+    thinking = [event for event in screen.events if event["type"] == "status"]
+    assert {event["state"] for event in thinking} == {"thinking"}
+    elapsed = [event["elapsedMs"] for event in thinking]
+    assert elapsed == sorted(elapsed)
+    assert 0 < elapsed[0] < 60_000
 
 
 async def test_a_stream_breaks_off_without_an_end_at_its_limit() -> None:

@@ -8,7 +8,17 @@ import pytest
 from parley import sessions
 from parley.conversation import Reply, Role, SessionState
 from parley.errors import NotFound, ProviderFault
-from parley.events import Completed, Delta, Failed, Finish, FinishReason, Source, Status, Usage
+from parley.events import (
+    Completed,
+    Delta,
+    Failed,
+    Finish,
+    FinishReason,
+    Reasoning,
+    Source,
+    Status,
+    Usage,
+)
 from parley.outcomes import Saved
 from tests.memory import STOP, ScriptedModel, World, answer, shown, until
 
@@ -363,6 +373,12 @@ async def test_a_disabled_user_is_cut_off(world: World) -> None:
         ((), "", "provider_interrupted", 3),
         ((Delta("Long"), Finish(FinishReason.LENGTH, "max_tokens")), "Long", FinishReason.LENGTH, 1),
         ((Finish(FinishReason.CONTENT_FILTER, "refusal"),), "", FinishReason.CONTENT_FILTER, 1),
+        ((Finish(FinishReason.LENGTH, "length"),), "", FinishReason.LENGTH, 1),
+        ((Finish(FinishReason.TRUNCATED, "tool_calls"),), "", "empty_reply", 1),
+        ((Delta("\n\n"), STOP), "\n\n", "empty_reply", 1),
+        ((Delta(" "), Delta("\u200b"), STOP), " \u200b", "empty_reply", 1),
+        ((STOP, Delta("Half")), "Half", FinishReason.TRUNCATED, 1),
+        ((STOP, Reasoning("hm")), "", "provider_interrupted", 3),
     ],
 )  # fmt: skip
 async def test_how_a_provider_may_end(

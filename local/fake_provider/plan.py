@@ -42,7 +42,8 @@ def error_plan(wire: str, status: int, script: Script) -> Plan:
     extra = b"".join(
         b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in fields.items() if value
     )
-    return Plan(((script.first_delay, response(status, error_body(wire, status, script), extra)),))
+    body = script.error_body.encode() or error_body(wire, status, script)
+    return Plan(((script.first_delay, response(status, body, extra)),))
 
 
 def response(status: int, body: bytes, extra: bytes = b"", kind: bytes = b"application/json") -> bytes:
@@ -68,6 +69,11 @@ def reply_plan(wire_name: str, script: Script, model: str, prompt: str) -> Plan:
     if script.fault == "html":
         page = b"<html><body>Please log in to this network.</body></html>"
         return Plan(((script.first_delay, response(200, page, kind=b"text/html")),))
+    if script.body:
+        fields = {b"Retry-After": script.retry_after}
+        extra = b"".join(b"%b: %b\r\n" % (name, value.encode()) for name, value in fields.items() if value)
+        whole = response(200, script.body.encode(), extra, script.content_type.encode())
+        return Plan(((script.first_delay, whole),))
     input_tokens = len(tokens_of(prompt))
     wire: Wire = (OpenAIWire if wire_name == "openai" else AnthropicWire)(script, model, input_tokens)
     tokens = list(script.tokens if script.tokens is not None else tokens_of(reply_to(prompt)))
@@ -76,10 +82,8 @@ def reply_plan(wire_name: str, script: Script, model: str, prompt: str) -> Plan:
     if script.number:
         tokens = [f"{token}/{script.number}" for token in tokens]
     writes, ending = _payload(script, wire, tokens)
-    head = (
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\n"
-        b"Transfer-Encoding: chunked\r\n\r\n"
-    )
+    kind = b"Content-Type: %b\r\n" % script.content_type.encode() if script.content_type else b""
+    head = b"HTTP/1.1 200 OK\r\n%bCache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n" % kind
     framed = [(script.first_delay, head)]
     for pause, payload in writes:
         framed += _packets(script, pause, _chunks(script, payload))
@@ -90,6 +94,12 @@ def reply_plan(wire_name: str, script: Script, model: str, prompt: str) -> Plan:
 
 def _payload(script: Script, wire: Wire, tokens: list[str]) -> tuple[list[tuple[float, bytes]], Ending]:
     """Return what is said, as payloads of HTTP chunks."""
+    if script.frames is not None:
+        # A lone surrogate stands for a byte that is no UTF-8.
+        said_frames = [(script.delay, frame.encode("utf-8", "surrogateescape")) for frame in script.frames]
+        endings: dict[str | None, Ending] = {None: "keep", "eof": "close", "reset": "reset", "stall": "hold"}
+        rest = [(_BEFORE_RESET, b"")] if script.fault == "reset" else []
+        return said_frames + rest, endings[script.fault]
     writes = [(0.0, (b"\xef\xbb\xbf" if script.byte_order_mark else b"") + wire.opening())]
     writes += [(script.delay, wire.reasoning(text)) for text in script.reasoning]
     size = script.tokens_per_write or max(len(tokens), 1)

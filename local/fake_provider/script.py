@@ -28,10 +28,13 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """One reply: its tokens, its pace, its packets, its end. Seconds, unless the name says otherwise.
 
     `fault` happens after `fault_after` tokens, and only in the first `fault_times` calls (0 is always).
-    `status` is answered instead of a reply in the first `status_times` calls (0 is always).
-    `tokens` is what is said; `count` repeats or cuts it to so many tokens; neither echoes the prompt.
-    `counted` is how many tokens it claims to have said, where that is not the truth.
-    `numbered` adds the number of the call to every token, so that no two calls say the same.
+    `status` is answered instead of a reply in the first `status_times` calls (0 is always). `tokens` is what
+    is said; `count` repeats or cuts it to so many tokens; neither echoes the prompt. `counted` is how many
+    tokens it claims to have said, where that is not the truth. `numbered` adds the number of the call to
+    every token, so that no two calls say the same. `frames` are said as they are in place of all that, one
+    after each `delay`; `fault` stall, eof and reset follow them. `content_type` labels the response, and
+    `body` is all of it. `error_body` is the body of `status`, as JSON. `unknown_fields` of a request are
+    refused, and so is one of more than `context_tokens` (words count).
     """
 
     tokens: tuple[str, ...] | None = None
@@ -63,6 +66,12 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     error_message: str = "The fake provider was told to fail; this text must never be shown."
     retry_after: str = ""
     retry_after_ms: str = ""
+    frames: tuple[str, ...] | None = None
+    content_type: str = "text/event-stream; charset=utf-8"
+    body: str = ""
+    error_body: str = ""
+    unknown_fields: tuple[str, ...] = ()
+    context_tokens: int = 0
 
     def of_call(self, number: int) -> "Script":
         """Return what holds for a model's call `number`, counted from 1."""

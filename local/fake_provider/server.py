@@ -183,6 +183,9 @@ class FakeProvider:
             return error_plan(wire, 400, script), True
         if script.status != 200:
             return error_plan(wire, script.status, script), True
+        refused = _refusal(script, question)
+        if refused:
+            return error_plan(wire, 400, msgspec.structs.replace(script, error_body=refused)), True
         return reply_plan(wire, script, model, prompt), True
 
     def _control(self, method: str, path: str, body: bytes) -> bytes:
@@ -202,6 +205,20 @@ class FakeProvider:
                 self.reset()
                 return response(200, b"{}")
         return response(404, b'{"error":"The fake provider has no such page."}')
+
+
+def _refusal(script: Script, question: dict[str, Any]) -> str:
+    """Return the body of a refusal of what this script's server does not take, if there is anything."""
+    unknown = next((name for name in script.unknown_fields if name in question), None)
+    if unknown is not None:
+        message = f"Unsupported parameter: '{unknown}' is not supported with this model."
+        return msgspec.json.encode({"error": {"message": message, "param": unknown}}).decode()
+    asked = sum(len(str(turn["content"]).split()) for turn in question["messages"])
+    if script.context_tokens and asked > script.context_tokens:
+        counts = {"n_prompt_tokens": asked, "n_ctx": script.context_tokens}
+        error = {"code": 400, "message": "too long", "type": "exceed_context_size_error", **counts}
+        return msgspec.json.encode({"error": error}).decode()
+    return ""
 
 
 def _prompt_of(messages: list[dict[str, Any]]) -> str:

@@ -203,9 +203,7 @@ class ChatModelSuite:
             ("eof", "provider_interrupted", True),
             ("error", None, True),
             ("json", "provider_protocol", False),
-            ("utf8", "provider_protocol", False),
             ("deep", "provider_protocol", False),
-            ("type", "provider_protocol", False),
             ("sse", "provider_protocol", False),
             ("endless", "provider_protocol", False),
         ],
@@ -221,6 +219,15 @@ class ChatModelSuite:
         if code is not None:
             assert failure.fault == code
         assert fake.stats.calls == 1
+
+    @pytest.mark.parametrize("fault", ["utf8", "type"])
+    async def test_36_what_carries_no_text_is_passed_over(
+        self, fake: FakeProvider, model: ChatModel, fault: Fault
+    ) -> None:
+        fake.script("m", Script(tokens=("one ", "two ", "three"), fault=fault, fault_after=2))
+        events = await self.ask(model)
+        assert text_of(events).replace("\ufffd", "") == "one two "
+        assert isinstance(events[-1], Finish)
 
     async def test_31_a_page_instead_of_a_stream(self, fake: FakeProvider, model: ChatModel) -> None:
         fake.script("m", Script(fault="html"))

@@ -16,10 +16,18 @@ from tests.adapters.chat_models import KEY, question
 ALL = Settings(openai_api_key=KEY, anthropic_api_key=KEY, xai_api_key=KEY, demo_model=True)
 
 
+VERSIONS = {
+    "openai": "openai/2 api.openai.com/v1",
+    "anthropic": "anthropic/2 api.anthropic.com",
+    "xai": "xai/2 api.x.ai/v1",
+    "demo": "demo/1",
+}
+
+
 @pytest.mark.parametrize("provider", ["openai", "anthropic", "xai", "demo"])
 def test_makes_each_once(provider: str) -> None:
     models = ConfiguredModels(ALL)
-    assert models.version(provider) == f"{provider}/1"
+    assert models.version(provider) == VERSIONS[provider]
     assert models.of(provider) is models.of(provider)
 
 
@@ -40,7 +48,10 @@ def test_37_one_missing_key_leaves_the_others() -> None:
     models = ConfiguredModels(Settings(xai_api_key=KEY))
     with pytest.raises(ProviderFault):
         models.of("openai")
-    assert [models.version(provider) for provider in ("xai", "openai", "x")] == ["xai/1", "openai/1", ""]
+    assert [models.version(name) for name in ("xai", "openai", "x")] == [
+        *map(VERSIONS.get, ("xai", "openai")),
+        "",
+    ]
     assert [models.has(provider) for provider in ("xai", "openai", "anthropic", "x")] == [
         True, False, False, False,
     ]  # fmt: skip
@@ -81,6 +92,37 @@ async def test_the_keys_of_the_environment_are_not_used(monkeypatch: pytest.Monk
         models = ConfiguredModels(settings)
         await asyncio.gather(*(anext(models.of(name).stream(question())) for name in ("openai", "anthropic")))
         assert "environment" not in repr(fake.requests)
+        await models.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "version"),
+    [
+        ("https://api.openai.com/v1/", "openai/2 api.openai.com/v1"),
+        ("http://127.0.0.1:8080/v1", "openai/2 127.0.0.1:8080/v1"),
+        ("http://127.0.0.1:8081/v1", "openai/2 127.0.0.1:8081/v1"),
+        ("http://127.0.0.1:8080/other/v1", "openai/2 127.0.0.1:8080/other/v1"),
+        ("https://user:password@Gateway.example/v1?key=1", "openai/2 gateway.example/v1"),
+    ],
+)
+def test_the_server_is_part_of_the_version_without_a_login(url: str, version: str) -> None:
+    assert ConfiguredModels(Settings(openai_base_url=url)).version("openai") == version
+
+
+async def test_settings_of_openai_s_sdk_reach_openai_s_server_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-ours")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-of-ours")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Ours: custom-of-ours")
+    async with FakeProvider() as fake:
+        settings = Settings(
+            openai_base_url=fake.openai_url, xai_base_url=fake.openai_url, anthropic_base_url=fake.url,
+            openai_api_key=KEY, xai_api_key=KEY, anthropic_api_key=KEY,
+        )  # fmt: skip
+        models = ConfiguredModels(settings)
+        for name, ours in (("openai", 3), ("xai", 0), ("anthropic", 0)):
+            for _ in range(2):  # by the SDK, and by ourselves
+                assert [event async for event in models.of(name).stream(question())]
+                assert repr(fake.requests[-1].headers).count("of-ours") == ours
         await models.close()
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from local.fake_provider import FakeProvider, Script
 from parley.adapters.openai import OpenAIModel
+from parley.adapters.request_fields import RequestFields
 from parley.events import Finish, FinishReason, Usage
 from parley.ports import ChatModel
 from tests.adapters.chat_models import KEY, ChatModelSuite, question, text_of
@@ -64,7 +65,7 @@ class TestOpenAIModel(ChatModelSuite):
         ],
     )
     def test_the_limit_s_name(self, url: str, name: str) -> None:
-        assert OpenAIModel(api_key=KEY, base_url=url)._body(question())[name] == 500
+        assert RequestFields(url).of(question().model)[name] == 500
 
     @pytest.mark.parametrize("usage", ["after", "with"])
     async def test_usage_may_come_with_the_end_or_after_it(

@@ -49,7 +49,7 @@ async def test_37_a_rotated_key_is_fetched_once(fake: FakeProvider, before: str)
     assert keys.fetched == 1
     # One refusal, where there was a key to refuse, and two replies.
     assert fake.stats.calls == 2 + bool(before)
-    assert models.version("anthropic") == "anthropic/1"
+    assert models.version("anthropic") == f"anthropic/2 127.0.0.1:{fake.port}"
     assert (models.has("anthropic"), models.has("openai")) == (True, False)
     await models.close()
     await fake.until(lambda: fake.stats.open_connections == 0)
@@ -73,7 +73,7 @@ async def test_37_a_missing_key_is_named_when_the_model_is_asked(fake: FakeProvi
         await ask(models)
     assert caught.value.fault == "model_not_configured"
     # Other processes may have the key: what they keep has the same name here.
-    assert models.version("anthropic") == "anthropic/1"
+    assert models.version("anthropic") == f"anthropic/2 127.0.0.1:{fake.port}"
 
 
 async def test_many_refused_at_once_have_the_new_key(fake: FakeProvider) -> None:

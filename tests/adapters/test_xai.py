@@ -15,10 +15,12 @@ class TestXaiModel(ChatModelSuite):
     def make(self, fake: FakeProvider, key: str = KEY) -> ChatModel:
         return XaiModel(api_key=key, base_url=fake.openai_url)
 
-    async def test_goes_by_its_own_name(self, fake: FakeProvider, model: ChatModel) -> None:
+    async def test_an_error_of_another_server_does_not_name_xai(
+        self, fake: FakeProvider, model: ChatModel
+    ) -> None:
         await fake.refuse()
         _, fault = await self.fail(model)
-        assert fault.message.startswith("xAI ")
+        assert fault.message.startswith("The model's server ")
 
 
 del _OpenAI

@@ -355,12 +355,23 @@ class StoreSuite(StoreFixtures):
         for number in range(1, 30):
             await turn(store, f"{number}?", f"{number}" * 150, chat)
         started = await store.start(order("What was that?", chat_id=chat))
-        turns = (await store.session(started.session_id)).turns
+        session = await store.session(started.session_id)
+        turns = session.turns
         # The model takes a thousand characters: three of these replies, and their questions.
-        assert [entry.text[:2] for entry in trim(normalise(turns), 1000)] == [
+        assert [entry.text[:2] for entry in trim(normalise(turns), session.model)] == [
             "27", "27", "28", "28", "29", "29", "Wh",
         ]  # fmt: skip
         assert (await store.session(started.session_id)).turns == turns
+
+    async def test_a_reply_that_was_filtered_is_no_turn(self, store: Store) -> None:
+        chat = (await turn(store, "One?", "1")).chat_id
+        started = await store.start(order("Two?", chat_id=chat))
+        filtered = Reply(1, "I won't.", Completed(FinishReason.CONTENT_FILTER, "refusal"))
+        await store.attach(started.session_id, "key", 1, 60, writer=True)
+        await store.finish(started.session_id, filtered, "provider")
+        started = await store.start(order("Three?", chat_id=chat))
+        turns = normalise((await store.session(started.session_id)).turns)
+        assert [entry.text for entry in turns] == ["One?", "1", "Three?"]
 
     async def test_a_session_that_is_not_there(self, stage: Stage, store: Store) -> None:
         assert await refusal(store.session("unheard-of")) is NotFound

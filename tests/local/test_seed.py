@@ -90,6 +90,17 @@ async def test_two_servers_may_seed_at_once(database_url: str) -> None:
         (FREE + "prices = { input = -1, output = 1 }", ["models, demo, prices.input", "greater than"]),
         (FREE + "prices = { input = 1 }", ["models, demo, prices.output", "required"]),
         (FREE + FREE, ["models, demo, id", "another entry"]),
+        (FREE + "context_tokens = 100", ["models, demo", "either context_characters or context_tokens"]),
+        (FREE.replace("context_characters = 100", ""), ["models, demo", "either context_characters or"]),
+        (FREE.replace("context_characters = 100", "context_tokens = 0"), ["demo, context_tokens", "greater"]),
+        (
+            FREE.replace("context_characters = 100", "context_tokens = '9'"),
+            ["demo, context_tokens", "integer"],
+        ),
+        (FREE + "attempts = 0", ["models, demo, attempts", "greater than or equal to 1"]),
+        (FREE + "first_token_seconds = inf", ["models, demo, first_token_seconds", "finite"]),
+        (FREE + "output_limit = 'n_predict'", ["models, demo, output_limit", "max_completion_tokens"]),
+        (FREE + "stream_usage = 'no'", ["models, demo, stream_usage", "boolean"]),
     ],
 )
 async def test_what_makes_no_sense_is_named_and_changes_nothing(
@@ -104,6 +115,22 @@ async def test_what_makes_no_sense_is_named_and_changes_nothing(
     for word in words:
         assert word in str(refused.value)
     assert await rows(demo_database_url, everything) == before
+
+
+async def test_what_a_model_s_server_wants_is_stored_with_it(demo_database_url: str, tmp_path: Path) -> None:
+    catalogue = tmp_path / "catalogue.toml"
+    query = "select options, context_characters from models where id = 'demo'"
+    bounded = FREE.replace("context_characters = 100", "context_tokens = 50")
+    options = "first_token_seconds = 900\nattempts = 1\noutput_limit = 'max_tokens'\nstream_usage = false"
+    for text, expected in (
+        (bounded, ({"context_tokens": 50}, 200)),
+        (bounded + options, ({"context_tokens": 50, "first_token_seconds": 900, "attempts": 1,
+                              "output_limit": "max_tokens", "stream_usage": False}, 200)),
+        (FREE, ({}, 100)),
+    ):  # fmt: skip
+        catalogue.write_text(text)
+        await seed(demo_database_url, catalogue)
+        assert await rows(demo_database_url, query) == [expected]
 
 
 async def test_plans_follow_the_catalogue(demo_database_url: str, tmp_path: Path) -> None:

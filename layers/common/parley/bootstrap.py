@@ -101,6 +101,7 @@ def _log(settings: Settings) -> Log:
 def _policy(settings: Settings) -> Policy:
     return Policy(
         limits=Limits(
+            first_token=settings.provider_first_token_seconds,
             gap=settings.provider_gap_seconds,
             total=settings.provider_total_seconds,
             attempts=settings.provider_attempts,

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from msgspec import Struct, field
 
+from parley.encoding import is_blank
 from parley.events import Completed, End, FinishReason, Status, Usage, status_of
 
 
@@ -23,6 +24,22 @@ class Turn(Struct, frozen=True):
     text: str
 
 
+class ModelOptions(Struct, frozen=True):
+    """How a model's server wants to be asked, where that is not as the settings and the host's name say.
+
+    `context_tokens` bounds what is sent, in place of `context_characters`. `attempts` and
+    `first_token_seconds` are for this model what PROVIDER_ATTEMPTS and PROVIDER_FIRST_TOKEN_SECONDS are for
+    all. `output_limit` is the name of the field for `max_output_tokens`; `stream_usage` False asks for no
+    usage.
+    """
+
+    context_tokens: int | None = None
+    attempts: int | None = None
+    first_token_seconds: float | None = None
+    output_limit: str | None = None
+    stream_usage: bool | None = None
+
+
 class Model(Struct, frozen=True):
     """A model that users can choose: `name` is what `provider` calls it.
 
@@ -38,6 +55,7 @@ class Model(Struct, frozen=True):
     context_characters: int
     system_prompt: str = ""
     parameters: Mapping[str, object] = field(default_factory=dict)
+    options: ModelOptions = ModelOptions()
 
 
 class CatalogueEntry(Struct, frozen=True):
@@ -71,9 +89,9 @@ class Reply(Struct, frozen=True):
 
     @property
     def cacheable(self) -> bool:
-        """Whether another asker may be given this reply: only a natural end with text."""
+        """Whether another asker may be given this reply: only a natural end with text to see."""
         return (
-            bool(self.text)
+            not is_blank(self.text)
             and isinstance(self.end, Completed)
             and self.end.finish_reason is FinishReason.STOP
         )

@@ -1,12 +1,21 @@
 """JSON in and out, and text that every store and wire can carry."""
 
+import codecs
+import json
 import re
-from typing import Any
+import unicodedata
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import msgspec
 
 _encoder = msgspec.json.Encoder()
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# Bytes that are not UTF-8, as Python's `surrogateescape` writes them; after a high surrogate they are half a
+# pair.
+_ESCAPED = re.compile("(?<![\ud800-\udbff])[\udc80-\udcff]+")
+_ESCAPED_AT_END = re.compile("(?<![\ud800-\udbff])[\udc80-\udcff]+\\Z")
+_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 
 
 def to_json(value: object) -> bytes:
@@ -22,11 +31,59 @@ def from_json(data: bytes | str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-class TextCleaner:
-    """Joins surrogate pairs that a provider split between chunks, and drops what no store takes.
+def convert_leniently(value: object, kind: Any) -> Any:
+    """Return `value`, of JSON, as `kind`, a Struct whose fields have defaults, or a union or list of such.
 
-    Postgres takes neither NUL nor lone surrogates, and UTF-8 has no lone surrogates (RFC 3629, 3),
-    so a reply loses NUL and shows U+FFFD for half a pair. All else passes byte for byte.
+    A field of another type counts as absent, and an item of another type is left out. Raises
+    `msgspec.ValidationError` where `value` itself is of another type.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        failure = error
+    for arm in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
+        if isinstance(value, dict) and isinstance(arm, type) and issubclass(arm, msgspec.Struct):
+            found = {}
+            for item in msgspec.structs.fields(arm):
+                if item.encode_name in value:
+                    try:
+                        found[item.name] = convert_leniently(value[item.encode_name], item.type)
+                    except msgspec.ValidationError:
+                        continue
+            return arm(**found)
+        if isinstance(value, list) and get_origin(arm) is list:
+            items = []
+            for item in value:
+                try:
+                    items.append(convert_leniently(item, get_args(arm)[0]))
+                except msgspec.ValidationError:
+                    continue
+            return items
+    raise failure
+
+
+def json_of_any_bytes(data: bytes) -> Any:
+    """Return what `data` says, also where its texts hold half a character or half a surrogate pair.
+
+    A half stays in its text as a surrogate, which `TextCleaner` joins to the other half. Raises `ValueError`.
+    """
+    try:
+        return json.loads(data.decode("utf-8", "surrogateescape"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def is_blank(text: str) -> bool:
+    """Tell whether nothing of `text` can be seen: white space, control and format characters alone."""
+    return all(character.isspace() or unicodedata.category(character) in ("Cc", "Cf") for character in text)
+
+
+class TextCleaner:
+    """Joins characters that a provider split between chunks, and drops what no store takes.
+
+    Postgres takes neither NUL nor lone surrogates, and UTF-8 has no lone surrogates (RFC 3629, 3), so a reply
+    loses NUL and shows U+FFFD for half a surrogate pair, or for bytes that are no UTF-8 (which come in as
+    `surrogateescape` writes them). All else passes byte for byte.
     """
 
     __slots__ = ("_held",)
@@ -43,6 +100,10 @@ class TextCleaner:
         self._held = ""
         if text and "\ud800" <= text[-1] <= "\udbff":
             text, self._held = text[:-1], text[-1]
+        elif escaped := _ESCAPED_AT_END.search(text):
+            begun = _begun_character(escaped[0])
+            if begun:
+                text, self._held = text[:-begun], text[-begun:]
         return clean(text)
 
     def flush(self) -> str:
@@ -52,9 +113,22 @@ class TextCleaner:
 
 
 def clean(text: str) -> str:
-    """Return `text` with surrogate pairs joined, lone ones replaced by U+FFFD, and without NUL."""
+    """Return `text` with surrogate pairs and escaped bytes joined, lone ones U+FFFD, and without NUL."""
     if "\0" in text:
         text = text.replace("\0", "")
     if _SURROGATE.search(text):
+        text = _ESCAPED.sub(lambda found: _bytes_of(found[0]).decode("utf-8", "replace"), text)
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
+
+
+def _bytes_of(escaped: str) -> bytes:
+    return escaped.encode("ascii", "surrogateescape")
+
+
+def _begun_character(escaped: str) -> int:
+    """Return how many of the last bytes begin a character of UTF-8 whose rest is still to come."""
+    decoder = _Utf8Decoder("replace")
+    decoder.decode(_bytes_of(escaped))
+    begun, _ = decoder.getstate()
+    return len(begun)

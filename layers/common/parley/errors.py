@@ -19,6 +19,7 @@ ParleyError
 │   ├── StoreUnavailable
 │   └── LogUnavailable       never reaches a client: streams go on without the log
 └── ProviderFault       the model's side; ends a generation, never a request
+    └── ContextTooLong       fewer turns may help; where there is one only, nothing does
 """
 
 from typing import ClassVar
@@ -165,14 +166,40 @@ class LogUnavailable(Unavailable):
 
 
 class ProviderFault(ParleyError):
-    """A provider failed. `code` is chosen at the seam, in one table per adapter."""
+    """A provider failed. `code` is chosen at the seam, in one table for all adapters.
+
+    `may_retry` is for the user. `may_repeat` says whether Parley may ask again by itself before the first
+    token: not where the provider accepted the question and was only slow, for it would work, and bill, twice.
+    """
 
     status = 502
 
     def __init__(
-        self, code: str, message: str, *, retryable: bool = False, retry_after_ms: int | None = None
+        self,
+        code: str,
+        message: str,
+        *,
+        retryable: bool = False,
+        retry_after_ms: int | None = None,
+        may_repeat: bool = True,
     ) -> None:
         super().__init__(message, retry_after=None if retry_after_ms is None else retry_after_ms / 1000)
         self.fault = code
         self.may_retry = retryable
+        self.may_repeat = may_repeat
         self.retry_after_ms = retry_after_ms
+
+
+class ContextTooLong(ProviderFault):
+    """The question, with the turns before it, is longer than the model's context.
+
+    `asked_tokens` and `context_tokens` are what the provider says of the question and of its model, where it
+    says both.
+    """
+
+    def __init__(self, asked_tokens: int | None = None, context_tokens: int | None = None) -> None:
+        super().__init__(
+            "context_too_long", "This question is longer than the model takes; shorten it and send it again."
+        )
+        self.asked_tokens = asked_tokens
+        self.context_tokens = context_tokens

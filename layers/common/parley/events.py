@@ -62,21 +62,41 @@ class Usage(Struct, frozen=True):
     output_tokens: int
 
 
+class Spent(Struct, frozen=True):
+    """Tokens to charge for a generation that ended without the provider's whole count.
+
+    `input_tokens` is what the provider told before the end; None where it told nothing, and what was set
+    aside counts. `output_tokens` is the provider's latest count, or the estimate of text and reasoning if
+    that is more.
+    """
+
+    input_tokens: int | None
+    output_tokens: int
+
+
 class Completed(Struct, frozen=True):
-    """A generation's end without an error; `provider_reason` keeps the provider's own word."""
+    """A generation's end without an error; `provider_reason` keeps the provider's own word.
+
+    `usage` is shown and charged. Without it, `spent` is charged.
+    """
 
     finish_reason: FinishReason
     provider_reason: str | None = None
     usage: Usage | None = None
+    spent: Spent | None = None
 
 
 class Failed(Struct, frozen=True):
-    """A generation's end by an error. `message` is ours, safe to show, and quotes nobody."""
+    """A generation's end by an error. `message` is ours, safe to show, and quotes nobody.
+
+    `spent` is charged; None where nothing was produced.
+    """
 
     code: str
     message: str
     retryable: bool
     retry_after_ms: int | None = None
+    spent: Spent | None = None
 
 
 End = Completed | Failed
@@ -102,7 +122,7 @@ class Delta(Struct, frozen=True):
 
 
 class Reasoning(Struct, frozen=True):
-    """Reasoning that the model shows; carried as a sign of life, not part of the reply."""
+    """Reasoning that the model shows: a sign of life, charged like text, not part of the reply."""
 
     text: str
 
@@ -111,19 +131,30 @@ class Ping(Struct, frozen=True):
     """A sign of life without text."""
 
 
+class Counted(Struct, frozen=True):
+    """Tokens that the provider has told of before the end; None for a count that it has not told."""
+
+    input_tokens: int | None
+    output_tokens: int | None
+
+
 class Finish(Struct, frozen=True):
-    """The provider's own terminal marker. A model that ends without one was cut off."""
+    """The provider's finish reason, which stands unless text or reasoning follows it.
+
+    A model that ends without one was cut off. A later `Finish` replaces it (the usage may come last).
+    """
 
     reason: FinishReason
     provider_reason: str
     usage: Usage | None = None
 
 
-ModelEvent = Delta | Reasoning | Ping | Finish
+ModelEvent = Delta | Reasoning | Ping | Counted | Finish
 
 
 class StreamState(StrEnum):
     """What a `status` event tells while there is no text to show."""
 
     RETRYING = "retrying"
+    THINKING = "thinking"
     FALLBACK = "fallback"

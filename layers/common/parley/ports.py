@@ -53,7 +53,8 @@ class ChatModel(Protocol):
     def stream(self, question: Question) -> AsyncGenerator[ModelEvent, None]:
         """Ask once, and yield what comes, as it comes; what arrived together is one `Delta`.
 
-        The last event is `Finish`; a stream that ends without one was cut off. Closing the generator
+        The last event is `Finish`; a stream that ends without one was cut off. One may come before, as soon
+        as the provider gives its reason: it stands unless text or reasoning follows. Closing the generator
         closes the provider's connection. Never retries, never waits longer than its caller: deadlines
         are the caller's. Raises `ProviderFault` and nothing else.
         """

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from parley.conversation import Model, Reply
 from parley.errors import LimitExceeded
-from parley.events import Failed
+from parley.events import Completed, Counted, End, Failed, Spent
 
 # A stream that is in the way may end at any moment.
 _STREAM_RETRY_SECONDS = 5.0
 # English has about four characters a token, other scripts fewer; providers count better, but later.
-_CHARACTERS_A_TOKEN = 4
+CHARACTERS_A_TOKEN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Allowance:
 
 def estimated(characters: int) -> int:
     """Return how many tokens so much text may be."""
-    return math.ceil(characters / _CHARACTERS_A_TOKEN)
+    return math.ceil(characters / CHARACTERS_A_TOKEN)
 
 
 def reserved(model: Model, chat_characters: int, prompt_characters: int) -> tuple[int, int]:
@@ -46,15 +46,32 @@ def most(model: Model) -> int:
 def charged(reply: Reply) -> tuple[int | None, int]:
     """Return the input and output tokens to charge for a reply that a model was asked for.
 
-    As the provider counted them. A reply that was stopped or cut off comes without a count: its input
-    is None, for what was set aside, and its text is estimated. One that failed before any text is free.
+    As the provider counted them at the end, else as `spent` has it. An end without either comes from where
+    nothing but the text is known: its input is None, for what was set aside, and its text is estimated. A
+    failure that produced nothing is free.
     """
     end = reply.end
-    if isinstance(end, Failed):
-        return (None, estimated(len(reply.text))) if reply.text else (0, 0)
-    if end.usage is not None:
+    if isinstance(end, Completed) and end.usage is not None:
         return end.usage.input_tokens, end.usage.output_tokens
+    if end.spent is not None:
+        return end.spent.input_tokens, end.spent.output_tokens
+    if isinstance(end, Failed) and not reply.text:
+        return 0, 0
     return None, estimated(len(reply.text))
+
+
+def spent(end: End, counted: Counted | None, characters: int) -> Spent | None:
+    """Return what to charge for a generation that ended without the provider's whole count.
+
+    `counted` is what the provider told of it before; `characters` are those of its text and its reasoning.
+    None for a failure that produced nothing: a provider that breaks off then did not work for this user.
+    """
+    told_input = None if counted is None else counted.input_tokens
+    told_output = 0 if counted is None else counted.output_tokens or 0
+    output = max(told_output, estimated(characters))
+    if isinstance(end, Failed) and not output:
+        return None
+    return Spent(told_input, output)
 
 
 def limit_exceeded(limit: str, left: Sequence[int | None], retry_seconds: float | None) -> LimitExceeded:

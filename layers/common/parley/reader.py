@@ -5,6 +5,7 @@ It does no I/O: whoever serves the stream is woken when there may be news, and t
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncGenerator, Callable
 
 from parley import sse
@@ -15,6 +16,8 @@ from parley.run import Run
 from parley.tape import Tape
 from parley.timed import Timed, has_come
 
+# A model that seems to have thought for longer, in seconds, was elected by another clock.
+_LONGEST_THOUGHT = 3600.0
 # How long a reader that seems to be ahead of this process's copy is believed.
 _CATCH_UP = 1.0
 # After so long without a frame there is a heartbeat, early: the response's head goes out with it.
@@ -128,7 +131,7 @@ class Reader(Timed):
                 frames.append(self._closing())
                 ended = True
         if not frames and self._beat:
-            frames.append(sse.HEARTBEAT)
+            frames.append(self._heartbeat_frame())
         self._beat = False
         if ended or self._over_limit():
             self._end()
@@ -250,6 +253,18 @@ class Reader(Timed):
             self._position += len(text)
             frames.append(sse.token_frame(self._epoch, self._position, text))
         return frames
+
+    def _heartbeat_frame(self) -> bytes:
+        """Return a sign of life: since when the model has been at it, as long as there is no text."""
+        run = self._run
+        if not self._opened or run.answer is not None or run.generation is None or self._length():
+            return sse.HEARTBEAT
+        # An epoch is the time at which the log, or the database, elected its writer. Where that clock can't
+        # be ours, what this process has seen of the session counts.
+        seen = time.monotonic() - run.opened
+        elected = time.time() - self._epoch / 1000
+        elapsed = max(seen, elected) if elected < _LONGEST_THOUGHT else seen
+        return sse.thinking_frame(round(elapsed * 1000))
 
     def _closing(self) -> bytes:
         answer = self._run.answer

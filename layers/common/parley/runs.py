@@ -68,7 +68,7 @@ class Runs:
         known = self._runs.get(session.id)
         if known is not None:
             return known
-        question = Question(session.model, trim(normalise(session.turns), session.model.context_characters))
+        question = Question(session.model, trim(normalise(session.turns), session.model))
         bypass = session.id if session.regenerate else None
         key = session.generation_key or self._keys.of(session.model, question.turns, session.user_id, bypass)
         run = Run(session, key, question)
@@ -205,7 +205,7 @@ class Runs:
         end: End = Completed(FinishReason.STOPPED)
         if run.disabled:
             end = Failed("user_disabled", "This user is disabled.", retryable=False)
-        reply = Reply(generation.tape.epoch, text, end)
+        reply = Reply(generation.tape.epoch, text, generation.charged(end))
         saved, _ = await asyncio.gather(self._save(run, reply, run.source), self._detach(run, generation))
         return saved
 

@@ -92,9 +92,16 @@ class Settings:
         "SESSION_LEASE_SECONDS", 20.0, "the same, in the database, for streams without a log"
     )
     pulse_seconds: float = setting("PULSE_SECONDS", 5.0, "how often a process vouches for its sessions")
-    provider_gap_seconds: float = setting("PROVIDER_GAP_SECONDS", 60.0, "longest silence of a provider")
+    provider_first_token_seconds: float = setting(
+        "PROVIDER_FIRST_TOKEN_SECONDS", 300.0, "longest silence of a provider before a reply's first text"
+    )
+    provider_gap_seconds: float = setting(
+        "PROVIDER_GAP_SECONDS", 60.0, "longest silence of a provider after it"
+    )
     provider_total_seconds: float = setting("PROVIDER_TOTAL_SECONDS", 600.0, "longest time for one reply")
-    provider_attempts: int = setting("PROVIDER_ATTEMPTS", 3, "tries before the first token")
+    provider_attempts: int = setting(
+        "PROVIDER_ATTEMPTS", 3, "tries before the first token; 1 behind a gateway that tries again itself"
+    )
     provider_backoff_seconds: float = setting(
         "PROVIDER_BACKOFF_SECONDS", 0.5, "wait before the second try; doubles"
     )

@@ -44,6 +44,11 @@ def status_frame(state: StreamState) -> bytes:
     return _frame({"type": "status", "state": state.value})
 
 
+def thinking_frame(elapsed_ms: int) -> bytes:
+    """Return a heartbeat that tells for how long the model has been at a reply that has no text yet."""
+    return _frame({"type": "status", "state": StreamState.THINKING.value, "elapsedMs": elapsed_ms})
+
+
 def reset_frame(cursor: Cursor, reason: str) -> bytes:
     """Return the frame that makes a client drop the text shown so far."""
     return _frame({"type": "reset", "reason": reason}, cursor)

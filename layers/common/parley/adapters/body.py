@@ -1,9 +1,9 @@
 """The bytes of a provider's response, in the lumps in which they arrive."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from parley.errors import ProviderFault
@@ -26,16 +26,23 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A response that has begun, and that is none of an error."""
+    """A response that has begun, with a status of success.
+
+    `headers` are those that tell when to ask again, where it turns out to be an error all the same.
+    """
 
     content_type: str
     source: Source
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Body:
-    """A response's body, which turns every exception into the fault it means."""
+    """A response's body, which turns every exception into the fault it means.
 
-    __slots__ = ("_fault_of", "_open_response", "_source")
+    `content_type` and `headers` are as `Opened` has them, once it has begun.
+    """
+
+    __slots__ = ("_fault_of", "_open_response", "_source", "content_type", "headers")
 
     def __init__(
         self,
@@ -46,12 +53,16 @@ class Body:
         self._open_response = open_response
         self._fault_of = fault_of
         self._source: Source | None = None
+        self.content_type = ""
+        self.headers: Mapping[str, str] = {}
 
     async def read(self) -> bytes:
         """Return what has arrived, once there is any; nothing at the end. Raises `ProviderFault`."""
         try:
             if self._source is None:
-                self._source = (await self._open_response()).source
+                opened = await self._open_response()
+                self._source = opened.source
+                self.content_type, self.headers = opened.content_type, opened.headers
             return await self._source.read()
         except ProviderFault:
             raise
@@ -60,18 +71,12 @@ class Body:
         # Outside the handler: no foreign exception, whose texts may quote keys, hangs on to this one.
         raise fault
 
-    async def read_within(self, seconds: float) -> bytes:
-        """Return what has arrived, or nothing at the end or after so long. Raises `ProviderFault`."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                return await self.read()
-        return b""
-
     async def end(self) -> None:
-        """Wait shortly for the response to end by itself."""
-        with suppress(ProviderFault):
-            while await self.read_within(_END_SECONDS):
-                pass
+        """Wait shortly for the response to end by itself, so that its connection serves again."""
+        with suppress(ProviderFault, TimeoutError):
+            async with asyncio.timeout(_END_SECONDS):
+                while await self.read():
+                    pass
 
     async def close(self) -> None:
         """Close the response; its connection too, unless the response had ended."""

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import psycopg
 from psycopg.types.json import Jsonb
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
-from parley.conversation import Model
-from parley.quota import most
+from parley.conversation import Model, ModelOptions
+from parley.quota import CHARACTERS_A_TOKEN, most
 
 _PLAN = """
 insert into plans (id, title, is_default, requests_per_minute, concurrent_streams, tokens_per_day)
@@ -22,15 +23,16 @@ on conflict (id) do update set
 
 _MODEL = """
 insert into models (id, provider, name, title, system_prompt, max_output_tokens, context_characters,
-                    parameters, enabled, rank, input_price, output_price)
+                    parameters, options, enabled, rank, input_price, output_price)
 values (%(id)s, %(provider)s, %(name)s, %(title)s, %(system_prompt)s, %(max_output_tokens)s,
-        %(context_characters)s, %(parameters)s, %(enabled)s, %(rank)s, %(input_price)s, %(output_price)s)
+        %(context_characters)s, %(parameters)s, %(options)s, %(enabled)s, %(rank)s,
+        %(input_price)s, %(output_price)s)
 on conflict (id) do update set
-    (provider, name, title, system_prompt, max_output_tokens, context_characters, parameters, enabled, rank,
-     input_price, output_price)
+    (provider, name, title, system_prompt, max_output_tokens, context_characters, parameters, options,
+     enabled, rank, input_price, output_price)
     = (excluded.provider, excluded.name, excluded.title, excluded.system_prompt, excluded.max_output_tokens,
-       excluded.context_characters, excluded.parameters, excluded.enabled, excluded.rank,
-       excluded.input_price, excluded.output_price)
+       excluded.context_characters, excluded.parameters, excluded.options,
+       excluded.enabled, excluded.rank, excluded.input_price, excluded.output_price)
 """
 
 # Serialises those who load, who may name another plan the default.
@@ -38,7 +40,11 @@ _LOCK = 0x9A71EA
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False, strict=False)]
 Price = Annotated[Decimal, Field(ge=0, le=1_000_000, allow_inf_nan=False, strict=False)]
+
+
+_OPTIONS = set(ModelOptions.__struct_fields__)
 
 
 class CatalogueError(ValueError):
@@ -70,7 +76,10 @@ class Prices(_Entry):
 
 
 class ModelEntry(_Entry):
-    """A model, and the plans that include it."""
+    """A model, and the plans that include it.
+
+    Its context is bounded by characters or by tokens. The last five are `ModelOptions`.
+    """
 
     id: Name
     provider: Name
@@ -83,6 +92,32 @@ class ModelEntry(_Entry):
     parameters: dict[str, Any] = {}
     enabled: bool = True
     prices: Prices | None = None
+    context_tokens: Annotated[int, Field(ge=1, le=2**29)] | None = None
+    attempts: Annotated[int, Field(ge=1, le=100)] | None = None
+    first_token_seconds: Seconds | None = None
+    output_limit: Literal["max_tokens", "max_completion_tokens"] | None = None
+    stream_usage: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bound_context(cls, fields: Any) -> Any:
+        """Bound the context in characters where it is bounded in tokens: what is read, and what is set
+        aside.
+        """
+        if not isinstance(fields, dict):
+            return fields
+        tokens = fields.get("context_tokens")
+        if (tokens is None) == (fields.get("context_characters") is None):
+            raise PydanticCustomError("context", "give either context_characters or context_tokens")
+        if tokens is None:
+            return fields
+        # What is no count is refused by its own name.
+        characters = tokens * CHARACTERS_A_TOKEN if type(tokens) is int and tokens > 0 else 1
+        return fields | {"context_characters": characters}
+
+    def options(self) -> dict[str, Any]:
+        """Return what the entry says for `ModelOptions`."""
+        return self.model_dump(include=_OPTIONS, exclude_none=True)
 
     def most_tokens(self) -> int:
         """Return what one question may set aside."""
@@ -178,7 +213,8 @@ def _check_plans(catalogue: Catalogue, tokens_per_day: dict[str, int | None]) ->
 
 def _model_row(rank: int, model: ModelEntry) -> dict[str, Any]:
     prices = model.prices
-    return model.model_dump(exclude={"plans", "prices"}) | {
+    return model.model_dump(exclude={"plans", "prices"} | _OPTIONS) | {
+        "options": Jsonb(model.options()),
         "parameters": Jsonb(model.parameters),
         "rank": rank,
         "input_price": prices.input if prices else None,

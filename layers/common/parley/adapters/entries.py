@@ -5,7 +5,7 @@ from typing import Any
 
 from parley.conversation import Reply
 from parley.encoding import from_json, to_json
-from parley.events import Completed, Cursor, End, Failed, FinishReason, Usage
+from parley.events import Completed, Cursor, End, Failed, FinishReason, Spent, Usage
 
 _VERSION = 1
 
@@ -48,13 +48,15 @@ def cached_of_bytes(data: bytes) -> Reply:
 
 
 def _end_fields(end: End) -> dict[str, Any]:
+    # An older version reads an end without `spent`, and passes over one that it does not know.
+    spent = {"spent": [end.spent.input_tokens, end.spent.output_tokens]} if end.spent is not None else {}
     if isinstance(end, Failed):
         return {
             "code": end.code, "message": end.message,
             "retryable": end.retryable, "retryAfterMs": end.retry_after_ms,
-        }  # fmt: skip
+        } | spent  # fmt: skip
     usage = end.usage and [end.usage.input_tokens, end.usage.output_tokens]
-    return {"finish": end.finish_reason.value, "providerReason": end.provider_reason, "usage": usage}
+    return {"finish": end.finish_reason.value, "providerReason": end.provider_reason, "usage": usage} | spent
 
 
 def _end_of(fields: Mapping[str, Any]) -> End:
@@ -62,10 +64,10 @@ def _end_of(fields: Mapping[str, Any]) -> End:
         case {"code": str(code), "message": str(message), "retryable": bool(retryable)}:
             after = fields.get("retryAfterMs")
             if _is_storable(code + message) and (after is None or _is_count(after)):
-                return Failed(code, message, retryable, after)
+                return Failed(code, message, retryable, after, _spent_of(fields))
         case {"finish": str(finish), "providerReason": None | str() as reason, "usage": usage}:
             if _is_storable(reason or ""):
-                return Completed(FinishReason(finish), reason, _usage_of(usage))
+                return Completed(FinishReason(finish), reason, _usage_of(usage), _spent_of(fields))
     raise ValueError("not an end")
 
 
@@ -76,6 +78,15 @@ def _usage_of(value: Any) -> Usage | None:
         case [given, returned] if _is_count(given) and _is_count(returned):
             return Usage(given, returned)
     raise ValueError("not a usage")
+
+
+def _spent_of(fields: Mapping[str, Any]) -> Spent | None:
+    match fields.get("spent"):
+        case None:
+            return None
+        case [given, returned] if (given is None or _is_count(given)) and _is_count(returned):
+            return Spent(given, returned)
+    raise ValueError("not what was spent")
 
 
 def _is_storable(text: str) -> bool:

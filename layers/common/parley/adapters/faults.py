@@ -1,11 +1,13 @@
 """What a provider's failures mean to Parley: one table of faults, and the ways that lead into it."""
 
 import math
+import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from parley.adapters.context_errors import context_too_long
 from parley.errors import ProviderFault
 from parley.logs import logger
 
@@ -25,6 +27,7 @@ _KINDS = {
     "provider_protocol": _Kind(False, "{} sent an answer that makes no sense."),
     "provider_rate_limited": _Kind(True, "{} takes no more questions right now; try again in a moment."),
     "provider_overloaded": _Kind(True, "{} is overloaded right now; try again in a moment."),
+    "provider_loading": _Kind(True, "{} is still loading the model; try again in a moment."),
     "provider_unavailable": _Kind(True, "{} is not available right now; try again in a moment."),
     "provider_interrupted": _Kind(True, "{} broke off its answer; try again."),
 }
@@ -40,43 +43,108 @@ _STATUSES = {
     529: "provider_overloaded",
 }
 
-# With a status, the status says more than this word does: some answer it to a wrong key.
-_EVENT_CODES = {"invalid_request_error": "provider_bad_request"}
+# What an error calls itself, in lower case, where that says more than the status. One table for both wires:
+# gateways and model servers answer in OpenAI's words on Anthropic's wire, and the other way round.
+_WORDS = {
+    "insufficient_quota": "provider_quota",
+    "billing_not_active": "provider_quota",
+    "billing_hard_limit_reached": "provider_quota",
+    "billing_error": "provider_quota",
+    "rate_limit_exceeded": "provider_rate_limited",
+    "rate_limit_error": "provider_rate_limited",
+    "requests": "provider_rate_limited",
+    "tokens": "provider_rate_limited",
+    "resource_exhausted": "provider_rate_limited",  # Gemini's `status`
+    "invalid_api_key": "provider_auth",
+    "authentication_error": "provider_auth",
+    "permission_error": "provider_auth",
+    "overloaded": "provider_overloaded",  # also TGI's `error_type`
+    "overloaded_error": "provider_overloaded",
+    "insufficient_system_resource": "provider_overloaded",  # DeepSeek's finish reason
+    "not_found_error": "provider_bad_request",
+    "request_too_large": "provider_bad_request",
+    "unavailable_error": "provider_loading",  # llama.cpp, while it reads its weights
+    "model_loading": "provider_loading",  # LocalAI
+}
 
+# With a status, the status says more than these words do: some answer them to a wrong key.
+_WORDS_WITHOUT_STATUS = {
+    "invalid_request_error": "provider_bad_request",
+    "badrequesterror": "provider_bad_request",  # vLLM, SGLang
+    "unavailable": "provider_unavailable",  # Gemini's `status`
+}
+
+# Hugging Face's inference, and whoever words it alike.
+_LOADING = re.compile(r"\bloading model\b|\b(?:currently|still|is) loading\b", re.IGNORECASE)
+# Statuses with which a context that is too long is refused; a rate in tokens is another matter.
+_TOO_LONG_STATUSES = (400, 413, 422, 500, 503)
 _LONGEST_WAIT_MS = 24 * 60 * 60 * 1000
+_LONGEST_MESSAGE = 4096
+
+
+class ErrorReport(NamedTuple):
+    """What a provider says of an error: its words for the kind, in lower case, and its text.
+
+    The text is for looking at, never for showing or logging: it may quote keys and prompts.
+    """
+
+    words: tuple[str, ...]
+    message: str
+
+
+def report_of(body: object) -> ErrorReport:
+    """Read an error's JSON, with or without what it came in; nothing in it has to be there."""
+    if isinstance(body, list) and len(body) == 1:
+        body = body[0]  # Gemini's endpoint for OpenAI's wire
+    if not isinstance(body, dict):
+        return ErrorReport((), body[:_LONGEST_MESSAGE] if isinstance(body, str) else "")
+    inner = body.get("error")
+    sources: list[dict[Any, Any]] = [inner, body] if isinstance(inner, dict) else [body]
+    named = [source.get(name) for source in sources for name in ("code", "type", "status", "error_type")]
+    words = tuple(str(word).lower() for word in named if type(word) in (str, int))
+    texts = [inner, *(source.get("message") or source.get("detail") for source in sources)]
+    message = next((text for text in texts if isinstance(text, str)), "")
+    return ErrorReport(words, message[:_LONGEST_MESSAGE])
+
+
+def says_something(error: object) -> bool:
+    """Tell whether the value of a field `error` reports one: `{}`, `""`, `false` and their like do not."""
+    if isinstance(error, dict):
+        return any(says_something(value) for value in error.values())
+    return bool(error.strip() if isinstance(error, str) else error)
 
 
 def fault(provider: str, code: str, retry_after_ms: int | None = None) -> ProviderFault:
     """Return the fault `code` of `provider`, which is the name that users know."""
     kind = _KINDS[code]
+    message = kind.message.format(provider)
     return ProviderFault(
-        code, kind.message.format(provider), retryable=kind.retryable, retry_after_ms=retry_after_ms
+        code, message[:1].upper() + message[1:], retryable=kind.retryable, retry_after_ms=retry_after_ms
     )
 
 
-def fault_of_status(
-    provider: str, status: int, headers: Mapping[str, str], words: Iterable[str], codes: Mapping[str, str]
-) -> ProviderFault:
-    """Return what an HTTP status means; `words` are the error's own types, which `codes` may know better."""
-    code = _code_of_words(words, codes) or _code_of_status(status)
-    _log.info("a provider refused", extra={"provider": provider, "status": status, "fault": code})
-    found = fault(provider, code, _retry_after_ms(headers))
-    # Both providers' SDKs heed this header before they look at the status.
-    should_retry = headers.get("x-should-retry")
-    if should_retry in ("true", "false"):
-        found.may_retry = should_retry == "true"
-    return found
+def fault_of_status(provider: str, status: int, headers: Mapping[str, str], body: object) -> ProviderFault:
+    """Return what an HTTP status with the JSON `body` means."""
+    report = report_of(body)
+    too_long = context_too_long(report.words, report.message, body) if status in _TOO_LONG_STATUSES else None
+    if too_long is not None:
+        return _logged(provider, too_long, status)
+    code = _code_of_words(report.words, _WORDS)
+    if code is None and status == 503 and _LOADING.search(report.message):
+        code = "provider_loading"
+    return _logged(provider, heed_headers(fault(provider, code or _code_of_status(status)), headers), status)
 
 
-def fault_of_event(provider: str, words: Iterable[str], codes: Mapping[str, str]) -> ProviderFault:
-    """Return what an error event inside a stream means."""
-    words = list(words)
-    statuses = [int(word) for word in words if word.isascii() and word.isdigit() and len(word) == 3]
-    code = _code_of_words(words, codes) or _code_of_words(words, _EVENT_CODES)
+def fault_of_event(provider: str, body: object) -> ProviderFault:
+    """Return what an error inside a reply means."""
+    report = report_of(body)
+    if (too_long := context_too_long(report.words, report.message, body)) is not None:
+        return _logged(provider, too_long)
+    statuses = [int(word) for word in report.words if word.isascii() and word.isdigit() and len(word) == 3]
+    code = _code_of_words(report.words, _WORDS | _WORDS_WITHOUT_STATUS)
     if code is None:
         code = _code_of_status(statuses[0]) if statuses else "provider_interrupted"
-    _log.info("a provider reported an error", extra={"provider": provider, "fault": code})
-    return fault(provider, code)
+    return _logged(provider, fault(provider, code))
 
 
 def fault_of_error(provider: str, error: BaseException, *, begun: bool) -> ProviderFault:
@@ -93,7 +161,26 @@ def fault_of_error(provider: str, error: BaseException, *, begun: bool) -> Provi
     return fault(provider, code)
 
 
-def _code_of_words(words: Iterable[str], codes: Mapping[str, str]) -> str | None:
+def heed_headers(found: ProviderFault, headers: Mapping[str, str]) -> ProviderFault:
+    """Return the fault with what its response's headers say of asking again."""
+    found.retry_after_ms = _retry_after_ms(headers)
+    # Both providers' SDKs heed this header before they look at the status.
+    should_retry = headers.get("x-should-retry")
+    if should_retry in ("true", "false"):
+        found.may_retry = should_retry == "true"
+    return found
+
+
+def _logged(provider: str, found: ProviderFault, status: int | None = None) -> ProviderFault:
+    fields = {"provider": provider, "fault": found.fault}
+    if status is None:
+        _log.info("a provider reported an error", extra=fields)
+    else:
+        _log.info("a provider refused", extra=fields | {"status": status})
+    return found
+
+
+def _code_of_words(words: tuple[str, ...], codes: Mapping[str, str]) -> str | None:
     return next((codes[word] for word in words if word in codes), None)
 
 

@@ -17,7 +17,7 @@ from parley.conversation import (
     Turn,
 )
 from parley.errors import NotFound, SessionExpired
-from parley.events import Completed, FinishReason
+from parley.events import Completed, FinishReason, Status
 from parley.outcomes import Attached, Ended, Orphan, Overtaken, Pulse, Saved, Stop, Stopping
 from parley.quota import charged
 
@@ -74,7 +74,8 @@ class MemoryStore:
     def _turns(self, row: SessionRow) -> tuple[Turn, ...]:
         last = self._database.messages[row.message_id].position
         return tuple(
-            Turn(message.role, message.text)
+            # What a provider refused is not sent again, nor is its question.
+            Turn(message.role, "" if message.message().status is Status.FILTERED else message.text)
             for message in self._database.messages_of(row.chat_id)
             if message.position <= last and message.superseded_by is None
         )

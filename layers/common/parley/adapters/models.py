@@ -1,11 +1,13 @@
 """All the models that this installation can ask."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from parley.adapters.anthropic import AnthropicModel
 from parley.adapters.demo import DemoModel
 from parley.adapters.faults import fault
 from parley.adapters.openai import OpenAIModel
+from parley.adapters.server import identity_of_server, title_of_server
 from parley.adapters.xai import XaiModel
 from parley.errors import ProviderFault
 from parley.ports import ChatModel
@@ -29,14 +31,18 @@ class ConfiguredModels:
                 raise ProviderFault(
                     "model_not_configured", "This installation does not know the model's provider."
                 )
-            _, make = _ADAPTERS[provider]
-            model = self._models[provider] = make(self._settings)
+            model = self._models[provider] = _ADAPTERS[provider].make(self._settings)
         return model
 
     def version(self, provider: str) -> str:
-        """Return the name and version of the adapter of `provider`, whether there is a key for it or not."""
-        version, _ = _ADAPTERS.get(provider, ("", None))
-        return version
+        """Return the version of the adapter of `provider` and its server, whether there is a key for it or
+        not.
+        """
+        if provider not in _ADAPTERS:
+            return ""
+        adapter = _ADAPTERS[provider]
+        server = adapter.base_url(self._settings)
+        return adapter.version if server is None else f"{adapter.version} {identity_of_server(server)}"
 
     def has(self, provider: str) -> bool:
         """Return whether `of` finds an adapter."""
@@ -53,18 +59,19 @@ class ConfiguredModels:
 
 
 def _openai(settings: Settings) -> ChatModel:
-    compatible = settings.openai_base_url.rstrip("/") != _OPENAI_URL
-    key = _key("OpenAI", settings.openai_api_key, optional=compatible)
-    return OpenAIModel(api_key=key, base_url=settings.openai_base_url)
+    url = settings.openai_base_url
+    key = _key(url, settings.openai_api_key, optional=url.rstrip("/") != _OPENAI_URL)
+    return OpenAIModel(api_key=key, base_url=url)
 
 
 def _anthropic(settings: Settings) -> ChatModel:
-    key = _key("Anthropic", settings.anthropic_api_key)
-    return AnthropicModel(api_key=key, base_url=settings.anthropic_base_url)
+    url = settings.anthropic_base_url
+    return AnthropicModel(api_key=_key(url, settings.anthropic_api_key), base_url=url)
 
 
 def _xai(settings: Settings) -> ChatModel:
-    return XaiModel(api_key=_key("xAI", settings.xai_api_key), base_url=settings.xai_base_url)
+    url = settings.xai_base_url
+    return XaiModel(api_key=_key(url, settings.xai_api_key), base_url=url)
 
 
 def _demo(settings: Settings) -> ChatModel:
@@ -73,17 +80,25 @@ def _demo(settings: Settings) -> ChatModel:
     return DemoModel(settings.demo_tokens_per_second)
 
 
-# The version of each provider's adapter, and what makes it.
-_ADAPTERS: dict[str, tuple[str, Callable[[Settings], ChatModel]]] = {
-    "openai": (OpenAIModel.version, _openai),
-    "anthropic": (AnthropicModel.version, _anthropic),
-    "xai": (XaiModel.version, _xai),
-    "demo": (DemoModel.version, _demo),
+class _Adapter(NamedTuple):
+    """A provider's adapter: what makes it, and which server it asks; None where it asks nobody."""
+
+    version: str
+    make: Callable[[Settings], ChatModel]
+    base_url: Callable[[Settings], str | None]
+
+
+_ADAPTERS = {
+    "openai": _Adapter(OpenAIModel.version, _openai, lambda settings: settings.openai_base_url),
+    "anthropic": _Adapter(AnthropicModel.version, _anthropic, lambda settings: settings.anthropic_base_url),
+    "xai": _Adapter(XaiModel.version, _xai, lambda settings: settings.xai_base_url),
+    "demo": _Adapter(DemoModel.version, _demo, lambda _: None),
 }
 
 
-def _key(title: str, key: str, *, optional: bool = False) -> str:
+def _key(base_url: str, key: str, *, optional: bool = False) -> str:
     """Return a key without the line end that a secret's file leaves on it."""
+    title = title_of_server(base_url)
     key = key.strip()
     if not key and not optional:
         raise fault(title, "model_not_configured")

@@ -9,6 +9,7 @@ from parley.conversation import (
     CatalogueEntry,
     Message,
     Model,
+    ModelOptions,
     Reply,
     Role,
     Session,
@@ -16,12 +17,14 @@ from parley.conversation import (
     Started,
     Turn,
 )
+from parley.encoding import convert_leniently
 from parley.events import Completed, End, Failed, FinishReason, Status, Usage
 from parley.quota import charged
 
 # A class of an enumeration takes ten times as long to find its member.
 _ROLES = {role.value: role for role in Role}
 _STATUSES = {status.value: status for status in Status}
+_NO_OPTIONS = ModelOptions()
 _STATES = {state.value: state for state in SessionState}
 
 
@@ -48,13 +51,28 @@ def session_of(session_id: str, row: Sequence[Any]) -> tuple[Session, bool, bool
         regenerate=regenerate,
         epoch=epoch,
         leased=leased,
-        model=Model(*row[11:19]),
-        turns=tuple(Turn(_ROLES[role], text_of(parts)) for role, parts in row[26] or ()),
+        model=_model_of(row[11:20]),
+        turns=tuple(Turn(_ROLES[role], text_of(parts)) for role, parts in row[27] or ()),
         generation_key=key,
-        reply=reply_of(row[19:26]) if state == SessionState.ENDED else None,
-        source=row[27],
+        reply=reply_of(row[20:27]) if state == SessionState.ENDED else None,
+        source=row[28],
     )
     return session, expired, disabled
+
+
+def _model_of(columns: Sequence[Any]) -> Model:
+    fields = (*columns[:-1], _options_of(columns[-1]))
+    return Model(*fields)
+
+
+def _options_of(column: object) -> ModelOptions:
+    """Return a model's options; one that makes no sense counts as absent, for a row may be written by
+    hand.
+    """
+    if not column:
+        return _NO_OPTIONS
+    options: ModelOptions = convert_leniently(column, ModelOptions)
+    return options
 
 
 def reply_of(columns: Sequence[Any]) -> Reply:

@@ -12,12 +12,14 @@ select s.user_id, s.chat_id, s.message_id, s.reply_id, s.state, s.regenerate, s.
            and (s.state <> 'streaming' or s.lease_until <= clock_timestamp()) as expired,
        u.disabled_at is not null as disabled,
        mo.id, mo.provider, mo.name, mo.title, mo.max_output_tokens, mo.context_characters,
-       mo.system_prompt, mo.parameters,
+       mo.system_prompt, mo.parameters, mo.options,
        r.epoch, r.parts, r.finish_reason, r.provider_reason, r.error, r.input_tokens, r.output_tokens,
        case when s.state <> 'ended' then (
-           select json_agg(json_build_array(t.role, t.parts) order by t.position)
+           -- What a provider refused is not sent again, nor is its question.
+           select json_agg(json_build_array(t.role, case t.status when 'filtered' then '[]' else t.parts end)
+                           order by t.position)
              from (select m.*, sum(m.size) over (order by m.position desc) - m.size as newer
-                     from (select m.role, m.parts, m.position,
+                     from (select m.role, m.status, m.parts, m.position,
                                   coalesce(length(m.parts -> 0 ->> 'text'), 0) as size
                              from messages m
                             where m.chat_id = s.chat_id and m.position < r.position

@@ -1,6 +1,5 @@
 """From a provider's response to what happens in a generation: the loop that all providers share."""
 
-import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
@@ -8,17 +7,18 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 
 from parley.adapters.body import Body, Opened
-from parley.adapters.faults import fault, fault_of_error
-from parley.encoding import TextCleaner
+from parley.adapters.faults import fault_of_error, heed_headers
+from parley.adapters.response_format import Format, format_of
+from parley.adapters.think_tags import ThinkTags
+from parley.encoding import TextCleaner, convert_leniently, json_of_any_bytes
 from parley.errors import ProviderFault
-from parley.events import Delta, Finish, ModelEvent, Ping, Reasoning, Usage
-from parley.sse import CONTENT_TYPE, Decoder, ServerEvent
+from parley.events import Counted, Delta, Finish, FinishReason, ModelEvent, Ping, Reasoning
+from parley.sse import Decoder, ServerEvent
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 
-# Some servers give the finish reason and then keep the connection open, or send the usage late.
-_USAGE_SECONDS = 2.0
-_EVENT_STREAM = CONTENT_TYPE.partition(";")[0]
+# The longest reply that may come as one JSON text.
+_JSON_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -30,19 +30,74 @@ class Lump:
 
 
 class Wire(Protocol):
-    """A provider's way to frame a reply; one for each reply."""
+    """A provider's way to frame a reply; one for each reply.
+
+    Only what carries text decides: any other field of a type that nobody expects counts as absent.
+    """
+
+    counted: Counted | None  # another object whenever the provider has told more
+    wavers: bool  # a finish reason after text was taken back by more text: the next one need not stand
 
     def take(self, events: Sequence[ServerEvent], lump: Lump) -> bool:
         """Read events in their order, and return whether the terminal marker was among them.
 
-        Raises `ProviderFault` if one tells of an error, anything else if one makes no sense; what came
-        before that one is in the lump.
+        Raises `ProviderFault` if one tells of an error, anything else if one is no JSON; what came before
+        that one is in the lump.
+        """
+        ...
+
+    def take_whole(self, body: bytes, lump: Lump) -> None:
+        """Read a reply that came as one JSON text.
+
+        Raises `ProviderFault` if it tells of an error, anything else if it is no reply.
         """
         ...
 
     def finish(self) -> Finish | None:
-        """Return the end, once the provider has said all that makes one."""
+        """Return the end, as far as the provider has told of one that stands."""
         ...
+
+
+class _Reading:
+    """One response's bytes on their way into its wire; the first ones say what they are."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._decoder = Decoder()
+        self._format: Format | None = None
+        self._begun: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes, content_type: str, lump: Lump) -> bool:
+        """Take bytes, and return whether the terminal marker was among them; raises as `Wire.take`."""
+        if self._format is None:
+            self._keep(data)
+            begun = b"".join(self._begun)
+            self._format = format_of(begun, content_type)
+            if self._format is not Format.EVENTS:
+                return False
+            data, self._begun = begun, []
+        elif self._format is Format.JSON:
+            self._keep(data)
+            return False
+        return self._wire.take(self._decoder.feed(data), lump)
+
+    def _keep(self, data: bytes) -> None:
+        self._begun.append(data)
+        self._size += len(data)
+        if self._size > _JSON_BYTES:
+            raise ValueError("the response is too long")
+
+    def end(self, lump: Lump) -> None:
+        """Take note that the body has ended; raises as `Wire.take_whole`, and `ValueError` for no reply at
+        all.
+        """
+        if self._format is Format.JSON:
+            self._wire.take_whole(b"".join(self._begun), lump)
+        elif (self._begun and b"".join(self._begun).strip()) or (
+            self._decoder.strange and self._wire.finish() is None
+        ):
+            raise ValueError("the response is neither an event stream nor JSON")
 
 
 async def stream(
@@ -56,76 +111,103 @@ async def stream(
     `open_response` asks; `fault_of` knows the SDK's own exceptions, and returns None for any other.
     """
 
-    async def open_stream() -> Opened:
-        opened = await open_response()
-        if opened.content_type.partition(";")[0].strip().lower() != _EVENT_STREAM:
-            await opened.source.aclose()
-            raise fault(provider, "provider_protocol")
-        return opened
-
     def fault_of_any(error: Exception, begun: bool) -> ProviderFault:
         return fault_of(error) or fault_of_error(provider, error, begun=begun)
 
-    body = Body(open_stream, fault_of_any)
-    decoder = Decoder()
+    body = Body(open_response, fault_of_any)
+    reading = _Reading(wire)
     cleaner = TextCleaner()
+    tags = ThinkTags()
     failure: ProviderFault | None = None
-    over = False
+    broken: ProviderFault | None = None  # by the connection, not by a word of the provider's
+    counted: Counted | None = None
+    finish: Finish | None = None
+    said = over = False
     try:
-        while failure is None and not over:
+        while failure is None and broken is None and not over:
             lump = Lump()
             try:
-                data = await (body.read() if wire.finish() is None else body.read_within(_USAGE_SECONDS))
-                if not data:
-                    if decoder.strange:
-                        failure = fault(provider, "provider_protocol")
-                    break
-                over = wire.take(decoder.feed(data), lump)
+                data = await body.read()
             except ProviderFault as error:
-                failure = error
+                broken = error
+                data = b""
+            try:
+                if data:
+                    over = reading.feed(data, body.content_type, lump)
+                elif broken is None:
+                    over = True
+                    reading.end(lump)
+            except ProviderFault as error:
+                failure = error if data else heed_headers(error, body.headers)
             except Exception as error:
                 failure = fault_of_error(provider, error, begun=True)
+            text = "".join(lump.text)
+            if not tags.passing and text:
+                text, thought = tags.feed(text)
+                if thought:
+                    lump.reasoning.append(thought)
             if lump.reasoning:
                 yield Reasoning(cleaned(lump.reasoning))
-            text = cleaner.feed("".join(lump.text))
+            text = cleaner.feed(text)
             if text:
                 yield Delta(text)
-            elif not lump.reasoning and failure is None:
+            said = said or bool(text or lump.reasoning)
+            if wire.counted is not counted:
+                counted = wire.counted
+                if counted is not None:
+                    yield counted
+            elif not text and not lump.reasoning and data and failure is None:
                 yield Ping()
-        rest = cleaner.flush()
-        if rest:
-            yield Delta(rest)
-        finish = wire.finish()
-        if finish is not None:
-            await body.end()
-            yield finish if _believable(finish.usage) else msgspec.structs.replace(finish, usage=None)
-        elif failure is not None:
+            found = wire.finish() if data and not over and not wire.wavers else None
+            if found is not None and found != finish:
+                finish = found
+                yield _believed(finish, said)
+        if broken is not None and (wire.finish() is None or wire.wavers):
+            failure = broken
+        end = wire.finish() if failure is None else None
+        rest = tags.flush(ended_well=end is not None and end.reason is FinishReason.STOP)
+        if rest.reasoning:
+            yield Reasoning(cleaned([rest.reasoning]))
+        left = cleaner.feed(rest.text) + cleaner.flush()
+        if left:
+            yield Delta(left)
+        if failure is not None:
             raise failure
+        if end is not None:
+            await body.end()
+            yield _believed(end, said)
     finally:
         await body.close()
 
 
+def _believed(finish: Finish, said: bool) -> Finish:
+    """Return the end without a count that can't be: a server that counts no output where there was some."""
+    if finish.usage is None or finish.usage.output_tokens or not said:
+        return finish
+    return msgspec.structs.replace(finish, usage=None)
+
+
 class Chunk(Generic[T]):
-    """Decodes what one event says."""
+    """Decodes one event, whose fields all have defaults."""
 
     def __init__(self, kind: type[T]) -> None:
         self._kind = kind
         self._decoder = msgspec.json.Decoder(kind)
 
     def decode(self, data: bytes) -> T:
-        """Return what `data` says; raises `ValueError` or msgspec's errors where it makes no sense."""
+        """Return what `data` says; a field of another type counts as absent. Raises `ValueError` for no
+        JSON.
+        """
         try:
             return self._decoder.decode(data)
-        except msgspec.ValidationError:
-            raise
-        except msgspec.DecodeError:
-            # Half a surrogate pair, escaped, is JSON by its grammar (RFC 8259, 8.2); the rest may follow.
-            return msgspec.convert(json.loads(data), self._kind)
-
-
-def _believable(usage: Usage | None) -> bool:
-    """Tell whether these can be counts: no store takes others, and a limit is counted with them."""
-    return usage is None or all(0 <= count < 2**31 for count in (usage.input_tokens, usage.output_tokens))
+        except ValueError:
+            # A field of another type, half a surrogate pair, escaped (JSON by its grammar: RFC 8259, 8.2), or
+            # half a character.
+            value = json_of_any_bytes(data)
+        if not isinstance(value, dict):
+            return self._kind()
+        found: T = convert_leniently(value, self._kind)
+        return found
 
 
 def cleaned(parts: list[str]) -> str:

@@ -24,6 +24,7 @@ _PROXY_TIMEOUT = {"timeout": {"connect": CONNECT_SECONDS}}
 # The extension of a response by which its bytes are read as they arrived, and which outlives it: httpx2 would
 # pass each lump through four generators, and keep the request for as long.
 _SOURCE = "parley.source"
+_ABOUT_RETRIES = ("retry-after", "retry-after-ms", "x-should-retry")
 # An error that says more is none of a provider's.
 _ERROR_BYTES = 1 << 16
 
@@ -36,7 +37,9 @@ def http_client(transport: "ProviderTransport") -> httpx2.AsyncClient:
 def opened(answer: Answer | httpx2.Response) -> Opened:
     """Return how an answer, or a response of `http_client`, is read."""
     source = answer if isinstance(answer, Answer) else answer.extensions[_SOURCE]
-    return Opened(answer.headers.get("content-type", ""), source)
+    headers = answer.headers
+    said = {name: headers[name] for name in _ABOUT_RETRIES if name in headers}
+    return Opened(headers.get("content-type", ""), source, said)
 
 
 class Envelope:
