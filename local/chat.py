@@ -7,6 +7,7 @@ where it stood.
 import argparse
 import asyncio
 import json
+import math
 import random
 import sys
 import uuid
@@ -118,15 +119,29 @@ async def show(client: httpx.AsyncClient, session_id: str) -> bool:
             case "token":
                 print(event["content"].translate(_CONTROLS), end="", flush=True)
             case "status":
-                print(f"[{event['state']}]", file=sys.stderr)
+                _tell(event)
             case "reset":
                 print("\n[the reply begins anew]", file=sys.stderr)
             case "done":
                 print(f"\n\n[{_about(event, source)}]", file=sys.stderr)
             case "error":
-                print(f"\n[{event['message']}]", file=sys.stderr)
+                print(f"\n[{_failure(event)}]", file=sys.stderr)
                 return False
     return True
+
+
+def _tell(status: dict[str, Any]) -> None:
+    match status["state"]:
+        case "thinking":
+            print(f"[thinking, {status['elapsedMs'] // 1000} s]", file=sys.stderr)
+        case "retrying" | "fallback":
+            print(f"[{status['state']}]", file=sys.stderr)
+
+
+def _failure(error: dict[str, Any]) -> str:
+    wait = error.get("retryAfterMs")
+    again = "" if wait is None else f" Try again in {math.ceil(wait / 1000)} s."
+    return f"{error['message']}{again}"
 
 
 def _about(done: dict[str, Any], source: str) -> str:

@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
-from typing import Self
+import json
+from typing import Any, Self
 
 
 class Wire:
     """Forwards TCP to a server from an address that stays, whatever becomes of the server.
 
     `answer` is sent to what asks for a path that contains `answer_path` in place of the server's, for
-    as long as it is set; `down` hangs up on everybody.
+    as long as it is set; with `answer_stays`, its connection stays open after it until `cut`. `down`
+    hangs up on everybody.
     """
 
     def __init__(self, target: str) -> None:
@@ -17,6 +19,7 @@ class Wire:
         self.down = False
         self.answer: bytes | None = None
         self.answer_path = b"/api/chat/stream"
+        self.answer_stays = False
         self.answered = 0
         self.asked: list[bytes] = []
         self.url = ""
@@ -62,6 +65,8 @@ class Wire:
                 self.answered += 1
                 writer.write(self.answer)
                 await writer.drain()
+                if self.answer_stays:
+                    await reader.read()
                 return
             kept = [name for name in rest.split(b"\r\n") if not name.lower().startswith(b"connection:")]
             await self._forward(reader, writer, b"\r\n".join([line, b"Connection: close", *kept]))
@@ -97,3 +102,9 @@ def response(status: str, body: str = "", *headers: str) -> bytes:
     """Return an HTTP response in one piece."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers, "", body]
     return "\r\n".join(lines).encode()
+
+
+def stream(*frames: dict[str, Any]) -> bytes:
+    """Return an event stream of these frames, without ids, that ends with its connection."""
+    head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+    return "".join([head, *(f"data: {json.dumps(frame)}\n\n" for frame in frames)]).encode()

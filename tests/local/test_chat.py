@@ -98,6 +98,34 @@ async def test_nothing_left_to_read_is_an_end(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == "Hello"
 
 
+async def test_what_the_model_is_at_is_told_and_an_unknown_state_is_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    states = (
+        b'data: {"type":"status","state":"retrying"}\n\n'
+        b'data: {"type":"status","state":"thinking","elapsedMs":12345}\n\n'
+        b'data: {"type":"status","state":"of-a-later-server"}\n\n'
+    )
+    async with client_of(Script([stream(states + TOKENS + REST)])) as client:
+        assert await chat.show(client, "s")
+    shown = capsys.readouterr()
+    assert shown.out == "Hello, [2Jyou"
+    assert shown.err.startswith("[retrying]\n[thinking, 12 s]\n\n\n[from provider")
+
+
+@pytest.mark.parametrize(
+    ("wait", "told"),
+    [(b"", "\n[It is busy.]\n"), (b',"retryAfterMs":16500', "\n[It is busy. Try again in 17 s.]\n")],
+)
+async def test_an_error_is_told_with_when_to_come_again(
+    capsys: pytest.CaptureFixture[str], wait: bytes, told: str
+) -> None:
+    error = b'data: {"type":"error","code":"x","message":"It is busy.","retryable":true,"saved":true%b}\n\n'
+    async with client_of(Script([stream(error % wait)])) as client:
+        assert not await chat.show(client, "s")
+    assert capsys.readouterr().err == told
+
+
 async def test_a_start_is_repeated_with_the_same_key() -> None:
     script = Script([b"", answer(201, b'{"sessionId":"s"}', "application/json")])
     async with client_of(script) as client:

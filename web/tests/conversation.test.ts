@@ -161,6 +161,40 @@ describe("a reply", () => {
     expect(state.problem).toMatchObject({ about: "reply", failure: { retryable: true, retryAfterMs: 4000 } });
   });
 
+  it("hands its question back where that is too long, for the server has it and would refuse it again", async () => {
+    const error = { type: "error", code: "context_too_long", message: "It is too long.", retryable: false, saved: true };
+    const state = await replied(sse([`data: ${JSON.stringify(error)}\n\n`]));
+    expect(texts(state)).toEqual(["user: Hello?", "assistant: "]);
+    expect(state.messages[1]).toMatchObject({ status: "failed", failure: { code: "context_too_long" } });
+    expect(state.problem).toMatchObject({ about: "reply", failure: { message: "It is too long." } });
+    expect(state.handedBack).toBe("Hello?");
+  });
+
+  it("that is thought about tells since when, by the page's clock, until its connection drops", async () => {
+    const clock = vi.spyOn(performance, "now").mockReturnValue(60_000);
+    const head = 'data: {"type":"typing"}\n\ndata: {"type":"status","state":"thinking","elapsedMs":12000}\n\n';
+    let drop = () => {};
+    const stream = () => {
+      const body = new ReadableStream<Uint8Array>({
+        start(controller) {
+          controller.enqueue(new TextEncoder().encode(head));
+          drop = () => controller.close();
+        },
+      });
+      return new Response(body, { headers: { "Content-Type": "text/event-stream" } });
+    };
+    const server = new FakeServer().on("start", json(started, 201)).on("stream", stream, () => sse([], { open: true }));
+    const conversation = open(server, null);
+    void conversation.send("Hello?", "demo");
+    const state = await settled(conversation, (now) => (now.reply?.thinkingSince ?? null) !== null);
+    expect(state.reply?.thinkingSince).toBe(48_000);
+    drop();
+    await settled(conversation, ({ reply }) => server.to("stream").length === 2 && reply?.connection === "open");
+    expect(conversation.getState().reply?.thinkingSince).toBeNull();
+    conversation.dispose();
+    clock.mockRestore();
+  });
+
   it("is looked up in the history once its stream says that all was delivered", async () => {
     const server = new FakeServer()
       .on("start", json(started, 201))

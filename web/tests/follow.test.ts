@@ -142,7 +142,8 @@ describe("following a stream", () => {
   });
 
   it("gives up on a server that greets and hangs up", async () => {
-    const greeting = 'id: 1-0\ndata: {"type":"start"}\n\ndata: {"type":"typing"}\n\n';
+    const alive = 'data: {"type":"status","state":"thinking","elapsedMs":10000}\n\n';
+    const greeting = `id: 1-0\ndata: {"type":"start"}\n\ndata: {"type":"typing"}\n\n${alive}`;
     const reading = read(new FakeServer().on("stream", () => sse([greeting])), { attempts: 3 });
     await until(() => reading.connections.at(-1)?.state === "lost");
     reading.abort();

@@ -23,10 +23,29 @@ describe("the decoder", () => {
 });
 
 describe("a frame", () => {
-  it.each(["", "not json", "null", "7", "[]", "{}", '{"type":"later"}', '{"type":"token"}', '{"type":"token","content":7}'])(
-    "is nothing where the data is %j",
+  it.each([
+    "",
+    "not json",
+    "null",
+    "7",
+    "[]",
+    "{}",
+    '{"type":"later"}',
+    '{"type":"token"}',
+    '{"type":"token","content":7}',
+    '{"type":"status"}',
+    '{"type":"status","state":"later"}',
+    '{"type":"status","state":"thinking"}',
+    '{"type":"status","state":"thinking","elapsedMs":"7"}',
+    '{"type":"status","state":"thinking","elapsedMs":1e999}',
+  ])("is nothing where the data is %j", (data) => {
+    expect(parseFrame(data)).toBeNull();
+  });
+
+  it.each(['{"type":"status","state":"retrying"}', '{"type":"status","state":"thinking","elapsedMs":12345}'])(
+    "is what the data says where that is %j",
     (data) => {
-      expect(parseFrame(data)).toBeNull();
+      expect(parseFrame(data)).toEqual(JSON.parse(data));
     },
   );
 });

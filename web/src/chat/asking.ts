@@ -26,6 +26,7 @@ function liveReply(key: string, sessionId: string | null): LiveReply {
     phase: sessionId === null ? "sending" : "waiting",
     stopping: false,
     note: null,
+    thinkingSince: null,
     connection: "connecting",
     offline: false,
   };

@@ -43,7 +43,7 @@ export class Conversation {
   constructor(options: ConversationOptions) {
     this.options = options;
     this.state = emptyChat(options.chatId);
-    this.batches = new Batches((received) => this.apply({ type: "received", received }));
+    this.batches = new Batches((received) => this.apply({ type: "received", received, at: performance.now() }));
   }
 
   readonly getState = (): ChatState => this.state;

@@ -9,6 +9,7 @@ import { type Backoff, delay, sleep } from "./backoff";
 import { connect, type Received } from "./connection";
 import { ApiError } from "./errors";
 import { browserSignals, type Signals } from "./signals";
+import type { Frame } from "./wire";
 
 export type Connection =
   | { state: "connecting" }
@@ -71,8 +72,7 @@ export async function follow(options: Follow): Promise<FollowEnd> {
           onOpen: () => onConnection({ state: "open" }),
           onHeard: () => (heardAt = Date.now()),
           onFrames: (received) => {
-            // A server that greets and hangs up is failing too.
-            if (received.some(({ frame }) => frame.type !== "start" && frame.type !== "typing")) failures = 0;
+            if (received.some(({ frame }) => isProgress(frame))) failures = 0;
             cursor = received.at(-1)?.cursor || cursor;
             onFrames(received);
           },
@@ -103,6 +103,12 @@ export async function follow(options: Follow): Promise<FollowEnd> {
   } finally {
     unsubscribe();
   }
+}
+
+/** A server that greets, or only says that it is alive, and hangs up is failing too. */
+function isProgress(frame: Frame): boolean {
+  if (frame.type === "status") return frame.state !== "thinking";
+  return frame.type !== "start" && frame.type !== "typing";
 }
 
 /** A status that another try cannot change: unknown, expired, or not allowed. */

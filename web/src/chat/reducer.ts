@@ -19,7 +19,8 @@ export type Happening =
   /** The server did not take the question. `handBack` removes it from the chat. */
   | { type: "not started"; failure: Failure; handBack: string | null }
   | { type: "attached"; sessionId: string; replyKey: string; at: string }
-  | { type: "received"; received: readonly Received[] }
+  /** `at` is the time by `performance.now()`. */
+  | { type: "received"; received: readonly Received[]; at: number }
   | { type: "connection"; connection: Connection }
   | { type: "stopping" }
   | { type: "stop failed"; failure: Failure }
@@ -57,7 +58,7 @@ export function reduce(state: ChatState, happening: Happening): ChatState {
     case "attached":
       return attached(state, happening);
     case "received":
-      return received(state, happening.received);
+      return received(state, happening.received, happening.at);
     case "connection":
       return connected(state, happening.connection);
     case "stopping":

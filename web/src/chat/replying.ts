@@ -2,8 +2,8 @@
 
 import type { Received } from "./connection";
 import type { Connection } from "./follow";
-import { type ChatState, withMessage, without, withReply } from "./state";
-import type { DoneFrame, FinishReason, Frame, MessageStatus, TokenFrame } from "./wire";
+import { type ChatState, tooLong, withMessage, without, withReply } from "./state";
+import type { DoneFrame, ErrorFrame, FinishReason, Frame, MessageStatus, TokenFrame } from "./wire";
 
 const STATUS: Record<FinishReason, MessageStatus> = {
   stop: "complete",
@@ -13,8 +13,11 @@ const STATUS: Record<FinishReason, MessageStatus> = {
   truncated: "truncated",
 };
 
-/** Applies frames that arrived together; neighbouring tokens are one change, however many they are. */
-export function received(state: ChatState, batch: readonly Received[]): ChatState {
+/**
+ * Applies frames that arrived together, at `at` by `performance.now()`; neighbouring tokens are one change,
+ * however many they are.
+ */
+export function received(state: ChatState, batch: readonly Received[], at: number): ChatState {
   let text = "";
   for (const { frame } of batch) {
     if (frame.type === "token") {
@@ -23,18 +26,18 @@ export function received(state: ChatState, batch: readonly Received[]): ChatStat
     }
     if (text !== "") state = appended(state, text);
     text = "";
-    state = applied(state, frame);
+    state = applied(state, frame, at);
   }
   return text === "" ? state : appended(state, text);
 }
 
 function appended(state: ChatState, text: string): ChatState {
   const showing = state.reply?.phase === "streaming" && state.reply.note === null;
-  const streaming = showing ? state : withReply(state, { phase: "streaming", note: null });
+  const streaming = showing ? state : withReply(state, { phase: "streaming", note: null, thinkingSince: null });
   return withMessage(streaming, (message) => ({ text: message.text + text }));
 }
 
-function applied(state: ChatState, frame: Exclude<Frame, TokenFrame>): ChatState {
+function applied(state: ChatState, frame: Exclude<Frame, TokenFrame>, at: number): ChatState {
   switch (frame.type) {
     case "start":
       return withMessage(withReply(state, { connection: "open", offline: false }), (message) => ({
@@ -45,17 +48,38 @@ function applied(state: ChatState, frame: Exclude<Frame, TokenFrame>): ChatState
     case "typing":
       return withReply(state, { phase: "waiting" });
     case "status":
-      return withReply(state, { note: frame.state });
+      return frame.state === "thinking" ? thinking(state, at - frame.elapsedMs) : noted(state, frame.state);
     case "reset":
-      return withMessage(withReply(state, { phase: "waiting" }), { text: "" });
+      return withMessage(withReply(state, { phase: "waiting", thinkingSince: null }), { text: "" });
     case "done":
       return done(state, frame);
-    case "error": {
-      const { code, message, retryable, retryAfterMs, saved } = frame;
-      const failure = { code, message, retryable, retryAfterMs };
-      return { ...withMessage(state, { status: "failed", failure, saved }), reply: null, problem: { about: "reply", failure } };
-    }
+    case "error":
+      return failed(state, frame);
   }
+}
+
+function noted(state: ChatState, note: "retrying" | "fallback"): ChatState {
+  return withReply(state, { note, thinkingSince: null });
+}
+
+function thinking(state: ChatState, since: number): ChatState {
+  const reply = state.reply;
+  if (reply?.phase !== "waiting") return state;
+  // Each frame was some time on its way, which makes the beginning seem later than it was. So the earliest
+  // is the nearest to the truth, and the time that is shown never goes back.
+  return withReply(state, { note: null, thinkingSince: Math.min(since, reply.thinkingSince ?? since) });
+}
+
+function failed(state: ChatState, { code, message, retryable, retryAfterMs, saved }: ErrorFrame): ChatState {
+  const failure = { code, message, retryable, retryAfterMs };
+  const question = state.messages.findLast(({ role }) => role === "user");
+  return {
+    ...withMessage(state, { status: "failed", failure, saved }),
+    reply: null,
+    problem: { about: "reply", failure },
+    // The server has the question, so it stays; the next one is made from it.
+    handedBack: tooLong(failure) && question ? question.text : state.handedBack,
+  };
 }
 
 function done(state: ChatState, { finishReason, usage, messageId, saved }: DoneFrame): ChatState {
@@ -69,7 +93,8 @@ function done(state: ChatState, { finishReason, usage, messageId, saved }: DoneF
 
 /** Says what the connection is doing, where a reply is waited for. */
 export function connected(state: ChatState, now: Connection): ChatState {
-  const next = withReply(state, { connection: now.state, offline: now.state === "waiting" && now.offline });
+  const offline = now.state === "waiting" && now.offline;
+  const next = withReply(state, { connection: now.state, offline, thinkingSince: null });
   if (now.state === "lost") {
     const { code, message, retryable } = now.error;
     return { ...next, problem: { about: "connection", failure: { code, message, retryable } } };

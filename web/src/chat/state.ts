@@ -38,6 +38,11 @@ export interface LiveReply {
   phase: "sending" | "waiting" | "streaming";
   stopping: boolean;
   note: "retrying" | "fallback" | null;
+  /**
+   * When the model began to think, by `performance.now()`: known once the server says that it still does,
+   * and null again with the first text, a reset, a note, or another connection.
+   */
+  thinkingSince: number | null;
   connection: Connection["state"];
   offline: boolean;
 }
@@ -51,6 +56,16 @@ export interface Problem {
   failure: Failure;
 }
 
+/** Whether the question alone is longer than the model takes, so that only another question or model helps. */
+export function tooLong(failure: Failure | null): boolean {
+  return failure?.code === "context_too_long";
+}
+
+/** Whether `retry` may help. A reply can be asked for anew, perhaps from another model, whatever it failed of. */
+export function mayRetry({ about, failure }: Problem): boolean {
+  return !tooLong(failure) && (failure.retryable || about === "reply");
+}
+
 export interface ChatState {
   chatId: string | null;
   title: string;
@@ -60,7 +75,7 @@ export interface ChatState {
   loadingOlder: boolean;
   reply: LiveReply | null;
   problem: Problem | null;
-  /** A question that was not taken, handed back so that it can be edited. */
+  /** A question that was not taken, or is too long for its model, handed back so that it can be edited. */
   handedBack: string | null;
 }
 

@@ -42,12 +42,18 @@ export interface ErrorFrame {
   saved: boolean;
 }
 
-/** A frame of a stream. Frames of other types are from a newer server and are passed over. */
+/** What goes on while there is no text. */
+export type StatusFrame =
+  | { type: "status"; state: "retrying" | "fallback" }
+  /** The model had been at it for `elapsedMs` when this was sent; comes every 10 s until there is text. */
+  | { type: "status"; state: "thinking"; elapsedMs: number };
+
+/** A frame of a stream. Frames of other types, or states, are from a newer server and are passed over. */
 export type Frame =
   | StartFrame
   | { type: "typing" }
   | TokenFrame
-  | { type: "status"; state: "retrying" | "fallback" }
+  | StatusFrame
   | { type: "reset"; reason: string }
   | DoneFrame
   | ErrorFrame;
@@ -65,7 +71,13 @@ export function parseFrame(data: string): Frame | null {
   if (typeof value !== "object" || value === null || !("type" in value)) return null;
   if (!FRAME_TYPES.has(value.type as string)) return null;
   if (value.type === "token" && typeof (value as TokenFrame).content !== "string") return null;
+  if (value.type === "status" && !isStatus(value as Partial<StatusFrame>)) return null;
   return value as Frame;
+}
+
+function isStatus(value: Partial<StatusFrame>): boolean {
+  if (value.state === "thinking") return Number.isFinite(value.elapsedMs);
+  return value.state === "retrying" || value.state === "fallback";
 }
 
 /** POST /chat/start. With `regenerate`, the chat's last question is asked again. */

@@ -1,4 +1,4 @@
-/** Tells a screen reader what happens, politely: that a reply begins, and the whole of it at its end. */
+/** Tells a screen reader what happens, politely: that a reply begins, that it takes time, and the whole of it at its end. */
 
 import { type ReactNode, useEffect, useRef, useState } from "react";
 import type { Chat } from "../chat/useChat";
@@ -19,6 +19,7 @@ export function Announcer({ chat }: { chat: Chat }): ReactNode {
   const before = useRef<string | null>(null);
   const key = chat.reply?.key ?? null;
   const connection = chat.reply?.connection;
+  const thinking = (chat.reply?.thinkingSince ?? null) !== null;
 
   useEffect(() => {
     const ended = before.current;
@@ -35,6 +36,10 @@ export function Announcer({ chat }: { chat: Chat }): ReactNode {
   useEffect(() => {
     if (connection === "waiting") setSaid("Reconnecting.");
   }, [connection]);
+
+  useEffect(() => {
+    if (thinking) setSaid("The model is thinking.");
+  }, [thinking]);
 
   return (
     <div className="hidden" role="status">

@@ -1,7 +1,7 @@
 /** What went wrong, and what can be done about it. */
 
 import type { ReactNode } from "react";
-import type { Problem } from "../chat/state";
+import { mayRetry, type Problem, tooLong } from "../chat/state";
 import { signInAgain } from "../config";
 import { Icon } from "./Icon";
 import { useCountdown, waitOf } from "./useCountdown";
@@ -28,14 +28,14 @@ export function Banner({ problem, onRetry, onDismiss }: BannerProps): ReactNode 
       <Icon name="warning" />
       {/* Only this is read out when it appears; the seconds that pass beside it are not. */}
       <div className="banner-text" role="alert">
-        <strong>{TITLES[about]}</strong>
+        <strong>{tooLong(failure) ? "The question is too long" : TITLES[about]}</strong>
         <span>
           {failure.message}
           {about === "connection" ? " The reply goes on without this page; nothing of it is lost." : ""}
         </span>
       </div>
       <div className="banner-actions">
-        {failure.retryable || about === "reply" ? (
+        {mayRetry(problem) ? (
           <button type="button" className="button" onClick={() => wait > 0 || onRetry()} aria-disabled={wait > 0}>
             {wait > 0 ? `Retry in ${waitOf(wait)}` : "Retry"}
           </button>

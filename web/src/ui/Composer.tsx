@@ -42,9 +42,9 @@ export function Composer(props: ComposerProps): ReactNode {
   useEffect(() => {
     if (handedBack === null) return;
     setHurried(false);
-    // What was typed since is not lost to what comes back.
+    // What was typed since is not lost to what comes back, nor doubled where it is the draft of just that.
     setText((typed) => {
-      const both = typed.trim() === "" ? handedBack : `${handedBack}\n\n${typed}`;
+      const both = ["", handedBack.trim()].includes(typed.trim()) ? handedBack : `${handedBack}\n\n${typed}`;
       remember(draftOf(chatId), both);
       return both;
     });

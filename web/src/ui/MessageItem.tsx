@@ -1,10 +1,11 @@
 /** One message: a question as it was typed, or a reply as Markdown with what is known about it. */
 
 import { memo, type ReactNode } from "react";
-import type { LiveReply, Message } from "../chat/state";
+import { type LiveReply, type Message, tooLong } from "../chat/state";
 import { Markdown } from "../markdown/Markdown";
 import { CopyButton } from "./CopyButton";
 import { Icon } from "./Icon";
+import { elapsedOf, useElapsed } from "./useElapsed";
 
 interface MessageItemProps {
   message: Message;
@@ -78,8 +79,17 @@ function Progress({ live, empty }: { live: LiveReply; empty: boolean }): ReactNo
         <i />
         <i />
       </span>
-      {text ?? <span className="hidden">Thinking</span>}
+      {text ?? (live.thinkingSince === null ? <span className="hidden">Thinking</span> : <Thinking since={live.thinkingSince} />)}
     </p>
+  );
+}
+
+/** A timer is there to be read, and not read out whenever it changes. */
+function Thinking({ since }: { since: number }): ReactNode {
+  return (
+    <span>
+      Thinking… <span role="timer">{elapsedOf(useElapsed(since))}</span>
+    </span>
   );
 }
 
@@ -101,9 +111,13 @@ const ENDINGS: Partial<Record<Message["status"], string>> = {
 };
 
 function Ending({ message }: { message: Message }): ReactNode {
-  const { status, finishReason } = message;
-  const text = finishReason === "length" ? "Cut off at the length limit" : ENDINGS[status];
+  const text = endingOf(message);
   return text === undefined ? null : <p className="ending">{text}</p>;
+}
+
+function endingOf({ status, finishReason, failure }: Message): string | undefined {
+  if (tooLong(failure)) return "The question is too long";
+  return finishReason === "length" ? "Cut off at the length limit" : ENDINGS[status];
 }
 
 function Facts({ message }: { message: Message }): ReactNode {

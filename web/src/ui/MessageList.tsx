@@ -1,6 +1,7 @@
 /** The messages of a chat, in a scroller that follows the reply while the reader is at its end. */
 
 import { type ReactNode, type RefObject, useEffect, useLayoutEffect, useRef } from "react";
+import { tooLong } from "../chat/state";
 import type { Chat } from "../chat/useChat";
 import type { OfferedModel } from "../chat/wire";
 import { Icon } from "./Icon";
@@ -23,6 +24,8 @@ export function MessageList(props: MessageListProps): ReactNode {
   const { messages, reply, nextBefore, loadingOlder } = chat;
   useKeptPlace(scroller, messages[0]?.key ?? null);
   const last = messages.at(-1);
+  // Where a banner offers another try, that is the one way to it: it knows when it may be.
+  const regenerable = chat.ready && chat.problem?.about !== "reply" && last?.role === "assistant" && !tooLong(last.failure);
   const titles = new Map((models ?? []).map(({ id, title }) => [id, title]));
   return (
     <div className="scroller" ref={scroller}>
@@ -41,7 +44,7 @@ export function MessageList(props: MessageListProps): ReactNode {
                 modelTitle={message.modelId === null ? null : (titles.get(message.modelId) ?? message.modelId)}
                 live={message.key === reply?.key ? reply : null}
                 unsent={message.role === "user" && message.id === null && reply === null}
-                onRegenerate={message === last && message.role === "assistant" && chat.ready ? onRegenerate : null}
+                onRegenerate={regenerable && message === last ? onRegenerate : null}
               />
             ))}
           </ol>
