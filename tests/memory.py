@@ -10,9 +10,9 @@ from parley.context import title_of
 from parley.conversation import Order, Reply, Started
 from parley.errors import LogUnavailable, ParleyError, ProviderFault, StoreUnavailable
 from parley.events import Delta, Finish, FinishReason, ModelEvent, Usage
-from parley.generation import Limits
 from parley.ids import new_id, new_session_id
 from parley.keys import GenerationKeys
+from parley.model_call import Limits
 from parley.ports import ChatModel, Log, Question, Store
 from parley.run import Answer, Run
 from parley.runs import Policy, Runs

@@ -14,10 +14,10 @@ from parley.adapters.rds import with_token
 from parley.adapters.renewal import RenewingModels
 from parley.adapters.secrets import Secrets
 from parley.answers import Answers
-from parley.generation import Limits
 from parley.http.services import Services, Verifier
 from parley.ids import new_id
 from parley.keys import GenerationKeys
+from parley.model_call import Limits
 from parley.ports import ChatModels, Log
 from parley.runs import Policy, Runs
 from parley.settings import Settings, SettingsError

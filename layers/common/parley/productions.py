@@ -8,7 +8,8 @@ from functools import partial
 
 from parley.errors import LogUnavailable
 from parley.flusher import Flusher
-from parley.generation import Generation, Limits
+from parley.generation import Generation
+from parley.model_call import Limits
 from parley.outcomes import Ended, Follow, Hit, Overtaken, Stopping, Wait, Write
 from parley.ports import ChatModels, Log, Store
 from parley.run import Run

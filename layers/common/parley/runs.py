@@ -13,9 +13,10 @@ from parley.context import normalise, trim
 from parley.conversation import Reply, Session
 from parley.errors import LogUnavailable, NotFound, StoreUnavailable
 from parley.events import Completed, End, Failed, FinishReason, Source
-from parley.generation import Generation, Limits
+from parley.generation import Generation
 from parley.keys import GenerationKeys
 from parley.logs import logger
+from parley.model_call import Limits
 from parley.outcomes import Attached, Ended, Hit, Overtaken, Stopping
 from parley.ports import ChatModels, Log, Question, Store
 from parley.productions import Productions
