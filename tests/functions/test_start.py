@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from parley.events import Completed, FinishReason
+from parley.events import Status
 from tests.functions.in_process import CONTEXT, Site, body_of, event, lambda_world, site, start
 from tests.memory import shown
 
@@ -230,7 +230,7 @@ async def test_a_stop_stops(here: Site) -> None:
         assert (response.status_code, response.json()) == (202, {})
     await asyncio.wait_for(process.runs.settled(run, asyncio.get_running_loop().time() + 2), 2)
     stored = await process.stored(run)
-    assert (stored.text, stored.end) == ("Hello, ", Completed(FinishReason.STOPPED))
+    assert (stored.text, stored.status) == ("Hello, ", Status.STOPPED)
 
 
 @pytest.mark.parametrize(
