@@ -240,6 +240,28 @@ async def test_a_stop_costs_what_was_told_and_produced_by_then(
     assert (await world.stage.used("ada"))["small"] == charged
 
 
+@pytest.mark.parametrize("by", [0, 1])
+async def test_a_stop_costs_the_same_where_another_process_reads_along(world: World, by: int) -> None:
+    model = ScriptedModel(Counted(105_000, None), Reasoning("x" * 400), asyncio.Event())
+    processes = [world.process(model), world.process()]
+    run = await processes[0].ask("Why?")
+    await until(lambda: model.talking == 1)
+    other = await processes[1].read(run.session.id)
+    await until(lambda: other.generation is not None)
+    stopping = processes[by]
+    await sessions.stop(stopping.store, stopping.log, run.session.id, "ada")
+    assert (await answer(run)).reply.status is Status.STOPPED
+    assert (await answer(other)).reply.status is Status.STOPPED
+    assert (await world.stage.used("ada"))["small"] == (105_000, 100)
+
+
+async def test_a_reply_has_no_more_characters_than_allowed_however_they_come(world: World) -> None:
+    for script in ((Delta("x" * 25),), (Delta("x" * 9), Delta("x" * 9))):
+        process = world.process(ScriptedModel(*script, STOP), limits=limits(characters=10))
+        found = await answer(await process.ask(f"{script}?"))
+        assert (found.reply.text, found.reply.status) == ("x" * 10, Status.TRUNCATED)
+
+
 async def test_only_the_last_attempt_is_charged(world: World) -> None:
     model = Calls((Counted(100, 50), Reasoning("x" * 400), BUSY), (Delta("Hi"),))
     process = world.process(model)

@@ -346,6 +346,25 @@ async def test_silence_is_filled_with_heartbeats() -> None:
     assert 0 < elapsed[0] < 60_000
 
 
+async def test_nobody_thinks_while_the_next_attempt_is_waited_for() -> None:
+    run = new_run()
+
+    async def happen() -> None:
+        tape = begin(run).tape
+        tape.tell(StreamState.RETRYING)
+        await asyncio.sleep(0.1)
+        tape.waits = False
+        await asyncio.sleep(0.1)
+        settle(run, "x")
+
+    screen = Screen()
+    await asyncio.gather(show(run, screen, heartbeat=0.02), happen())
+    states = [event["state"] for event in screen.events if event["type"] == "status"]
+    assert states[0] == "retrying"
+    assert set(states[1:]) == {"thinking"}
+    assert screen.heartbeats
+
+
 async def test_a_stream_breaks_off_without_an_end_at_its_limit() -> None:
     loop = asyncio.get_running_loop()
     for ready in (False, True):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from parley.events import Counted, Finish, FinishReason, Ping, Usage
+from parley.events import Counted, Delta, Finish, FinishReason, Ping, Reasoning, Usage
 from tests.adapters.wires import DONE, chat, data, event, stop, t
 
 STOP, LENGTH, FILTER = FinishReason.STOP, FinishReason.LENGTH, FinishReason.CONTENT_FILTER
@@ -24,7 +24,7 @@ def usage(**counts: object) -> str:
     ("pieces", "text", "reason"),
     [
         ((t("One ", "stop"), t("two ", "stop"), t("three.", "stop"), DONE), "One two three.", STOP),
-        ((t("One ", "stop"), t("two ", "stop"), t("three.", "stop")), "One two three.", STOP),
+        ((t("One ", "stop"), t("two ", "stop"), t("three.", "stop")), "One two three.", None),
         ((t("One ", "stop"), t("two ", "stop"), t("three.", "stop"), ConnectionResetError()), "One two"
          " three.",
          "provider_interrupted"),
@@ -37,6 +37,18 @@ def usage(**counts: object) -> str:
         ((t("One "), stop(), ConnectionResetError()), "One ", STOP),
         ((t("One "), stop()), "One ", STOP),
         ((t("One "), DONE), "One ", None),
+        # Beside text a finish reason vouches for nothing that a connection breaks off, nor where others were
+        # taken back.
+        ((t("One ", "stop"), ConnectionResetError()), "One ", "provider_interrupted"),
+        ((t("One ", "stop"), t("two ", "stop")), "One two ", None),
+        ((t("One ", "stop"),), "One ", STOP),
+        # What was held back is no reply where nothing else came: it may be asked for again.
+        ((t("\n\n"), ConnectionResetError()), "", "provider_interrupted"),
+        ((t("\n\n"), data({"error": {"type": "overloaded_error"}})), "", "provider_overloaded"),
+        ((t("<"), data({"error": {"type": "overloaded_error"}})), "", "provider_overloaded"),
+        ((t("\n\n"),), "", None),
+        ((t("", "stop"), ConnectionResetError()), "", "provider_interrupted"),
+        ((t("\n\n"), stop(), DONE), "\n\n", STOP),
         ((t("One "),), "One ", None),
         ((t("One "), stop(), data({"choices": [{"delta": {"reasoning": "hm"}}]})), "One ", None),
         ((t("One "), t("", ""), t("two", "null"), t("", {"reason": "x"}), stop(), DONE), "One two", STOP),
@@ -57,11 +69,34 @@ async def test_a_finish_reason_is_told_before_the_connection_ends() -> None:
     assert heard.events[-2:] == [Ping(), Finish(STOP, "stop")]
 
 
+@pytest.mark.parametrize(
+    ("pieces", "text"),
+    [
+        ((t("", "stop"), t("One "), stop()), "One "),
+        ((t("One ", "stop"), t("two ", "stop"), t("three.", "stop")), "One two three."),
+        ((t("One "), stop(), data({"choices": [{"delta": {"reasoning": "hm"}}]}), stop()), "One "),
+        ((t("["), stop()), "["),
+    ],
+)
+async def test_on_an_open_connection_the_last_finish_reason_stands(
+    pieces: tuple[str, ...], text: str
+) -> None:
+    heard = await chat(*pieces, TimeoutError())
+    told = [found for found in heard.events if isinstance(found, Delta | Reasoning | Finish)]
+    assert told[-1] == Finish(STOP, "stop") or isinstance(told[-2], Finish)
+    assert heard.text == text
+
+
 async def test_the_usage_alone_after_a_finish_reason_ends_a_reply_without_its_marker() -> None:
     heard = await chat(t("One "), stop(), usage(**USAGE), ConnectionResetError())
     assert heard.finish == Finish(STOP, "stop", Usage(7, 9))
     heard = await chat(t("One "), usage(**USAGE), t("two"), stop(), ConnectionResetError())
     assert (heard.text, heard.reason) == ("One two", STOP)
+    # However it is cut, and whatever an empty one says.
+    pieces = (t("One ", "stop"), usage(**USAGE), t("two ", "stop"), usage(**USAGE), DONE)
+    for cut in (pieces, ("".join(pieces),), (usage(), t("", "stop"), usage(), *pieces)):
+        heard = await chat(*cut)
+        assert (heard.text, heard.reason) == ("One two ", STOP)
 
 
 @pytest.mark.parametrize(
@@ -190,15 +225,17 @@ async def test_reasoning_in_tags_is_none_of_the_text() -> None:
         ({"choices": [{"delta": {"content": ""}, "finish_reason": "error"}], "error": {"code": 429}},
          "provider_rate_limited"),
         ({"choices": [{"delta": {}, "error": {"code": 502}}]}, "provider_unavailable"),
-        ([{"error": {"code": 503, "status": "UNAVAILABLE"}}], "provider_interrupted"),
+        ([{"error": {"code": 503, "status": "UNAVAILABLE"}}], "provider_unavailable"),
+        ({"object": "error", "choices": [], "message": "Oh", "code": 500}, "provider_unavailable"),
+        ({"statusCode": 429, "message": "Slow"}, "provider_rate_limited"),
+        ({"error": "Model m is currently loading"}, "provider_loading"),
+        ({"error": {"code": 429, "message": "context length exceeded"}}, "provider_rate_limited"),
         ({"error": {"code": "context_length_exceeded"}}, "context_too_long"),
     ],
 )  # fmt: skip
 async def test_an_error_inside_a_reply_is_that_error(body: object, code: str) -> None:
     if isinstance(body, list):
         heard = await chat(t("One "), f"event: error\n{data(body)}", DONE)
-        code = "provider_unavailable"
-        heard.fault = heard.fault
     else:
         heard = await chat(t("One "), data(body), DONE)
     assert (heard.text, heard.reason) == ("One ", code)
@@ -270,9 +307,23 @@ async def test_an_error_in_place_of_a_stream_is_that_error(
         assert heard.fault.retry_after_ms == 7000
 
 
-async def test_a_whole_completion_in_an_event_is_the_reply() -> None:
+async def test_a_whole_completion_in_an_event_is_the_reply_unless_it_was_told_already() -> None:
     heard = await chat(data(WHOLE), DONE)
     assert (heard.text, heard.reason) == ("Hi", STOP)
+    heard = await chat(t("H"), t("i"), data(WHOLE), DONE)
+    assert (heard.text, heard.reason) == ("Hi", STOP)
+
+
+async def test_bytes_that_are_no_characters_take_no_more_time_than_others() -> None:
+    heard = await chat(t("\udcb0\udca1" * 200_000), t("x"), stop(), DONE)
+    assert heard.text == "\ufffd" * 400_000 + "x"
+
+
+async def test_white_space_before_a_response_takes_no_time() -> None:
+    heard = await chat(*["\n" * 1024] * 4096, t("One "), stop(), DONE)
+    assert (heard.text, heard.reason) == ("One ", STOP)
+    heard = await chat(*[t("\n")] * 20_000, t("x"), stop(), DONE)
+    assert heard.text == "\n" * 20_000 + "x"
 
 
 async def test_half_a_completion_is_no_reply() -> None:
@@ -298,6 +349,12 @@ async def test_half_a_completion_is_no_reply() -> None:
          "completion_tokens_details": {"reasoning_tokens": 736}},
          Usage(100, 767)),
         ({"prompt_tokens": 7, "total_tokens": 16}, Usage(7, 9)),
+        ({"prompt_tokens": 3, "completion_tokens": 9, "total_tokens": 1012}, Usage(3, 1009)),
+        # Portkey counts Anthropic's cached input in the total alone.
+        ({"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 130215,
+         "cache_read_input_tokens": 128955,
+          "cache_creation_input_tokens": 1253}, Usage(130213, 2)),
+        ({"prompt_tokens": 0, "completion_tokens": 50, "total_tokens": 105050}, Usage(105000, 50)),
         ({"prompt_tokens": 7, "completion_tokens": 9, "total_tokens": 0}, Usage(7, 9)),
         ({"prompt_tokens": 7, "completion_tokens": 9, "total_tokens": "x"}, Usage(7, 9)),
         # Whoever says that nothing was used does not count.

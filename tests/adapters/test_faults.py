@@ -70,6 +70,20 @@ def test_a_context_that_is_too_long_is_told_in_many_words(
         (503, "Model m is currently loading", "provider_loading"),
         (503, {"code": "model_loading"}, "provider_loading"),
         (503, {"message": "Busy"}, "provider_overloaded"),
+        (500, {"message": "The model is still loading"}, "provider_loading"),
+        (429, {"message": "The model is not ready for inference"}, "provider_loading"),
+        (400, {"message": "You asked: is it still loading?"}, "provider_bad_request"),
+        (400, {"code": "invalid-argument", "message": "Incorrect API key provided"}, "provider_auth"),
+        (400, {"message": "'max_tokens' is too large: 8192. This model's maximum context length is 8192"
+         " tokens and"
+               " your request has 50 input tokens"}, "provider_bad_request"),
+        (400, {"message": "max_tokens (9000) exceeds the model's context length"}, "provider_bad_request"),
+        (400, {"message": "Input Tokens Exceeded: Number of input tokens exceeds maximum"
+         " length"}, "context_too_long"),
+        (413, {"code": "tokens_limit_reached", "message": "Request body too large"}, "context_too_long"),
+        (400, {"message": "Provider returned"
+         " error", "metadata": {"raw": '{"code":"context_length_exceeded"}'}},
+         "context_too_long"),
         (500, None, "provider_unavailable"),
         (401, {"type": "invalid_request_error"}, "provider_auth"),
     ],
@@ -79,6 +93,19 @@ def test_a_status_and_what_is_said_beside_it_make_a_fault(status: int, error: An
     if isinstance(error, dict):
         # OpenAI's SDK passes on the error without what it came in.
         assert fault_of_status("It", status, {}, error).fault == code
+
+
+@pytest.mark.parametrize(("status", "may_repeat"), [(500, True), (503, True), (504, False), (524, False)])
+def test_a_server_that_has_the_question_and_is_slow_is_not_asked_again(status: int, may_repeat: bool) -> None:
+    found = fault_of_status("It", status, {}, None)
+    assert (found.may_retry, found.may_repeat) == (True, may_repeat)
+
+
+@pytest.mark.parametrize(
+    "text", ["9" * 100_000, "max_tokens " * 10_000, "prompt " * 20_000, "input (" * 20_000]
+)
+def test_a_long_error_takes_no_time(text: str) -> None:
+    assert fault_of_status("It", 400, {}, {"error": {"message": text}}).fault == "provider_bad_request"
 
 
 def test_llama_cpp_s_numbers_are_in_fields() -> None:

@@ -60,6 +60,7 @@ async def test_what_blocks_and_deltas_hold_is_read(
     [
         "data:\n\n", "event: ping\ndata:\n\n", "data: {}\n\n", "event: content_block_delta\ndata: {}\n\n",
         "data: null\n\n", data({"type": "novelty"}), data({"type": 7}), data({"type": "message_delta"}),
+        "event: ping\ndata: ping\n\n",
         data({"type": "content_block_delta", "delta": 7}), data({"type": "content_block_delta",
          "delta": {"text": 7}}),
         data({"type": "content_block_start", "content_block": None}),
@@ -92,6 +93,9 @@ async def test_the_type_may_be_in_the_event_s_name_alone() -> None:
         (event("error", error={"type": "overloaded_error"}), "provider_overloaded"),
         (data({"error": {"code": 429, "message": "Slow"}}), "provider_rate_limited"),
         ("event: error\ndata: {}\n\n", "provider_interrupted"),
+        (data({"object": "error", "message": "Oh", "code": 500}), "provider_unavailable"),
+        (data({"detail": "Oh"}), "provider_interrupted"),
+        (event("message_delta", error={"type": "overloaded_error"}), "provider_overloaded"),
         (stop("error"), "provider_interrupted"),
         (stop("network_error"), "provider_interrupted"),
         (
@@ -122,6 +126,10 @@ async def test_a_whole_message_from_a_server_that_does_not_stream_is_the_reply()
     [
         ({"type": "error", "error": {"type": "overloaded_error"}}, "provider_overloaded"),
         ({"error": {"code": 429}}, "provider_rate_limited"),
+        ({"object": "error", "message": "Oh", "code": 500}, "provider_unavailable"),
+        ({"message": "Slow", "code": 429}, "provider_rate_limited"),
+        ({"detail": "Oh"}, "provider_interrupted"),
+        ([{"error": {"code": 503}}], "provider_overloaded"),
         ({"hello": 1}, "provider_protocol"),
     ],
 )
@@ -135,6 +143,17 @@ async def test_what_is_told_at_the_start_is_known_before_the_end() -> None:
     start = event("message_start", message={"usage": usage | {"output_tokens": 1}})
     heard = await messages(start, say("One "), ConnectionResetError())
     assert [found for found in heard.events if isinstance(found, Counted)] == [Counted(105_000, None)]
+
+
+async def test_the_marker_of_the_other_wire_ends_a_reply_that_has_its_reason() -> None:
+    heard = await messages(START, say("One "), stop(output_tokens=9), "data: [DONE]\n\n")
+    assert (heard.text, heard.reason) == ("One ", STOP)
+    assert (await messages(START, say("One "), "data: [DONE]\n\n")).reason is None
+
+
+async def test_a_zero_takes_no_count_back() -> None:
+    heard = await messages(START, say("One "), stop(input_tokens=0, output_tokens=5), END)
+    assert heard.finish == Finish(STOP, "end_turn", Usage(7, 5))
 
 
 async def test_a_server_that_counts_no_input_does_not_count() -> None:

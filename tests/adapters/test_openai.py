@@ -65,7 +65,7 @@ class TestOpenAIModel(ChatModelSuite):
         ],
     )
     def test_the_limit_s_name(self, url: str, name: str) -> None:
-        assert RequestFields(url).of(question().model)[name] == 500
+        assert RequestFields(url).fields_for(question().model)[name] == 500
 
     @pytest.mark.parametrize("usage", ["after", "with"])
     async def test_usage_may_come_with_the_end_or_after_it(

@@ -55,6 +55,18 @@ async def test_37_a_rotated_key_is_fetched_once(fake: FakeProvider, before: str)
     await fake.until(lambda: fake.stats.open_connections == 0)
 
 
+async def test_37_a_refusal_in_a_reply_s_place_renews_the_key_as_well() -> None:
+    async with FakeProvider() as fake:
+        keys = Keys(fake, "sk-rotated-away")
+        models = RenewingModels(keys.settings, keys.renew)
+        keys.held = Settings(anthropic_base_url=fake.url, anthropic_api_key=KEY)
+        fake.script("m", Script(body='{"type": "error", "error": {"type": "authentication_error"}}'))
+        with pytest.raises(ProviderFault):
+            await ask(models)
+        assert (keys.fetched, fake.stats.calls) == (1, 2)
+        await models.close()
+
+
 async def test_37_a_key_that_stays_wrong_is_refused(fake: FakeProvider) -> None:
     keys = Keys(fake, "sk-wrong")
     models = RenewingModels(keys.settings, keys.renew)

@@ -8,9 +8,10 @@ import pytest
 from local.fake_provider import FakeProvider, Script
 from parley.adapters.openai import OpenAIModel
 from parley.adapters.request_fields import RequestFields
-from parley.conversation import Model, ModelOptions
+from parley.conversation import Model, ModelOptions, Role, Turn
 from parley.errors import ProviderFault
 from parley.events import Finish
+from parley.ports import Question
 from tests.adapters.chat_models import question
 
 
@@ -18,6 +19,7 @@ def model(parameters: dict[str, object] | None = None, **options: Any) -> Model:
     return Model("id", "p", "m", "Title", 500, 1000, "", parameters or {}, ModelOptions(**options))
 
 
+TURNS = (Turn(Role.USER, "Why?"),)
 OLD, NEW = "max_tokens", "max_completion_tokens"
 
 
@@ -32,7 +34,7 @@ OLD, NEW = "max_tokens", "max_completion_tokens"
     ],
 )
 def test_the_model_s_row_says_what_its_server_takes(asked: Model, expected: dict[str, object]) -> None:
-    assert RequestFields("http://127.0.0.1/v1").of(asked) == expected
+    assert RequestFields("http://127.0.0.1/v1").fields_for(asked) == expected
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,45 @@ async def test_a_refused_field_is_left_out_and_that_is_remembered(
                 assert isinstance([event async for event in asked.stream(question(name))][-1], Finish)
         assert fake.stats.calls == 2 * (len(unknown) + 3)
         assert {OLD, NEW, "stream_options"} & set(fake.requests[-1].body) == left
+        await asked.close()
+
+
+async def test_a_refusal_is_remembered_for_a_row_that_said_otherwise() -> None:
+    async with FakeProvider() as fake:
+        asked = OpenAIModel(api_key="", base_url=fake.openai_url)
+        fake.script("m", Script(unknown_fields=(NEW,)))
+        for _ in range(3):
+            events = [event async for event in asked.stream(Question(model(output_limit=NEW), TURNS))]
+            assert isinstance(events[-1], Finish)
+        assert fake.stats.calls == 4
+        await asked.close()
+
+
+async def test_what_the_parameters_have_is_not_asked_again() -> None:
+    async with FakeProvider() as fake:
+        asked = OpenAIModel(api_key="", base_url=fake.openai_url)
+        fake.script("m", Script(unknown_fields=(OLD,)))
+        for row in (model({OLD: 9}), model({OLD: 9}, output_limit="nonsense")):
+            with pytest.raises(ProviderFault):
+                assert [event async for event in asked.stream(Question(row, TURNS))]
+        assert fake.stats.calls == 2
+        await asked.close()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "unknown field `stream_options`, expected `model`",
+        json.dumps({"error": {"message": "Unknown parameter: 'stream_options'.", "near": "\ud83d"}}),
+        json.dumps({"error": {"message": "Unknown parameter: 'stream_options'.", "input": "x" * 100_000}}),
+    ],
+)
+async def test_the_first_refusal_is_read_as_the_later_ones_are(body: str) -> None:
+    async with FakeProvider() as fake:
+        asked = OpenAIModel(api_key="", base_url=fake.openai_url)
+        for name in ("first", "later"):
+            fake.script(name, Script(status=400, status_times=1, error_body=body))
+            assert isinstance([event async for event in asked.stream(question(name))][-1], Finish)
         await asked.close()
 
 
@@ -86,6 +127,9 @@ REFUSALS = [
      " permitted'}]", None),
     ([{"error": {"message": 'Unknown name "stream_options": Cannot find field.'}}], None),
     ({"error": "Argument not supported on this model: maxTokens"}, NEW),
+    ("This model does not support stream_options", None),
+    ("Invalid parameter: stream_options", None),
+    ("unknown field `stream_options`, expected one of \ud83d", None),
 ]  # fmt: skip
 
 
@@ -103,6 +147,8 @@ def test_servers_refuse_fields_in_many_words(said: object, limit: str | None) ->
         "max_tokens: 30000 > 16000, which is the maximum allowed number of output tokens",
         "Invalid max_tokens value, the valid range of max_tokens is [1, 8192]",
         "Stream options can only be defined when `stream=True`.",
+        "max_tokens: 100 is not allowed, must be at most 50",
+        'unexpected end of JSON; request was {"stream_options":{"include_usage":true}',
         {"detail": [{"type": "greater_than_equal", "loc": ["body", "max_tokens"], "msg": "too small"}]},
         {"error": {"message": "The model `m` does not exist or you have no access."}},
         "Unsupported parameter: 'temperature'",

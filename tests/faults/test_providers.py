@@ -173,7 +173,7 @@ async def test_30_what_will_not_get_better_is_not_tried_again(
 
 
 @wires
-@pytest.mark.parametrize("fault", ["error", "reset", "eof", "json", "utf8", "deep", "type", "sse", "endless"])
+@pytest.mark.parametrize("fault", ["error", "reset", "eof", "json", "deep", "sse", "endless"])
 async def test_31_a_reply_that_breaks_in_the_middle(
     shared: World, client: Client, wire: str, fault: str
 ) -> None:
@@ -193,6 +193,20 @@ async def test_31_a_reply_that_breaks_in_the_middle(
     await _fails(client, model, "Can you count?", text)
     assert shared.fake.calls(model) == 2
     shared.fake.until(lambda stats: stats["active"] == 0)
+
+
+@wires
+@pytest.mark.parametrize("fault", ["utf8", "type"])
+async def test_36_what_carries_no_text_breaks_no_reply(
+    shared: World, client: Client, wire: str, fault: str
+) -> None:
+    model = shared.model(f"odd-{wire}-{fault}", wire, tokens=_TOKENS, fault=fault, fault_after=3, delay=0.005)
+    started, reading = await client.ask("Can you count?", model)
+    assert reading.end is not None
+    assert reading.end["finishReason"] == "stop"
+    assert reading.text.replace("\ufffd", "") == "".join(_TOKENS[:3])
+    assert text_of(await client.reply(started)) == reading.text
+    assert shared.fake.calls(model) == 1
 
 
 @wires
@@ -245,7 +259,12 @@ async def test_32_a_body_that_ends_before_the_first_token(shared: World, client:
 @pytest.fixture
 async def hasty(shared: World) -> Client:
     """A client of a server that waits a second at most, and beats five times in it."""
-    server = shared.server(PROVIDER_GAP_SECONDS="1", PROVIDER_TOTAL_SECONDS="3", HEARTBEAT_SECONDS="0.2")
+    server = shared.server(
+        PROVIDER_GAP_SECONDS="1",
+        PROVIDER_FIRST_TOKEN_SECONDS="2",
+        PROVIDER_TOTAL_SECONDS="3",
+        HEARTBEAT_SECONDS="0.2",
+    )
     made = shared.client(server)
     for wire in WIRES:
         # The first call loads the SDK, which may take longer than this server waits.
@@ -254,6 +273,15 @@ async def hasty(shared: World) -> Client:
             while (await made.ask("Load.", model))[1].end["type"] != "done":  # type: ignore[index]
                 pass
     return made
+
+
+def _thought(reading: Reading) -> int:
+    """Return how often a reader was told that the model thinks, in place of a comment."""
+    kinds = reading.types()
+    assert set(kinds[2:-1]) == {"status"}
+    states = [event["state"] for event in reading.events if event["type"] == "status"]
+    assert set(states) == {"thinking"}
+    return len(states)
 
 
 async def test_33_silence_and_drip(shared: World, hasty: Client) -> None:
@@ -274,12 +302,13 @@ async def test_33_silence_and_drip(shared: World, hasty: Client) -> None:
         model = shared.model(f"silent-{wire}", wire, fault="silence")
         begin = time.monotonic()
         reading, _ = await _ends(hasty, model, "Hello?", status="failed", text="")
-        assert 2.0 <= time.monotonic() - begin < 8.0
-        assert reading.types() == ["start", "typing", "status", "error"]
+        assert time.monotonic() - begin >= 1.0
         assert reading.end is not None
         assert reading.end["code"] == "provider_timeout"
-        assert reading.comments >= 6
-        assert 2 <= shared.fake.calls(model) <= _ATTEMPTS
+        assert reading.end["retryable"] is True
+        assert _thought(reading) >= 2
+        # It has the question: to ask again would have it work twice.
+        assert shared.fake.calls(model) == 1
 
     async def drips(wire: str) -> None:
         model = shared.model(f"drips-{wire}", wire, packet_bytes=1, packet_delay=0.15)
@@ -288,7 +317,7 @@ async def test_33_silence_and_drip(shared: World, hasty: Client) -> None:
         assert 3.0 <= time.monotonic() - begin < 8.0
         assert reading.end is not None
         assert reading.end["code"] == "provider_timeout"
-        assert reading.comments >= 6
+        assert _thought(reading) >= 6
         assert shared.fake.calls(model) == 1
 
     async def dawdles(wire: str) -> None:
@@ -437,7 +466,8 @@ async def test_37_a_wrong_key_fails_its_models_only_and_is_nowhere(shared: World
             response = await client.http.get("/chat/stream", params={"sessionId": started["sessionId"]})
             [end] = [json.loads(line[6:]) for line in response.text.split("\n") if '"error"' in line]
             assert (end["code"], end["retryable"], end["saved"]) == (code, False, True)
-            assert ("OpenAI" in end["message"]) == (model == models["openai"])
+            assert ("xAI" in end["message"]) == (model == models["xai"])
+            assert "OpenAI" not in end["message"]  # it is a server of somebody's own
             assert (await client.reply(started))["errorCode"] == code
         client.http.event_hooks["response"].clear()
         assert strict.calls(models["openai"]) == 1

@@ -1,6 +1,5 @@
 """JSON in and out, and text that every store and wire can carry."""
 
-import codecs
 import json
 import re
 import unicodedata
@@ -14,8 +13,6 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 # Bytes that are not UTF-8, as Python's `surrogateescape` writes them; after a high surrogate they are half a
 # pair.
 _ESCAPED = re.compile("(?<![\ud800-\udbff])[\udc80-\udcff]+")
-_ESCAPED_AT_END = re.compile("(?<![\ud800-\udbff])[\udc80-\udcff]+\\Z")
-_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 
 
 def to_json(value: object) -> bytes:
@@ -100,10 +97,8 @@ class TextCleaner:
         self._held = ""
         if text and "\ud800" <= text[-1] <= "\udbff":
             text, self._held = text[:-1], text[-1]
-        elif escaped := _ESCAPED_AT_END.search(text):
-            begun = _begun_character(escaped[0])
-            if begun:
-                text, self._held = text[:-begun], text[-begun:]
+        elif begun := _begun_character(text):
+            text, self._held = text[:-begun], text[-begun:]
         return clean(text)
 
     def flush(self) -> str:
@@ -126,9 +121,13 @@ def _bytes_of(escaped: str) -> bytes:
     return escaped.encode("ascii", "surrogateescape")
 
 
-def _begun_character(escaped: str) -> int:
-    """Return how many of the last bytes begin a character of UTF-8 whose rest is still to come."""
-    decoder = _Utf8Decoder("replace")
-    decoder.decode(_bytes_of(escaped))
-    begun, _ = decoder.getstate()
-    return len(begun)
+def _begun_character(text: str) -> int:
+    """Return how many escaped bytes at the end begin a character of UTF-8 whose rest is still to come."""
+    for length in range(1, min(len(text), 3) + 1):
+        byte = ord(text[-length]) - 0xDC00
+        if not 0x80 <= byte <= 0xFF or "\ud800" <= text[-length - 1 : -length] <= "\udbff":
+            return 0
+        if byte >= 0xC0:
+            size = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return length if length < size else 0
+    return 0

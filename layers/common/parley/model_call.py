@@ -124,6 +124,8 @@ class ModelCall:
             return None
         wait = self._limits.backoff * 2 ** (attempt - 1) * (0.5 + random.random())  # noqa: S311 - jitter
         wait = max(wait, (fault.retry_after_ms or 0) / 1000)
+        if fault.fault == "provider_loading":
+            wait = min(wait, max(left - 0.5, left / 2))  # once more, shortly before it is given up
         if self._deadline is not None:
             left = min(left, self._deadline - asyncio.get_running_loop().time())
         return wait if wait < left else None
@@ -135,6 +137,7 @@ class ModelCall:
         self.reasoned, self.counted = 0, None
         last = total if self._deadline is None else min(total, self._deadline)
         patience = limits.first_token
+        tape.waits = False
         # A timer that moves with every token would cost as much as the token: it moves once a second.
         slack = min(1.0, limits.gap / 4)
         moves = loop.time() + slack
@@ -143,7 +146,7 @@ class ModelCall:
             async with asyncio.timeout_at(min(last, moves + patience)) as timer:
                 async for event in stream:
                     if type(event) is Delta:
-                        tape.append(event.text)
+                        tape.append(event.text[: max(0, limits.characters - tape.length)])
                         finish = None
                         if tape.length >= limits.characters:
                             return Completed(FinishReason.TRUNCATED)
@@ -152,11 +155,17 @@ class ModelCall:
                     elif type(event) is Reasoning:
                         self.reasoned += len(event.text)
                         finish = None
+                        if tape.length + self.reasoned >= limits.characters:
+                            return Completed(FinishReason.TRUNCATED)
                     elif type(event) is Counted:
                         self.counted = event
-                    if (now := loop.time()) >= moves or (patience != limits.gap and (tape.length or finish)):
+                    # A natural end before any text may be taken back by it: then the first token is still to
+                    # come.
+                    awaited = not tape.length and (finish is None or finish.reason in _NEEDS_TEXT)
+                    due = limits.first_token if awaited else limits.gap
+                    if (now := loop.time()) >= moves or due != patience:
                         moves = now + slack
-                        patience = limits.gap if tape.length or finish else limits.first_token
+                        patience = due
                         timer.reschedule(min(last, moves + patience))
         except TimeoutError:
             # A finish reason that nothing followed is the end, though the connection stays open.

@@ -257,7 +257,8 @@ class Reader(Timed):
     def _heartbeat_frame(self) -> bytes:
         """Return a sign of life: since when the model has been at it, as long as there is no text."""
         run = self._run
-        if not self._opened or run.answer is not None or run.generation is None or self._length():
+        tape = self._tape
+        if not self._opened or run.answer is not None or tape is None or tape.waits or self._length():
             return sse.HEARTBEAT
         # An epoch is the time at which the log, or the database, elected its writer. Where that clock can't
         # be ours, what this process has seen of the session counts.

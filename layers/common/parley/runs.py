@@ -201,8 +201,9 @@ class Runs:
         run.limit = generation.tape.length
         text = generation.tape.text()
         if not generation.writing:
-            # The process that writes knows more of the reply: it has the first word.
-            await asyncio.sleep(0.25)
+            # The process that writes knows more: the rest of the text, and what was spent. It looks at its
+            # log this often when the model is silent, and has the first word.
+            await asyncio.sleep(1.5 * self._policy.limits.look + 0.05)
         end: End = Completed(FinishReason.STOPPED)
         if run.disabled:
             end = Failed("user_disabled", "This user is disabled.", retryable=False)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from parley.answers import Answers
 from parley.context import title_of
 from parley.conversation import Order, Reply, Started
-from parley.encoding import is_blank, to_json
+from parley.encoding import to_json
 from parley.errors import InvalidRequest, LogUnavailable, NotFound, TooLarge, UnknownModel
 from parley.events import Completed, FinishReason, Source
 from parley.ids import is_id, new_id, new_session_id
@@ -87,7 +87,7 @@ def _check(ask: Ask, prompt_characters: int) -> None:
         if ask.regenerate and ask.chat_id is not None:
             return
         raise InvalidRequest("prompt is required.", field="prompt")
-    if is_blank(ask.prompt):
+    if not ask.prompt.strip():
         raise InvalidRequest("prompt is empty.", field="prompt")
     if len(ask.prompt) > prompt_characters:
         raise TooLarge(f"prompt is longer than {prompt_characters} characters.", field="prompt")

@@ -11,9 +11,13 @@ _PIECE = 512
 
 
 class Tape:
-    """Grows at its end only. Positions count code points, as cursors do. `begun` is when text came first."""
+    """Grows at its end only. Positions count code points, as cursors do.
 
-    __slots__ = ("_starts", "begun", "bells", "end", "epoch", "length", "pieces", "status")
+    `begun` is when text came first. `waits` says that nobody is asked at the moment, for the `status` that
+    was told.
+    """
+
+    __slots__ = ("_starts", "begun", "bells", "end", "epoch", "length", "pieces", "status", "waits")
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -23,6 +27,7 @@ class Tape:
         self.begun: float | None = None
         self.end: End | None = None
         self.status: StreamState | None = None
+        self.waits = False
         self.bells = Bells()
 
     def append(self, text: str) -> None:
@@ -42,6 +47,7 @@ class Tape:
     def tell(self, status: StreamState) -> None:
         """Tell the readers what goes on while there is no text."""
         self.status = status
+        self.waits = True
         self.bells.ring()
 
     def finish(self, end: End) -> None:

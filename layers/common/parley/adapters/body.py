@@ -71,6 +71,13 @@ class Body:
         # Outside the handler: no foreign exception, whose texts may quote keys, hangs on to this one.
         raise fault
 
+    async def read_within(self, seconds: float) -> bytes:
+        """Return what has arrived, or nothing at the end or after so long. Raises `ProviderFault`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                return await self.read()
+        return b""
+
     async def end(self) -> None:
         """Wait shortly for the response to end by itself, so that its connection serves again."""
         with suppress(ProviderFault, TimeoutError):

@@ -92,7 +92,7 @@ class ModelEntry(_Entry):
     parameters: dict[str, Any] = {}
     enabled: bool = True
     prices: Prices | None = None
-    context_tokens: Annotated[int, Field(ge=1, le=2**29)] | None = None
+    context_tokens: Annotated[int, Field(ge=1, le=2**29 - 1)] | None = None
     attempts: Annotated[int, Field(ge=1, le=100)] | None = None
     first_token_seconds: Seconds | None = None
     output_limit: Literal["max_tokens", "max_completion_tokens"] | None = None

@@ -1,24 +1,20 @@
 """Chat completions as they are streamed: chunks up to `[DONE]`, or one JSON text."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from parley.adapters.faults import fault_of_event, says_something
+from parley.adapters.faults import fault_of_event, is_bare_error, says_something
 from parley.adapters.finish_reasons import is_error, is_finish_reason, meaning_of
 from parley.adapters.sdk import own_word
-from parley.adapters.streaming import Chunk, Lump
-from parley.adapters.usage import count, output_tokens, usage_of
+from parley.adapters.streaming import DONE, Chunk, Ending, Lump, is_done
+from parley.adapters.usage import completion_counts, count, usage_of
 from parley.encoding import json_of_any_bytes
 from parley.events import Counted, Finish, FinishReason
 from parley.sse import ServerEvent
 
-_DONE = b"[DONE]"
 _WHOLE = "chat.completion"
-# `ping`, `[PING]`, `keep-alive`: a sign of life of some gateways, and no JSON.
-_BARE_WORD = re.compile(rb"\s*[\[\]A-Za-z_-]{0,32}\s*", re.ASCII)
 
 
 class _Delta(msgspec.Struct):
@@ -45,6 +41,8 @@ class _Usage(msgspec.Struct):
     completion_tokens: int | None = None
     total_tokens: int | None = None
     completion_tokens_details: _Details | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
 
 
 class _Chunk(msgspec.Struct):
@@ -55,16 +53,17 @@ class _Chunk(msgspec.Struct):
     error: Any = None
     message: Any = None
     code: Any = None
+    status_code: Any = msgspec.field(default=None, name="statusCode")
     detail: Any = None
 
     @property
-    def is_bare_error(self) -> bool:
+    def is_error(self) -> bool:
         """Whether it is an error that some servers put in a chunk's place, in no field `error`."""
         if "error" in (self.object, self.type):
             return True
         if self.choices is not None or self.usage is not None or self.object is not None:
             return False
-        return bool(self.detail or (self.message and self.code))
+        return is_bare_error(self.detail, self.message, self.code or self.status_code)
 
 
 _chunk = Chunk(_Chunk)
@@ -77,64 +76,66 @@ class ChatCompletion:
     chunk, or into the first. The usage comes after it, alone, and not from every server.
     """
 
-    __slots__ = ("_last", "_reason", "_refused", "_said", "_title", "counted", "wavers")
+    __slots__ = (
+        "_last", "_reason", "_refused", "_said", "_title", "_vouched", "_wavers", "counted", "settled",
+    )  # fmt: skip
 
     def __init__(self, title: str) -> None:
         self.counted: Counted | None = None
-        self.wavers = False
+        self.settled = False
         self._title = title
+        self._vouched = False
+        self._wavers = False
         self._said = False
         self._refused = False
         self._reason: str | None = None
         self._last: str | None = None
 
     def take(self, events: Sequence[ServerEvent], lump: Lump) -> bool:
-        """Read chunks up to the marker, or to the usage after a finish reason."""
-        over = False
+        """Read chunks up to the marker."""
         for event in events:
             data = event.data
-            if data == _DONE:
+            if data == DONE:
                 return self._done()
-            try:
-                chunk = _chunk.decode(data)
-            except ValueError:
-                if data.strip().upper() == _DONE:
+            chunk = _chunk.decode(data)
+            if chunk is None:
+                if is_done(data):
                     return self._done()
-                if _BARE_WORD.fullmatch(data):
-                    continue
-                raise
+                continue
             self._read(chunk, lump)
-            if chunk.choices is None or chunk.error is not None or event.event == "error":
+            if not chunk.choices or chunk.error is not None or event.event == "error":
                 self._check(chunk, data, named=event.event == "error")
-            alone = chunk.usage is not None and not chunk.choices
-            over = self._reason is not None and (over or alone)
-        return over
+            if self._reason is None:
+                self.settled = False
+            elif chunk.usage is not None and chunk.choices == [] and self.counted is not None and self._said:
+                self.settled = True
+        return False
 
     def take_whole(self, body: bytes, lump: Lump) -> None:
         """Read a whole completion, from a server that does not stream."""
-        chunk = _chunk.decode(body)
-        if chunk.choices is None:
-            self._check(chunk, body, named=body.lstrip().startswith(b"["))
+        chunk = _chunk.decode(body) or _Chunk()
+        self._read(chunk, lump, whole=True)
+        self._check(chunk, body, named=body.lstrip().startswith(b"["))
+        if not chunk.choices:
             raise ValueError("the response is no completion")
-        if chunk.error is not None:
-            self._check(chunk, body)
-        chunk.object = _WHOLE
-        self._read(chunk, lump)
+        self._vouched = True
 
     def _done(self) -> bool:
         # The marker vouches for the reply: the last reason counts, whatever came after it.
         self._reason = self._reason or self._last
+        self._vouched = True
         return True
 
     def _check(self, chunk: _Chunk, data: bytes, *, named: bool = False) -> None:
         """Raise the fault that a chunk tells of, if it does; `named` says that its event is called one."""
-        if named or says_something(chunk.error) or chunk.is_bare_error:
+        if named or says_something(chunk.error) or chunk.is_error:
             raise fault_of_event(self._title, json_of_any_bytes(data))
 
-    def _read(self, chunk: _Chunk, lump: Lump) -> None:
+    def _read(self, chunk: _Chunk, lump: Lump, *, whole: bool = False) -> None:
         for choice in chunk.choices or ():
+            said = len(lump.text) + len(lump.reasoning)
             delta = choice.delta
-            if delta is None and chunk.object == _WHOLE:
+            if delta is None and (whole or chunk.object == _WHOLE) and not self._said:
                 delta = choice.message
             if delta is not None and delta.role != "tool":
                 self._say(delta, lump)
@@ -144,7 +145,9 @@ class ChatCompletion:
                     error = choice.error or chunk.error
                     raise fault_of_event(self._title, {"error": error, "type": word})
                 self._reason = self._last = word
-            elif choice.error is not None and says_something(choice.error):
+                # Beside text it need not be the last one: some servers write it into every chunk.
+                self._vouched = len(lump.text) + len(lump.reasoning) == said and self._said
+            elif says_something(choice.error):
                 raise fault_of_event(self._title, {"error": choice.error})
         if chunk.usage is not None:
             self._count(chunk.usage)
@@ -167,23 +170,36 @@ class ChatCompletion:
         if said:
             if self._reason is not None:
                 self._reason = None
-                self.wavers = self.wavers or self._said
+                self._wavers = self._wavers or self._said
             self._said = True
 
     def _count(self, usage: _Usage) -> None:
         """Take over what is told: the counts are cumulative, and a zero tells nothing."""
         before = self.counted or Counted(None, None)
-        prompt, completion = count(usage.prompt_tokens), count(usage.completion_tokens)
         details = usage.completion_tokens_details
-        reasoning = count(details.reasoning_tokens) if details is not None else None
-        output = count(output_tokens(prompt, completion, reasoning, count(usage.total_tokens)))
-        told = Counted(prompt or before.input_tokens, output or before.output_tokens or output)
+        now = completion_counts(
+            count(usage.prompt_tokens),
+            count(usage.completion_tokens),
+            count(details.reasoning_tokens) if details is not None else None,
+            count(usage.total_tokens),
+            (count(usage.cache_read_input_tokens) or 0) + (count(usage.cache_creation_input_tokens) or 0),
+        )
+        output = now.output_tokens or before.output_tokens
+        told = Counted(
+            now.input_tokens or before.input_tokens, now.output_tokens if output is None else output
+        )
         if told != before:
             self.counted = told
 
-    def finish(self) -> Finish | None:
-        """Return the end, once a finish reason came that nothing followed."""
+    def finish(self, ending: Ending = Ending.WAITING) -> Finish | None:
+        """Return the end, once a finish reason came that nothing followed.
+
+        A body that just ends vouches for no finish reason of a server that took others back, and a connection
+        that breaks for none that came beside text.
+        """
         if self._reason is None:
+            return None
+        if not self._vouched and (ending is Ending.BROKEN or (ending is Ending.CLOSED and self._wavers)):
             return None
         usage = usage_of(self.counted)
         if self._refused:

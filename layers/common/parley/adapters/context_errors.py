@@ -15,6 +15,7 @@ _WORDS = {
     "exceed_context_size_error",  # llama.cpp, with `n_prompt_tokens` and `n_ctx` beside it
     "invalid_request_prompt_too_long",  # Mistral
     "input_too_long",
+    "tokens_limit_reached",  # GitHub Models
 }
 
 _MESSAGE = re.compile(
@@ -28,25 +29,32 @@ _MESSAGE = re.compile(
             r"reduce the length of (?:the|your) (?:messages|input|prompt)",
             r"exceed(?:s|ed|ing)?\b.{0,40}\bcontext (?:length|window|size|limit)",
             r"context[ _-]?(?:length|window|size)\b.{0,20}\bexceed",
-            r"contextwindowexceeded",
+            r"contextwindowexceeded|context_length_exceeded|context_window_exceeded",
             # Anthropic, Z.ai, Bedrock, Replicate
             r"(?:prompt|input) (?:is )?too long",
             # Gemini, Copilot
             r"input token count.{0,40}exceeds the maximum",
             r"token count of [\d,]+ exceeds the limit",
+            r"input tokens exceeded|tokens exceeds? maximum length",
             # Moonshot, DashScope, Cerebras, TGI, Cohere, AI21
             r"exceeded model token limit",
             r"range of input length should be",
             r"current length is \d+ while limit is",
             r"`inputs` (?:tokens \+|must have less than)",
-            r"too many tokens: total number",
+            r"too many tokens: (?:total number|size limit)",
+            r"tokens in request more than max tokens allowed",
+            r"total length of all messages is too long",
+            r"request body too large for .{0,60}max size: \d+ tokens",
+            r"prompt 超长",
             r"prompt has (?:too many|[\d,]+) tokens",
             # LM Studio
-            r"context the overflows|longer than the context length",
+            r"context the overflows",
         )
     ),
     re.IGNORECASE | re.DOTALL,
 )
+# An output limit that is larger than the whole context is a matter of the model's settings.
+_OUTPUT_LIMIT = re.compile(r"\W*max_(?:completion_|output_|new_)?tokens\b", re.IGNORECASE)
 # Groq's and Bedrock's words for a rate in tokens.
 _RATE = re.compile(r"tokens per minute|rate limit|throttl|please wait", re.IGNORECASE)
 
@@ -80,6 +88,8 @@ def context_too_long(words: Collection[str], message: str, body: object) -> Cont
 
     `words` are what the error calls itself, in lower case; `body` is its JSON, for the numbers in its fields.
     """
+    if _OUTPUT_LIMIT.match(message):
+        return None
     if not _WORDS & set(words) and (not _MESSAGE.search(message) or _RATE.search(message)):
         return None
     fields = _fields(body)

@@ -75,11 +75,17 @@ _WORDS_WITHOUT_STATUS = {
 }
 
 # Hugging Face's inference, and whoever words it alike.
-_LOADING = re.compile(r"\bloading model\b|\b(?:currently|still|is) loading\b", re.IGNORECASE)
+_LOADING = re.compile(
+    r"\bloading model\b|\b(?:currently|still|is) loading\b|\bmodel is not ready\b", re.IGNORECASE
+)
+# xAI says so with a 400.
+_WRONG_KEY = re.compile(r"\b(?:incorrect|invalid) api key\b", re.IGNORECASE)
+# A gateway's words for a server that has the question and is slow: it would work, and bill, twice.
+_SLOW_STATUSES = (504, 524)
 # Statuses with which a context that is too long is refused; a rate in tokens is another matter.
 _TOO_LONG_STATUSES = (400, 413, 422, 500, 503)
 _LONGEST_WAIT_MS = 24 * 60 * 60 * 1000
-_LONGEST_MESSAGE = 4096
+_LONGEST_MESSAGE = 1024
 
 
 class ErrorReport(NamedTuple):
@@ -100,10 +106,18 @@ def report_of(body: object) -> ErrorReport:
         return ErrorReport((), body[:_LONGEST_MESSAGE] if isinstance(body, str) else "")
     inner = body.get("error")
     sources: list[dict[Any, Any]] = [inner, body] if isinstance(inner, dict) else [body]
-    named = [source.get(name) for source in sources for name in ("code", "type", "status", "error_type")]
+    named = [
+        source.get(name)
+        for source in sources
+        for name in ("code", "type", "status", "error_type", "statusCode")
+    ]
     words = tuple(str(word).lower() for word in named if type(word) in (str, int))
     texts = [inner, *(source.get("message") or source.get("detail") for source in sources)]
     message = next((text for text in texts if isinstance(text, str)), "")
+    metadata = sources[0].get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, dict) else None
+    if isinstance(raw, str):  # what OpenRouter was told itself
+        message = f"{message[: _LONGEST_MESSAGE // 2]} {raw}"
     return ErrorReport(words, message[:_LONGEST_MESSAGE])
 
 
@@ -112,6 +126,13 @@ def says_something(error: object) -> bool:
     if isinstance(error, dict):
         return any(says_something(value) for value in error.values())
     return bool(error.strip() if isinstance(error, str) else error)
+
+
+def is_bare_error(detail: object, message: object, code: object) -> bool:
+    """Tell whether JSON without a field `error` is one: FastAPI's `detail`, or a message with a code."""
+    return says_something(detail) or (
+        says_something(message) and bool(code) and str(code) not in ("0", "200")
+    )
 
 
 def fault(provider: str, code: str, retry_after_ms: int | None = None) -> ProviderFault:
@@ -129,19 +150,22 @@ def fault_of_status(provider: str, status: int, headers: Mapping[str, str], body
     too_long = context_too_long(report.words, report.message, body) if status in _TOO_LONG_STATUSES else None
     if too_long is not None:
         return _logged(provider, too_long, status)
-    code = _code_of_words(report.words, _WORDS)
-    if code is None and status == 503 and _LOADING.search(report.message):
-        code = "provider_loading"
-    return _logged(provider, heed_headers(fault(provider, code or _code_of_status(status)), headers), status)
+    code = _code_of_words(report.words, _WORDS) or _code_of_message(report.message, status)
+    found = heed_headers(fault(provider, code or _code_of_status(status)), headers)
+    found.may_repeat = status not in _SLOW_STATUSES
+    return _logged(provider, found, status)
 
 
 def fault_of_event(provider: str, body: object) -> ProviderFault:
     """Return what an error inside a reply means."""
     report = report_of(body)
-    if (too_long := context_too_long(report.words, report.message, body)) is not None:
-        return _logged(provider, too_long)
     statuses = [int(word) for word in report.words if word.isascii() and word.isdigit() and len(word) == 3]
-    code = _code_of_words(report.words, _WORDS | _WORDS_WITHOUT_STATUS)
+    too_long = context_too_long(report.words, report.message, body)
+    if too_long is not None and (not statuses or statuses[0] in _TOO_LONG_STATUSES):
+        return _logged(provider, too_long)
+    code = _code_of_words(report.words, _WORDS | _WORDS_WITHOUT_STATUS) or _code_of_message(
+        report.message, 503
+    )
     if code is None:
         code = _code_of_status(statuses[0]) if statuses else "provider_interrupted"
     return _logged(provider, fault(provider, code))
@@ -182,6 +206,12 @@ def _logged(provider: str, found: ProviderFault, status: int | None = None) -> P
 
 def _code_of_words(words: tuple[str, ...], codes: Mapping[str, str]) -> str | None:
     return next((codes[word] for word in words if word in codes), None)
+
+
+def _code_of_message(message: str, status: int) -> str | None:
+    if (status >= 500 or status == 429) and _LOADING.search(message):
+        return "provider_loading"
+    return "provider_auth" if status == 400 and _WRONG_KEY.search(message) else None
 
 
 def _code_of_status(status: int) -> str:

@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 from parley.adapters.models import ConfiguredModels
 from parley.errors import ProviderFault, Unavailable
-from parley.events import ModelEvent
+from parley.events import ModelEvent, Ping
 from parley.logs import logger
 from parley.ports import ChatModel, Question
 from parley.settings import Settings, SettingsError
@@ -78,7 +78,7 @@ class _RenewingModel:
         try:
             async with aclosing(asked.of(self._provider).stream(question)) as events:
                 async for event in events:
-                    begun = True
+                    begun = begun or not isinstance(event, Ping)
                     yield event
             return
         except ProviderFault as fault:

@@ -1,14 +1,14 @@
 """The fields of a chat completion's request that not every server takes, or takes by the same name."""
 
+import json
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from urllib.parse import urlsplit
 
 from parley.adapters.body import Opened
 from parley.adapters.sdk import refusal
+from parley.adapters.server import host_of
 from parley.conversation import Model
-from parley.encoding import to_json
 from parley.logs import logger
 
 _log = logger("providers")
@@ -18,19 +18,28 @@ _NEW_LIMIT_HOSTS = ("openai.com", "openai.azure.com", "x.ai")
 _NEW_LIMIT, _OLD_LIMIT = "max_completion_tokens", "max_tokens"
 _LIMITS = (_NEW_LIMIT, _OLD_LIMIT)
 _STREAM_OPTIONS = "stream_options"
-_NAMES = {
-    name: re.compile(rf"\b(?:{name}|{camel})\b")
-    for name, camel in (
-        (_STREAM_OPTIONS, "streamOptions"),
-        (_NEW_LIMIT, "maxCompletionTokens"),
-        (_OLD_LIMIT, "maxTokens"),
+_CAMEL = {_STREAM_OPTIONS: "streamOptions", _NEW_LIMIT: "maxCompletionTokens", _OLD_LIMIT: "maxTokens"}
+# An error that says more is about something else.
+_LONGEST_ERROR = 16_384
+
+
+def _refusal_of(name: str) -> re.Pattern[str]:
+    """Return what finds that an error does not know a field, as against its value."""
+    field = rf"(?<![A-Za-z_])(?:{name}|{_CAMEL[name]})(?![A-Za-z_])"
+    before = (
+        r"(?:un(?:supported|known|recognized|expected)|not support(?:ed)?"
+        r"|invalid (?:parameter|argument|field))[^.;{}\d]{0,50}?"
     )
-}
-# How an error says that it does not know a field, as against its value.
-_UNKNOWN = re.compile(
-    r"unsupported|not supported|unrecognized|unknown|unexpected|not permitted|not allowed|forbidden",
-    re.IGNORECASE,
-)
+    # In between stands what pydantic tells of a field: where it is, and what kind of error it has.
+    after = (
+        r"[^.;{}\d]{0,60}?(?:(?:is|are|was) (?:not |un)(?:supported|permitted|allowed|known|expected)"
+        r"|extra (?:fields|inputs)[a-z ]* not permitted|extra_forbidden|was unexpected)"
+    )
+    typed = r"extra_forbidden[^;{}\d]{0,80}?"
+    return re.compile(rf"(?:{before}|{typed}){field}|{field}{after}", re.IGNORECASE)
+
+
+_REFUSALS = {name: _refusal_of(name) for name in _CAMEL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,61 +58,65 @@ class _Choice:
             found[_STREAM_OPTIONS] = {"include_usage": True}
         return found
 
+    def after(self, error: Exception) -> "_Choice | None":
+        """Return what to try after an error; None where it refuses none of this."""
+        refused = refusal(error)
+        if refused is None or refused.status not in (400, 422):
+            return None
+        return self.without_what_was_refused(refused.body)
+
     def without_what_was_refused(self, body: object) -> "_Choice | None":
         """Return what to try after a refusal; None where it is about something else."""
-        said = to_json(body).decode("utf-8", "replace")
-        if not _UNKNOWN.search(said):
-            return None
-        if self.stream_options and _NAMES[_STREAM_OPTIONS].search(said):
+        said = json.dumps(body)[:_LONGEST_ERROR].replace("\\", "")
+        if self.stream_options and _REFUSALS[_STREAM_OPTIONS].search(said):
             return replace(self, stream_options=False)
-        if _NAMES[self.limit].search(said):
+        if _REFUSALS[self.limit].search(said):
             return replace(self, limit=_OLD_LIMIT if self.limit == _NEW_LIMIT else _NEW_LIMIT)
         return None
 
 
 class RequestFields:
-    """What each model's server takes: as the model's row says, else as its host does, else as it was found
-    out.
+    """What each model's server takes: as it was found out, else as the model's row says, else as its host
+    does.
     """
 
     def __init__(self, base_url: str) -> None:
-        host = urlsplit(base_url).hostname or ""
+        host = host_of(base_url)
         new = any(host == known or host.endswith(f".{known}") for known in _NEW_LIMIT_HOSTS)
         self._default = _Choice(_NEW_LIMIT if new else _OLD_LIMIT, stream_options=True)
-        self._found: dict[str, _Choice] = {}
+        self._found: dict[tuple[str, _Choice], _Choice] = {}
 
-    def of(self, model: Model) -> dict[str, object]:
+    def fields_for(self, model: Model) -> dict[str, object]:
         """Return the fields of a question to a model, as far as its server is known by now."""
-        return self._choice(model).fields(model)
+        first = self._first(model)
+        return self._found.get((model.name, first), first).fields(model)
 
     async def post(self, model: Model, post: Callable[[dict[str, object]], Awaitable[Opened]]) -> Opened:
         """Ask by `post`, and once more without each field that is refused; raises what `post` raises.
 
-        What was taken then is remembered for the model.
+        What was taken then is remembered for the model, as long as its row says the same.
         """
-        choice = first = self._choice(model)
-        for attempts_left in (2, 1, 0):
+        first = self._first(model)
+        choice = self._found.get((model.name, first), first)
+        tried = [choice]
+        while True:
             try:
                 opened = await post(choice.fields(model))
             except Exception as error:
-                refused = refusal(error)
-                other = None
-                if refused is not None and refused.status in (400, 422) and attempts_left:
-                    other = choice.without_what_was_refused(refused.body)
-                if other is None or other == first:
+                other = choice.after(error)
+                if other is None or other in tried or other.fields(model) == choice.fields(model):
                     raise
                 _log.info("request_field_refused", extra={"provider": model.provider, "model": model.id})
+                tried.append(other)
                 choice = other
-                continue
-            if choice != first:
-                self._found[model.name] = choice
-            return opened
-        raise AssertionError("the last attempt returns or raises")
+            else:
+                if len(tried) > 1:
+                    self._found[model.name, first] = choice
+                return opened
 
-    def _choice(self, model: Model) -> _Choice:
-        choice = self._found.get(model.name, self._default)
-        options = model.options
-        if options.output_limit is not None:
+    def _first(self, model: Model) -> _Choice:
+        choice, options = self._default, model.options
+        if options.output_limit in _LIMITS:
             choice = replace(choice, limit=options.output_limit)
         if options.stream_usage is not None:
             choice = replace(choice, stream_options=options.stream_usage)

@@ -20,15 +20,13 @@ class Format(Enum):
 
 
 def format_of(begun: bytes, content_type: str) -> Format | None:
-    """Return what a response is that began with these bytes; None while that can't be told yet.
+    """Return what a response is that begins with these bytes, none of them white space; None if that's too
+    few.
 
     `content_type` decides only where the bytes are neither JSON, nor the beginning of a page, nor a field
     that an event stream knows. Raises `ValueError` for what is no reply.
     """
     if _BYTE_ORDER_MARK.startswith(begun):
-        return None
-    begun = begun.removeprefix(_BYTE_ORDER_MARK).lstrip(b" \t\r\n")
-    if not begun:
         return None
     if begun[:1] in (b"{", b"["):
         return Format.JSON

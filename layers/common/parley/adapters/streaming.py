@@ -1,7 +1,9 @@
 """From a provider's response to what happens in a generation: the loop that all providers share."""
 
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -10,7 +12,7 @@ from parley.adapters.body import Body, Opened
 from parley.adapters.faults import fault_of_error, heed_headers
 from parley.adapters.response_format import Format, format_of
 from parley.adapters.think_tags import ThinkTags
-from parley.encoding import TextCleaner, convert_leniently, json_of_any_bytes
+from parley.encoding import TextCleaner, convert_leniently, is_blank, json_of_any_bytes
 from parley.errors import ProviderFault
 from parley.events import Counted, Delta, Finish, FinishReason, ModelEvent, Ping, Reasoning
 from parley.sse import Decoder, ServerEvent
@@ -18,7 +20,13 @@ from parley.sse import Decoder, ServerEvent
 T = TypeVar("T", bound=msgspec.Struct)
 
 # The longest reply that may come as one JSON text.
-_JSON_BYTES = 16 * 1024 * 1024
+_JSON_BYTES = 4 * 1024 * 1024
+# How long the marker is waited for, in seconds, after all that comes before it.
+_MARKER_SECONDS = 2.0
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+DONE = b"[DONE]"
+# `ping`, `[PING]`, `keep-alive`: a sign of life of some gateways, and no JSON.
+_BARE_WORDS = re.compile(rb"[\[\]A-Za-z _-]{0,40}", re.ASCII)
 
 
 @dataclass(slots=True)
@@ -29,6 +37,14 @@ class Lump:
     reasoning: list[str] = field(default_factory=list)
 
 
+class Ending(Enum):
+    """How a response's body ended, as far as it has."""
+
+    WAITING = "waiting"
+    CLOSED = "closed"
+    BROKEN = "broken"
+
+
 class Wire(Protocol):
     """A provider's way to frame a reply; one for each reply.
 
@@ -36,7 +52,7 @@ class Wire(Protocol):
     """
 
     counted: Counted | None  # another object whenever the provider has told more
-    wavers: bool  # a finish reason after text was taken back by more text: the next one need not stand
+    settled: bool  # it ended but for its marker: what is still to come is not waited for
 
     def take(self, events: Sequence[ServerEvent], lump: Lump) -> bool:
         """Read events in their order, and return whether the terminal marker was among them.
@@ -53,8 +69,8 @@ class Wire(Protocol):
         """
         ...
 
-    def finish(self) -> Finish | None:
-        """Return the end, as far as the provider has told of one that stands."""
+    def finish(self, ending: Ending = Ending.WAITING) -> Finish | None:
+        """Return the end, as far as the provider has told of one that stands; `ending` is the body's."""
         ...
 
 
@@ -65,38 +81,34 @@ class _Reading:
         self._wire = wire
         self._decoder = Decoder()
         self._format: Format | None = None
-        self._begun: list[bytes] = []
+        self._begun = b""
+        self._json: list[bytes] = []
         self._size = 0
 
     def feed(self, data: bytes, content_type: str, lump: Lump) -> bool:
         """Take bytes, and return whether the terminal marker was among them; raises as `Wire.take`."""
         if self._format is None:
-            self._keep(data)
-            begun = b"".join(self._begun)
-            self._format = format_of(begun, content_type)
-            if self._format is not Format.EVENTS:
+            # White space before the first byte means nothing, and is not kept.
+            data = (self._begun + data).removeprefix(_BYTE_ORDER_MARK).lstrip(b" \t\r\n")
+            self._format = format_of(data, content_type)
+            if self._format is None:
+                self._begun = data
                 return False
-            data, self._begun = begun, []
-        elif self._format is Format.JSON:
-            self._keep(data)
-            return False
-        return self._wire.take(self._decoder.feed(data), lump)
-
-    def _keep(self, data: bytes) -> None:
-        self._begun.append(data)
+        if self._format is Format.EVENTS:
+            return self._wire.take(self._decoder.feed(data), lump)
+        self._json.append(data)
         self._size += len(data)
         if self._size > _JSON_BYTES:
             raise ValueError("the response is too long")
+        return False
 
     def end(self, lump: Lump) -> None:
         """Take note that the body has ended; raises as `Wire.take_whole`, and `ValueError` for no reply at
         all.
         """
         if self._format is Format.JSON:
-            self._wire.take_whole(b"".join(self._begun), lump)
-        elif (self._begun and b"".join(self._begun).strip()) or (
-            self._decoder.strange and self._wire.finish() is None
-        ):
+            self._wire.take_whole(b"".join(self._json), lump)
+        elif self._begun or (self._decoder.strange and self._wire.finish(Ending.CLOSED) is None):
             raise ValueError("the response is neither an event stream nor JSON")
 
 
@@ -119,30 +131,31 @@ async def stream(
     cleaner = TextCleaner()
     tags = ThinkTags()
     failure: ProviderFault | None = None
-    broken: ProviderFault | None = None  # by the connection, not by a word of the provider's
     counted: Counted | None = None
     finish: Finish | None = None
+    ending = Ending.WAITING
     said = over = False
     try:
-        while failure is None and broken is None and not over:
+        while failure is None and not over:
             lump = Lump()
             try:
-                data = await body.read()
+                data = await (body.read_within(_MARKER_SECONDS) if wire.settled else body.read())
             except ProviderFault as error:
-                broken = error
-                data = b""
+                failure, data = error, b""
+                ending = Ending.BROKEN
+            if not data and failure is None:
+                ending, over = Ending.CLOSED, True
             try:
                 if data:
                     over = reading.feed(data, body.content_type, lump)
-                elif broken is None:
-                    over = True
+                elif over:
                     reading.end(lump)
             except ProviderFault as error:
                 failure = error if data else heed_headers(error, body.headers)
             except Exception as error:
                 failure = fault_of_error(provider, error, begun=True)
             text = "".join(lump.text)
-            if not tags.passing and text:
+            if text and not tags.passing:
                 text, thought = tags.feed(text)
                 if thought:
                     lump.reasoning.append(thought)
@@ -151,31 +164,38 @@ async def stream(
             text = cleaner.feed(text)
             if text:
                 yield Delta(text)
-            said = said or bool(text or lump.reasoning)
+            if text or lump.reasoning:
+                said, finish = True, None
             if wire.counted is not counted:
                 counted = wire.counted
                 if counted is not None:
                     yield counted
-            elif not text and not lump.reasoning and data and failure is None:
+            elif not text and not lump.reasoning and failure is None:
                 yield Ping()
-            found = wire.finish() if data and not over and not wire.wavers else None
+            found = wire.finish() if failure is None and not over else None
             if found is not None and found != finish:
+                if not tags.passing and (left := tags.let_go()):
+                    said = True
+                    yield Delta(cleaner.feed(left))
                 finish = found
                 yield _believed(finish, said)
-        if broken is not None and (wire.finish() is None or wire.wavers):
-            failure = broken
-        end = wire.finish() if failure is None else None
+        end = wire.finish(ending) if failure is None or ending is Ending.BROKEN else None
+        if end is not None and ending is Ending.BROKEN and not said and end.reason is FinishReason.STOP:
+            end = None  # a finish reason before any text, and then nothing
+        if end is not None:
+            failure = None
         rest = tags.flush(ended_well=end is not None and end.reason is FinishReason.STOP)
         if rest.reasoning:
             yield Reasoning(cleaned([rest.reasoning]))
         left = cleaner.feed(rest.text) + cleaner.flush()
-        if left:
+        # What was held back, where nothing came after it and no end, is no reply: it may be asked for again.
+        if left and (end is not None or said or not is_blank(left)) and (failure is None or said):
             yield Delta(left)
         if failure is not None:
             raise failure
         if end is not None:
             await body.end()
-            yield _believed(end, said)
+            yield _believed(end, said or bool(left))
     finally:
         await body.close()
 
@@ -194,20 +214,28 @@ class Chunk(Generic[T]):
         self._kind = kind
         self._decoder = msgspec.json.Decoder(kind)
 
-    def decode(self, data: bytes) -> T:
-        """Return what `data` says; a field of another type counts as absent. Raises `ValueError` for no
-        JSON.
+    def decode(self, data: bytes) -> T | None:
+        """Return what `data` says, or None for a sign of life; a field of another type counts as absent.
+
+        Raises `ValueError` for what is no JSON.
         """
         try:
             return self._decoder.decode(data)
         except ValueError:
             # A field of another type, half a surrogate pair, escaped (JSON by its grammar: RFC 8259, 8.2), or
             # half a character.
+            if _BARE_WORDS.fullmatch(data.strip()):
+                return None
             value = json_of_any_bytes(data)
         if not isinstance(value, dict):
             return self._kind()
         found: T = convert_leniently(value, self._kind)
         return found
+
+
+def is_done(data: bytes) -> bool:
+    """Tell whether an event is the marker after the last chunk, however it is written."""
+    return data.strip().upper() == DONE
 
 
 def cleaned(parts: list[str]) -> str:

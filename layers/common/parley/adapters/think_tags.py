@@ -33,10 +33,11 @@ class ThinkTags:
     all that follows is text.
     """
 
-    __slots__ = ("_closed", "_held", "_opening", "_thoughts", "passing")
+    __slots__ = ("_blank", "_closed", "_held", "_opening", "_thoughts", "passing")
 
     def __init__(self) -> None:
         self.passing = False
+        self._blank: list[str] = []  # white space so far
         self._held = ""
         self._opening = ""
         self._closed = False
@@ -54,6 +55,11 @@ class ThinkTags:
         return self._begin(text)
 
     def _begin(self, text: str) -> Split:
+        if not text.strip():
+            self._blank.append(text)
+            return Split("", "")
+        text = "".join((*self._blank, text))
+        self._blank.clear()
         begun = text.lstrip()
         head = next((head for head in _HEADS if begun.startswith(head)), None)
         if head is not None:
@@ -86,12 +92,26 @@ class ThinkTags:
         self.passing = bool(text)
         return Split(text, "")
 
+    def let_go(self) -> str:
+        """Return the text that was held back for a tag that does not come; nothing inside a tag, or of a
+        blank.
+
+        All that follows is text then.
+        """
+        if self._opening or self._closed or not self._held:
+            return ""
+        self.passing = True
+        held, self._held = "".join((*self._blank, self._held)), ""
+        self._blank.clear()
+        return held
+
     def flush(self, *, ended_well: bool) -> Split:
         """Return what is left when no more text will come.
 
         A reply that `ended_well` before its tag did was no reasoning: all of it is the answer.
         """
-        held, self._held = self._held, ""
+        held, self._held = "".join((*self._blank, self._held)), ""
+        self._blank.clear()
         if not self._opening or self._closed:
             return Split(held, "")
         if ended_well:

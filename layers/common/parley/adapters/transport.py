@@ -5,6 +5,7 @@ Imported only when a question is first asked, since it loads all that is needed 
 
 import re
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from ssl import SSLContext
 from urllib.request import getproxies, proxy_bypass
 
@@ -14,7 +15,7 @@ from httptools import HttpParserError
 from parley.adapters.body import Opened, Source
 from parley.adapters.provider_answer import Answer
 from parley.adapters.provider_wire import CONNECT_SECONDS, KEEPALIVE_SECONDS, Place, Wires
-from parley.encoding import from_json
+from parley.encoding import json_of_any_bytes
 
 # What a body decides about its headers.
 _OF_THE_BODY = (b"content-length", b"transfer-encoding")
@@ -105,7 +106,7 @@ class ProviderTransport(httpx2.AsyncBaseTransport):
                 answer.headers = {}  # a kilobyte, as long as the answer takes
             return found
         try:
-            said = await _json_of(found.source)
+            said = await _said_by(found.source)
         finally:
             await found.source.aclose()
         raise Refused(answer, said)
@@ -142,17 +143,16 @@ class ProviderTransport(httpx2.AsyncBaseTransport):
                 await proxied.aclose()
 
 
-async def _json_of(source: Source) -> object:
-    """Return the JSON of an error, or None where it is none."""
+async def _said_by(source: Source) -> object:
+    """Return the JSON of an error, or its text where it is none; as much of it as says what happened."""
     said = b""
-    try:
-        while part := await source.read():
+    with suppress(httpx2.HTTPError, HttpParserError, OSError):
+        while len(said) < _ERROR_BYTES and (part := await source.read()):
             said += part
-            if len(said) > _ERROR_BYTES:
-                return None
-        found: object = from_json(said)
-    except (httpx2.HTTPError, HttpParserError, OSError, ValueError, RecursionError):
-        return None
+    try:
+        found: object = json_of_any_bytes(said)
+    except ValueError:
+        return said[:_ERROR_BYTES].decode("utf-8", "replace")
     return found
 
 

@@ -8,21 +8,28 @@ def count(value: int | None) -> int | None:
     return value if value is not None and 0 <= value < 2**31 else None
 
 
-def output_tokens(
-    prompt: int | None, completion: int | None, reasoning: int | None, total: int | None
-) -> int | None:
-    """Return the output tokens of a chat completion, its reasoning among them.
+def completion_counts(
+    prompt: int | None, completion: int | None, reasoning: int | None, total: int | None, cached: int
+) -> Counted:
+    """Return the counts of a chat completion; a zero tells nothing.
 
-    The total decides, where there is one that holds prompt and completion: output is total − prompt. xAI and
-    Gemini count reasoning in the total alone; OpenAI and most others count it in the completion as well.
-    Without a total OpenAI's way is assumed, unless the reasoning is more than the completion, which can't
-    hold it then.
+    The total decides what is beside the prompt and the completion. Tokens that were `cached` for the prompt
+    and are not in it (Portkey's count of Anthropic's) are input; all else is reasoning, and output: xAI and
+    Gemini count it in the total alone, OpenAI and most others in the completion as well. Without a total
+    OpenAI's way is assumed, unless the reasoning is more than the completion, which can't hold it then.
     """
-    if total is not None and prompt is not None and total >= prompt + (completion or 0):
-        return total - prompt
-    if completion is not None and reasoning is not None and reasoning > completion:
-        return completion + reasoning
-    return completion
+    said = completion or 0
+    if not total:
+        if reasoning is not None and reasoning > said:
+            return Counted(prompt or None, count(said + reasoning))
+        return Counted(prompt or None, completion)
+    if not prompt:
+        return Counted(total - said if total > said else None, completion)
+    beside = total - prompt - said
+    if beside <= 0:
+        return Counted(prompt, completion)
+    more_input = cached if cached <= beside else 0
+    return Counted(count(prompt + more_input), said + beside - more_input)
 
 
 def usage_of(counted: Counted | None) -> Usage | None:
