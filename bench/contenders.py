@@ -1,13 +1,15 @@
 """Who is measured: Parley, what its users would pick instead, and the floors."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from bench.builds import Build
 from bench.driver import post
-from bench.install import PEERS, ROOT, node_peer, python_peer
+from bench.install import PEERS, PYTHON, ROOT, node_peer, python_peer
 from bench.servers import Command, Contender, settings
+from bench.stores import Stores
 
-PYTHON = ROOT / ".venv/bin/python"
+_LAUNCH = Path(__file__).with_name("launch.py")
 KEY_SECRET = "a secret of the benchmark alone, long enough"
 # What the upstream understands: how many tokens, and how fast.
 MODELS = ("full-1", "full-20", "full-200", "full-2000", "slow-20", "slow-100000")
@@ -18,34 +20,46 @@ FURTHER_MODELS = ("claude/full-20", "grok/full-20", "context/full-20")
 class Parley(Contender):
     """Parley as the laptop and a container run it: every function in one process, its log and flushes on."""
 
-    label = "**Parley**"
     role = "parley"
     keeps = caches = True
     saved_first = b""
     prefix = "/api"
 
-    def command(self) -> Command:
-        command: list[str | Path] = [
-            PYTHON,
-            "-m",
-            "uvicorn",
-            "local.server:app",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(self.port),
-        ]
-        command += ["--loop", "local.loop:new_event_loop", "--http", "parley.http.wire:Wire"]
-        command += ["--no-access-log", "--log-level", "warning", "--no-server-header"]
-        env = self.environment() | {
-            "PYTHONPATH": f"{ROOT / 'layers/common'}:{ROOT}",
+    def __init__(self, folder: Path, port: int, stores: Stores, upstream_url: str, build: Build) -> None:
+        super().__init__(folder, port, stores, upstream_url)
+        self.build = build
+        self.label = build.label
+        self.database_url = ""
+
+    def install(self) -> None:
+        """Make its build's database."""
+        self.database_url = self.stores.database(self.build)
+
+    def another(self, port: int) -> Self:
+        other = type(self)(self.folder, port, self.stores, self.upstream_url, self.build)
+        other.database_url = self.database_url
+        return other
+
+    def environment(self) -> dict[str, str]:
+        root = self.build.root
+        return super().environment() | {
+            "DATABASE_URL": self.database_url,
+            "VALKEY_PREFIX": self.build.name,
+            "PYTHONPATH": f"{root / 'layers/common'}:{root}",
             "OPENAI_API_KEY": "key",
             "ANTHROPIC_API_KEY": "key",
             "ANTHROPIC_BASE_URL": self.upstream_url,
+            "XAI_API_KEY": "key",
+            "XAI_BASE_URL": f"{self.upstream_url}/v1",
             "KEY_SECRET": KEY_SECRET,
             "AUTH_MODE": "trusted",
         }
-        return command, env, ROOT
+
+    def command(self) -> Command:
+        command: list[str | Path] = [self.build.python, "-P", _LAUNCH, self.build.root, "uvicorn"]
+        command += ["local.server:app", "--host", "127.0.0.1", "--port", str(self.port), *self.build.protocol]
+        command += ["--no-access-log", "--log-level", "warning", "--no-server-header"]
+        return command, self.environment(), self.build.root
 
 
 class FloorRelay(Contender):
@@ -97,8 +111,7 @@ class FastApi(Contender):
     label = "FastAPI + sse-starlette + AsyncOpenAI"
     relays = keeps = caches = True
 
-    @classmethod
-    def install(cls) -> None:
+    def install(self) -> None:
         python_peer("fastapi")
 
     def command(self) -> Command:
@@ -118,8 +131,7 @@ class Nest(Contender):
     label = "NestJS @Sse + openai + pg + ioredis"
     relays = keeps = caches = True
 
-    @classmethod
-    def install(cls) -> None:
+    def install(self) -> None:
         node_peer("nest")
 
     def command(self) -> Command:
@@ -135,8 +147,7 @@ class LiteLlm(Contender):
     slowness = 12
     _key = "sk-bench"
 
-    @classmethod
-    def install(cls) -> None:
+    def install(self) -> None:
         python_peer("litellm")
 
     def command(self) -> Command:

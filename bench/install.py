@@ -9,6 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "bench/peers"
+PYTHON = ROOT / ".venv/bin/python"
 
 
 class NotInstalled(Exception):
@@ -17,21 +18,29 @@ class NotInstalled(Exception):
 
 def python_peer(name: str) -> None:
     """Install the packages of a peer in Python; raises `NotInstalled`."""
-    lock = PEERS / name / "requirements.txt"
+    python_environment(name, PEERS / name / "requirements.txt")
+
+
+def python_environment(name: str, lock: Path) -> Path:
+    """Install the packages of a lock and return the Python that has them; raises `NotInstalled`."""
     environment = ROOT / f".venv-bench-{name}"
+    python = environment / "bin/python"
     stamp = environment / ".installed"
     if _current(stamp, [lock]):
-        return
-    print(f"Installing {name} from {lock.relative_to(ROOT)} ...", flush=True)
+        return python
+    print(
+        f"Installing the packages of {lock.parent.name}/{lock.name} into {environment.name} ...", flush=True
+    )
     _run([sys.executable, "-m", "venv", "--clear", environment])
     packages = ["--require-hashes", "--quiet"]
     uv = [sys.executable, "-m", "uv", "pip", "sync", "--compile-bytecode"]
     try:
-        _run([*uv, "--python", environment / "bin/python", *packages, lock])
+        _run([*uv, "--python", python, *packages, lock])
     except NotInstalled:
         # Where uv has no wheel or cannot reach an index that pip can, pip does the same, slowly.
-        _run([environment / "bin/python", "-m", "pip", "install", *packages, "-r", lock])
+        _run([python, "-m", "pip", "install", *packages, "-r", lock])
     _mark(stamp, [lock])
+    return python
 
 
 def node_peer(name: str) -> None:

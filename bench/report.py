@@ -1,6 +1,7 @@
 """Makes tables of a sheet: medians, and how many times a baseline's that is."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -60,13 +61,17 @@ def _round(value: float) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A column: where its figures are, how they are written, and which row they are compared with."""
+    """A column: where its figures are, how they are written, and which row they are compared with.
+
+    `alone` is its title where it stands without the columns before it.
+    """
 
     title: str
     table: str
     name: str
     form: Callable[[float], str]
     baseline: str = ""
+    alone: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,9 +84,9 @@ class Table:
     first: str = ""
 
 
-def markdown(sheet: Sheet, tables: Sequence[Table], order: Sequence[str]) -> str:
-    """Return all tables."""
-    parts = [_header()]
+def markdown(sheet: Sheet, tables: Sequence[Table], order: Sequence[str], *sections: str) -> str:
+    """Return all tables, below the sections that come first."""
+    parts = [_header(), *sections]
     for table in tables:
         lines = _lines(sheet, table, order)
         if lines:
@@ -114,10 +119,10 @@ def _lines(sheet: Sheet, table: Table, order: Sequence[str]) -> list[str]:
     return [f"| {table.first} | {titles} |", "|---" * (len(table.columns) + 1) + "|", *lines]
 
 
-def _natural(row: str) -> tuple[str, int]:
-    name, _, number = row.rpartition(" ")
-    digits = number.replace(",", "")
-    return (name, int(digits)) if digits.isdigit() else (row, 0)
+def _natural(row: str) -> list[str | int]:
+    """Return a key that sorts numbers in a name by their value."""
+    parts = re.split(r"(\d+(?:,\d{3})*)", row)
+    return [int(part.replace(",", "")) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def _cell(sheet: Sheet, column: Column, row: str) -> str:
@@ -132,8 +137,8 @@ def _cell(sheet: Sheet, column: Column, row: str) -> str:
     return text
 
 
-def write(sheet: Sheet, text: str, *, name: str) -> Path:
-    """Write the results as Markdown and as JSON; return the Markdown's path."""
+def write(sheet: Sheet, text: str, *, name: str, **further: object) -> Path:
+    """Write the results as Markdown, and as JSON with whatever else is given; return the Markdown's path."""
     _RESULTS.mkdir(exist_ok=True)
     path = _RESULTS / f"{name}.md"
     path.write_text(text, "utf-8")
@@ -141,6 +146,7 @@ def write(sheet: Sheet, text: str, *, name: str) -> Path:
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine.description(),
         "notes": sheet.notes,
+        **further,
         "samples": sheet.plain(),
     }
     path.with_suffix(".json").write_text(json.dumps(body, indent=1, default=float) + "\n", "utf-8")

@@ -126,8 +126,7 @@ class Contender:
         self.pids: list[int] = []
         self.fresh = False
 
-    @classmethod
-    def install(cls) -> None:
+    def install(self) -> None:
         """Install what it needs, if that is not there yet; raises `NotInstalled`."""
 
     def command(self) -> Command:
@@ -159,6 +158,10 @@ class Contender:
         if self.process is not None:
             self.process.stop()
             self.process = None
+
+    def said(self) -> str:
+        """Return the end of its log."""
+        return self.process.said() if self.process is not None else ""
 
     def restart(self) -> None:
         """End it and start it anew."""

@@ -1,11 +1,8 @@
 """Cold start: the processor time a new process takes until the first byte of its first answer."""
 
 import asyncio
-import compileall
 import json
 import os
-import py_compile
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +10,10 @@ from typing import Any
 
 from bench import machine
 from bench.bench import Bench, log
-from bench.contenders import PYTHON, FastApi, FloorStores, Nest, Parley
+from bench.contenders import FastApi, FloorStores, Nest, Parley
 from bench.driver import BadAnswer, Connection, ask, get
-from bench.install import ROOT
+from bench.install import PYTHON
+from bench.invocations import Function, environment
 from bench.servers import USER, Contender, Process
 from local.files import free_port
 
@@ -26,15 +24,14 @@ _MISSES = {"openai": "full-20", "anthropic": "claude/full-20", "xai": "grok/full
 
 async def run(bench: Bench) -> None:
     """Measure Parley's functions, as they are built, and the peers' servers."""
-    built = _build(bench.folder / "built")
-    for number in bench.repetitions(3):
+    for number, turn in bench.rounds(bench.contenders, 3):
         log(f"cold start, round {number + 1}")
         for column in ("start", "history", "hit", *(f"miss_{name}" for name in _MISSES)):
             bench.sheet.add(TABLE, BASELINE, column, _python())
-        for contender in bench.contenders:
+        for contender in turn:
             if isinstance(contender, Parley):
                 async with bench.awake(contender):
-                    await _functions(bench, contender, built)
+                    await _functions(bench, contender)
             elif isinstance(contender, FastApi | Nest | FloorStores):
                 async with bench.awake(contender):
                     await _server(bench, contender)
@@ -48,79 +45,57 @@ def _python() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _build(folder: Path) -> Path:
-    """Lay the functions and the layer out as they are deployed, compiled, and unchecked against sources."""
-    shutil.copytree(ROOT / "layers/common/parley", folder / "layer/parley")
-    shutil.copytree(ROOT / "functions", folder / "functions")
-    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
-    compileall.compile_dir(folder, quiet=1, force=True, invalidation_mode=mode)
-    return folder
-
-
-async def _functions(bench: Bench, parley: Parley, built: Path) -> None:
+async def _functions(bench: Bench, parley: Parley) -> None:
     label = f"{parley.label}, its functions"
-    env = parley.command()[1] | {
-        "PYTHONPATH": f"{built / 'layer'}:{ROOT}",
-        "PATH": f"{PYTHON.parent}:{os.environ['PATH']}",
-        "XAI_API_KEY": "key",
-        "XAI_BASE_URL": f"{parley.upstream_url}/v1",
-        "LOG_LEVEL": "WARNING",
-    }
     body = {"prompt": bench.prompt(), "modelId": "full-20", "userId": USER}
-    event = json.loads((ROOT / "events/start.json").read_text())
-    del event["headers"]["idempotency-key"]
+    event = _event(parley, "start")
+    event["headers"].pop("idempotency-key", None)
     event["body"] = json.dumps(body)
-    started, cpu = _invoke(built / "functions/start", event, env)
+    started, cpu = _invoke(bench, parley, "start", event)
     bench.sheet.add(TABLE, label, "start", cpu)
 
-    event = json.loads((ROOT / "events/history.json").read_text())
+    event = _event(parley, "history")
     event["rawQueryString"] = f"chatId={started['chatId']}&userId={USER}"
     event["queryStringParameters"] = {"chatId": started["chatId"], "userId": USER}
-    _, cpu = _invoke(built / "functions/history", event, env)
+    _, cpu = _invoke(bench, parley, "history", event)
     bench.sheet.add(TABLE, label, "history", cpu)
 
     for name, model in _MISSES.items():
-        cpu = await _first_token(bench, parley, built, env, bench.prompt(), model)
+        cpu = await _first_token(bench, parley, bench.prompt(), model)
         bench.sheet.add(TABLE, label, f"miss_{name}", cpu)
     prompt = bench.prompt()
     await ask(parley.url, await parley.open(prompt, "full-20"))
-    bench.sheet.add(TABLE, label, "hit", await _first_token(bench, parley, built, env, prompt, "full-20"))
+    bench.sheet.add(TABLE, label, "hit", await _first_token(bench, parley, prompt, "full-20"))
 
 
-def _invoke(folder: Path, event: dict[str, Any], env: dict[str, str]) -> tuple[dict[str, Any], float]:
+def _event(parley: Parley, name: str) -> dict[str, Any]:
+    event: dict[str, Any] = json.loads((parley.build.root / f"events/{name}.json").read_text("utf-8"))
+    return event
+
+
+def _invoke(bench: Bench, parley: Parley, name: str, event: dict[str, Any]) -> tuple[dict[str, Any], float]:
     """Answer one event in a new process; return the body and the processor time."""
-    done = subprocess.run(
-        [PYTHON, "-m", "bench.cold_start", folder],
-        input=json.dumps(event),
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        preexec_fn=machine.pin(machine.SERVER_CORE),
-    )
-    cpu, _, answer = done.stdout.partition("\n")
-    if done.returncode != 0 or json.loads(answer)["statusCode"] >= 300:
-        raise BadAnswer(f"{folder.name}: {answer[:200]} {done.stderr[-500:]}")
-    body: dict[str, Any] = json.loads(json.loads(answer)["body"])
-    return body, float(cpu)
+    with Function(parley.build, name, parley.environment(), bench.folder / "cold.log") as function:
+        said = function.invoke(event)
+    answer = said["answer"]
+    if answer["statusCode"] >= 300:
+        raise BadAnswer(f"{name}: {str(answer)[:300]}")
+    body: dict[str, Any] = json.loads(answer["body"])
+    return body, said["processor"]
 
 
-async def _first_token(
-    bench: Bench, parley: Parley, built: Path, env: dict[str, str], prompt: str, model: str
-) -> float:
+async def _first_token(bench: Bench, parley: Parley, prompt: str, model: str) -> float:
     """Start the stream function's server as Lambda's adapter does, and ask it once."""
     exchange = await ask(parley.url, parley.start_request(prompt, model))
     request = get("/chat/stream", sessionId=exchange.body()["sessionId"])
     port = free_port()
-    log_file = bench.folder / "cold.log"
     command: Sequence[str | Path] = ["bash", "run.sh"]
     process = Process(
         command,
-        env | {"AWS_LWA_PORT": str(port)},
-        log_file,
+        environment(parley.build, parley.environment()) | {"AWS_LWA_PORT": str(port)},
+        bench.folder / "cold.log",
         core=machine.SERVER_CORE,
-        cwd=built / "functions/stream",
+        cwd=parley.build.deployed / "functions/stream",
     )
     try:
         url = f"http://127.0.0.1:{port}"

@@ -10,7 +10,7 @@ import re
 from bench.bench import Bench
 from bench.cases import path, streams
 from bench.contenders import FastApi, Nest, Parley
-from bench.install import ROOT
+from bench.driver import BadAnswer
 from bench.servers import Contender
 
 TABLE = "cost"
@@ -37,17 +37,21 @@ async def run(bench: Bench) -> None:
                 _compute(bench, contender, contender.label, least, least)
         if isinstance(contender, Parley):
             label = f"{contender.label}, by the template's defaults"
-            _compute(bench, contender, label, _template("ApiMemory"), _template("StreamMemory"))
+            with bench.noting(contender):
+                api, stream = (_template(contender, name) for name in ("ApiMemory", "StreamMemory"))
+                _compute(bench, contender, label, api, stream)
 
 
-def _template(parameter: str) -> int:
-    """Return a parameter's default in the template that is deployed."""
+def _template(parley: Parley, parameter: str) -> int:
+    """Return a parameter's default in the template that a build is deployed by; raises `BadAnswer`."""
+    text = (parley.build.root / "template.yaml").read_text("utf-8")
     found = re.search(
         rf"^  {parameter}:\n(?:    .*\n)*?    Default: (\d+)\n",
-        (ROOT / "template.yaml").read_text(),
+        text,
         re.MULTILINE,
     )
-    assert found is not None, parameter
+    if found is None:
+        raise BadAnswer(f"its template has no {parameter}")
     return int(found[1])
 
 

@@ -21,24 +21,23 @@ _EQUAL_MODEL = "slow-20"
 async def run(bench: Bench) -> None:
     """Measure every contender that keeps chats, or caches."""
     contenders = [each for each in bench.contenders if each.keeps or each.caches]
-    for number in bench.repetitions(5, 2):
+    for number, turn in bench.rounds(contenders, 5, 2):
         log(f"start, miss, hit, history, round {number + 1}")
-        for contender in contenders:
-            async with bench.awake(contender):
-                if contender.keeps:
-                    await _start(bench, contender)
-                    await _miss(bench, contender)
-                    await _history(bench, contender)
-                await _hit(bench, contender)
-    for number in bench.repetitions(9, 3):
+        # One thing of all, then the next: what is compared lies close together in time.
+        for measure in (_start, _miss, _history, _hit):
+            for contender in turn:
+                if contender.keeps or measure is _hit:
+                    async with bench.awake(contender):
+                        await measure(bench, contender)
+    keepers = [each for each in contenders if each.keeps]
+    for number, turn in bench.rounds(keepers, 9, 3):
         log(f"start and history at {_AT_ONCE} at once, round {number + 1}")
-        for contender in contenders:
-            if contender.keeps:
-                async with bench.awake(contender):
-                    await _rates(bench, contender)
-    for number in bench.repetitions(3):
+        for contender in turn:
+            async with bench.awake(contender):
+                await _rates(bench, contender)
+    for number, turn in bench.rounds(contenders, 3):
         log(f"{_EQUAL} equal prompts, round {number + 1}")
-        for contender in contenders:
+        for contender in turn:
             async with bench.awake(contender):
                 await _equal_prompts(bench, contender)
 

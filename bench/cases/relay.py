@@ -15,12 +15,12 @@ _BURST_STREAMS = 8
 async def run(bench: Bench) -> None:
     """Measure every contender that is a relay, and Parley by its whole path."""
     relays = [each for each in bench.contenders if each.relays or each.role == "parley"]
-    for number in bench.repetitions(5, 2):
+    for number, turn in bench.rounds(relays, 5, 2):
         log(f"first token, round {number + 1}")
-        await _first_token(bench, relays)
-    for number in bench.repetitions(3):
+        await _first_token(bench, turn)
+    for number, turn in bench.rounds(relays, 3):
         log(f"burst, round {number + 1}")
-        for contender in relays:
+        for contender in turn:
             async with bench.awake(contender):
                 await _burst(bench, contender)
 

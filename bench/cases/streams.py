@@ -19,22 +19,31 @@ _LATE_MS = 200
 async def run(bench: Bench) -> None:
     """Measure 200 streams for all, and 1,000 for those that hold 200."""
     contenders = [each for each in bench.contenders if each.relays or each.role == "parley"]
-    for number in bench.repetitions(2):
+    for number, turn in bench.rounds(contenders, 2):
         log(f"200 streams x {TOKENS_PER_SECOND} tokens/s, round {number + 1}")
-        for contender in contenders:
+        for contender in turn:
             async with bench.awake(contender):
                 await measure(bench, contender, 200, "200")
-    log(f"1,000 streams x {TOKENS_PER_SECOND} tokens/s")
+    for number, turn in bench.rounds(_held(bench, contenders), 1):
+        log(f"1,000 streams x {TOKENS_PER_SECOND} tokens/s, round {number + 1}")
+        for contender in turn:
+            async with bench.awake(contender):
+                await bench.restart(contender)
+                await measure(bench, contender, 1000, "1000")
+
+
+def _held(bench: Bench, contenders: list[Contender]) -> list[Contender]:
+    """Return who held 200 streams, and note who did not."""
+    found = []
     for contender in contenders:
         held = bench.sheet.median(TABLE, contender.label, "delivered_200") or 0.0
-        if held < _HELD:
+        if held >= _HELD:
+            found.append(contender)
+        else:
             bench.sheet.note(
                 f"{contender.label}: not asked for 1,000 streams, since it delivered {held:.0%} of 200."
             )
-            continue
-        async with bench.awake(contender):
-            await bench.restart(contender)
-            await measure(bench, contender, 1000, "1000")
+    return found
 
 
 async def measure(bench: Bench, contender: Contender, streams: int, column: str) -> None:
