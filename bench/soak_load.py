@@ -21,8 +21,8 @@ import psutil
 from local.embedded import EmbeddedStores
 from local.fake_provider import reply_to, tokens_of
 from local.seed import seed
-from parley.adapters.migrations import migrate
-from parley.sse import Decoder
+from parley.postgres.migrate import migrate
+from parley.support.sse_decoder import Decoder
 from tests.harness import Fake, Server, World
 
 # Memory an open stream may cost in the second half of a run, in terms of the first.

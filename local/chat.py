@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from parley.sse import Decoder
+from parley.support.sse_decoder import Decoder
 
 _ATTEMPTS = 8
 _FIRST_WAIT_SECONDS = 0.25

@@ -19,9 +19,9 @@ from local.embedded import Addresses, EmbeddedError, EmbeddedStores
 from local.loop import new_event_loop
 from local.running import DataFolder, Running
 from local.seed import CATALOGUE, seed
-from parley.adapters.catalogue import CatalogueError
-from parley.adapters.migrations import migrate
-from parley.http.wire import Wire
+from parley.http_server.wire import Wire
+from parley.postgres.catalogue import CatalogueError
+from parley.postgres.migrate import migrate
 from parley.settings import SettingsError
 
 # Streams that still run after this end as truncated, and their replies are saved so.

@@ -12,8 +12,8 @@ from local import environment
 from local.embedded import EmbeddedStores
 from local.running import DataFolder
 from parley import bootstrap
-from parley.adapters.migrations import migrate
-from parley.purge import purge
+from parley.postgres.migrate import migrate
+from parley.usecases.purge import purge
 
 
 def main() -> int:

@@ -26,7 +26,7 @@ from cfnlint.decode import cfn_yaml  # type: ignore[import-untyped]
 from local.embedded import EmbeddedStores
 from local.files import free_port
 from local.seed import seed
-from parley.adapters.migrations import migrate
+from parley.postgres.migrate import migrate
 
 _ROOT = Path(__file__).resolve().parent.parent
 _BUILD = _ROOT / "build/host"

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from parley.adapters.catalogue import CatalogueError, load, read
+from parley.postgres.catalogue import CatalogueError, load, read
 
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
 _USERS = (("demo-free", "free"), ("demo-pro", "pro"))

@@ -11,12 +11,12 @@ from functions.start.app import router as start
 from functions.stream.app import router as stream
 from local.web import mount_web
 from parley import bootstrap
-from parley.collector import spare_what_is_loaded
-from parley.errors import ParleyError
-from parley.http import health
-from parley.http.app import create_app
-from parley.logs import logger
-from parley.purge import purge
+from parley.api import health
+from parley.api.app import create_app
+from parley.domain.errors import ParleyError
+from parley.support.gc_tuning import spare_what_is_loaded
+from parley.support.logs import logger
+from parley.usecases.purge import purge
 
 _log = logger("server")
 _PURGE_SECONDS = 60.0

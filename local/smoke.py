@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from parley.sse import Decoder
+from parley.support.sse_decoder import Decoder
 
 # Tokens closer together than this came in one piece.
 _APART_SECONDS = 0.02

@@ -27,7 +27,7 @@ import redis
 
 from local.embedded import Addresses, EmbeddedStores
 from local.seed import seed
-from parley.adapters.migrations import migrate
+from parley.postgres.migrate import migrate
 
 pytest_plugins = ["tests.harness"]
 

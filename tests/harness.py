@@ -19,11 +19,12 @@ import httpx
 import psycopg
 import pytest
 
-from parley.adapters.connections import Connections
-from parley.adapters.postgres import PostgresStore
-from parley.adapters.valkey import ValkeyLog
-from parley.purge import Purged, purge
-from parley.sse import HEARTBEAT, Decoder
+from parley.postgres.pool import Connections
+from parley.postgres.store import PostgresStore
+from parley.streaming.frames import HEARTBEAT
+from parley.support.sse_decoder import Decoder
+from parley.usecases.purge import Purged, purge
+from parley.valkey.log import ValkeyLog
 from tests.nursery import Forked
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -101,7 +102,7 @@ class Server(Process):
         arguments = ["local.server:app", "--host", "127.0.0.1", "--port", "0", "--loop", _loop()]
         arguments += [
             "--http",
-            "parley.http.wire:Wire",
+            "parley.http_server.wire:Wire",
             "--no-access-log",
             "--timeout-graceful-shutdown",
             "5",

@@ -4,18 +4,18 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, cast
 
-from parley.adapters.memory_log import MemoryLog
-from parley.answers import Answers
-from parley.context import title_of
-from parley.conversation import Order, Reply, Started
-from parley.errors import LogUnavailable, ParleyError, ProviderFault, StoreUnavailable
-from parley.events import Delta, Finish, FinishReason, ModelEvent, Usage
-from parley.ids import new_id, new_session_id
-from parley.keys import GenerationKeys
-from parley.model_call import Limits
-from parley.ports import ChatModel, Log, Question, Store
-from parley.run import Answer, Run
-from parley.runs import Policy, Runs
+from parley.domain.conversation import Order, Reply, Started
+from parley.domain.errors import LogUnavailable, ParleyError, ProviderFault, StoreUnavailable
+from parley.domain.events import Delta, Finish, FinishReason, ModelEvent, Usage
+from parley.domain.ids import new_id, new_session_id
+from parley.domain.ports import ChatModel, Log, Question, Store
+from parley.domain.prompt import title_of
+from parley.memory.log import MemoryLog
+from parley.streaming.generation_keys import GenerationKeys
+from parley.streaming.model_call import Limits
+from parley.streaming.session_run import Answer, Run
+from parley.streaming.session_runner import Policy, Runs
+from parley.usecases.cached_replies import Answers
 from tests.conformance.stages import MemoryStage
 
 STOP = Finish(FinishReason.STOP, "stop", Usage(3, 4))

@@ -120,9 +120,9 @@ def main() -> None:
 def _import_everything() -> None:
     """Import what a server needs, but for what reads the environment while it is imported."""
     for name in (
-        "fastapi.applications", "mangum", "redis.asyncio", "parley.adapters.anthropic", "parley.adapters.jwt",
-        "parley.adapters.openai", "parley.adapters.valkey", "parley.bootstrap", "uvicorn.lifespan.on",
-        "uvicorn.main", "parley.http.wire",
+        "fastapi.applications", "mangum", "redis.asyncio", "parley.providers.anthropic", "parley.auth.jwt",
+        "parley.providers.openai", "parley.valkey.log", "parley.bootstrap", "uvicorn.lifespan.on",
+        "uvicorn.main", "parley.http_server.wire",
     ):  # fmt: skip
         importlib.import_module(name)
     # The SDKs import most of themselves when they are first used.

@@ -7,10 +7,11 @@ from fastapi import APIRouter, Request, Response
 from mangum import Mangum
 
 from parley import bootstrap
-from parley.errors import InvalidRequest, NotFound
-from parley.http import health
-from parley.http.app import answers, create_app
-from parley.http.bodies import (
+from parley.api import health
+from parley.api.app import answers, create_app
+from parley.api.principal import principal
+from parley.api.queries import ChatListQuery, HistoryQuery, UserQuery, read_query, takes_query
+from parley.api.schemas import (
     ChatListBody,
     HistoryBody,
     ModelListBody,
@@ -19,10 +20,10 @@ from parley.http.bodies import (
     models_json,
     page_json,
 )
-from parley.http.principal import principal
-from parley.http.queries import ChatListQuery, HistoryQuery, UserQuery, read_query, takes_query
-from parley.http.services import services_of
-from parley.ids import is_id
+from parley.api.services import services_of
+from parley.aws.lambda_context import preload
+from parley.domain.errors import InvalidRequest, NotFound
+from parley.domain.ids import is_id
 
 router = APIRouter()
 
@@ -78,4 +79,4 @@ async def models(request: Request) -> Response:
 
 app = create_app("Parley history", [router, health.router], bootstrap.settings(), bootstrap.services)
 handler = Mangum(app, lifespan="off")
-bootstrap.preload(tokens=True)
+preload(bootstrap.settings, tokens=True)

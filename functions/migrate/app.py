@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from parley.adapters.catalogue import Catalogue, load, read
-from parley.adapters.migrations import migrate
-from parley.adapters.rds import let_in
-from parley.adapters.secrets import Secrets
-from parley.errors import Unavailable
-from parley.logs import configure, logger
+from parley.aws.secrets import Secrets
+from parley.domain.errors import Unavailable
+from parley.postgres.catalogue import Catalogue, load, read
+from parley.postgres.migrate import migrate
+from parley.postgres.roles import let_in
 from parley.settings import Settings, SettingsError
+from parley.support.logs import configure, logger
 
 _log = logger("migrate")
 # Kept back from the function's time, in seconds, for the answer: without one the stack hangs.

@@ -8,9 +8,9 @@ from aws_lambda_powertools import Logger, Metrics, Tracer
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from parley import purge
 from parley.bootstrap import build, settings
-from parley.logs import redact
+from parley.support.logs import redact
+from parley.usecases import purge
 
 logger = Logger(service="purge")
 metrics = Metrics(namespace=os.environ.get("POWERTOOLS_METRICS_NAMESPACE", "Parley"), service="purge")

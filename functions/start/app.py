@@ -5,11 +5,12 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from mangum import Mangum
 
-from parley import bootstrap, sessions
-from parley.errors import InvalidRequest
-from parley.http import health
-from parley.http.app import answers, create_app
-from parley.http.bodies import (
+from parley import bootstrap
+from parley.api import health
+from parley.api.app import answers, create_app
+from parley.api.principal import principal
+from parley.api.queries import takes_headers
+from parley.api.schemas import (
     Body,
     StartBody,
     StartedBody,
@@ -19,9 +20,10 @@ from parley.http.bodies import (
     read_body,
     started_json,
 )
-from parley.http.principal import principal
-from parley.http.queries import takes_headers
-from parley.http.services import services_of
+from parley.api.services import services_of
+from parley.aws.lambda_context import preload
+from parley.domain.errors import InvalidRequest
+from parley.usecases import sessions
 
 router = APIRouter()
 
@@ -76,4 +78,4 @@ async def stop(request: Request) -> Response:
 
 app = create_app("Parley start", [router, health.router], bootstrap.settings(), bootstrap.services)
 handler = Mangum(app, lifespan="off")
-bootstrap.preload(tokens=True)
+preload(bootstrap.settings, tokens=True)

@@ -7,16 +7,17 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter, FastAPI, Request, Response
 
 from parley import bootstrap
-from parley.collector import spare_what_is_loaded
-from parley.errors import NotFound
-from parley.events import Cursor
-from parley.http import health
-from parley.http.app import Documentation, create_app, refused
-from parley.http.queries import StreamQuery, read_query, takes_query
-from parley.http.services import services_of
-from parley.http.stream import EventStream, lambda_deadline
-from parley.ids import is_id
-from parley.reader import Reader, at_end
+from parley.api import health
+from parley.api.app import Documentation, create_app, refused
+from parley.api.event_stream import EventStream
+from parley.api.queries import StreamQuery, read_query, takes_query
+from parley.api.services import services_of
+from parley.aws.lambda_context import lambda_deadline, preload
+from parley.domain.errors import NotFound
+from parley.domain.events import Cursor
+from parley.domain.ids import is_id
+from parley.streaming.reader import Reader, at_end
+from parley.support.gc_tuning import spare_what_is_loaded
 
 router = APIRouter()
 
@@ -79,4 +80,4 @@ app = create_app(
     "Parley stream", [router, health.router], bootstrap.settings(), bootstrap.services, lifespan=_lifespan
 )
 # A stream is opened by its session id, without a token.
-bootstrap.preload(tokens=False)
+preload(bootstrap.settings, tokens=False)

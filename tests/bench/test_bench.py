@@ -13,11 +13,11 @@ from bench.report import Column, Table, markdown, ms
 from bench.servers import Process, Upstream
 from bench.sheet import Sheet
 from local.files import free_port
-from parley.adapters.anthropic import AnthropicModel
-from parley.adapters.openai import OpenAIModel
-from parley.events import Delta, Finish, FinishReason
-from parley.ports import ChatModel
-from tests.adapters.chat_models import question
+from parley.domain.events import Delta, Finish, FinishReason
+from parley.domain.ports import ChatModel
+from parley.providers.anthropic import AnthropicModel
+from parley.providers.openai import OpenAIModel
+from tests.providers.chat_models import question
 
 _PYTHON = Path(sys.executable)
 

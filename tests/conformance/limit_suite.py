@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from parley.conversation import Order, Reply, Started
-from parley.errors import LimitExceeded, ParleyError
-from parley.events import Completed, End, Failed, FinishReason, Usage
-from parley.outcomes import Attached, Ended, Saved
-from parley.ports import Store
-from parley.quota import Allowance
+from parley.domain.conversation import Order, Reply, Started
+from parley.domain.errors import LimitExceeded, ParleyError
+from parley.domain.events import Completed, End, Failed, FinishReason, Usage
+from parley.domain.limits import Allowance
+from parley.domain.ports import Store
+from parley.domain.results import Attached, Ended, Saved
 from tests.conformance.stages import Stage
 from tests.conformance.store_suite import StoreFixtures, order, refusal
 

@@ -7,11 +7,11 @@ from typing import Protocol
 
 import pytest
 
-from parley.bell import Bell
-from parley.conversation import Reply
-from parley.events import Completed, End, Failed, FinishReason, Usage
-from parley.outcomes import Append, Fenced, Flushed, Follow, Hit, Slice, Wait, Write
-from parley.ports import Log
+from parley.domain.conversation import Reply
+from parley.domain.events import Completed, End, Failed, FinishReason, Usage
+from parley.domain.ports import Log
+from parley.domain.results import Append, Fenced, Flushed, Follow, Hit, Slice, Wait, Write
+from parley.support.wakeup import Bell
 
 LEASE = 0.15
 STOP = Completed(FinishReason.STOP, "end_turn", Usage(3, 4))

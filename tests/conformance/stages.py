@@ -8,16 +8,16 @@ import psycopg
 import redis.asyncio
 from msgspec.structs import replace
 
-from parley.adapters.catalogue import load, read
-from parley.adapters.connections import Connections
-from parley.adapters.memory_log import MemoryLog
-from parley.adapters.memory_store import MemoryStore
-from parley.adapters.memory_tables import MemoryDatabase, ModelRow, PlanRow, UserRow
-from parley.adapters.postgres import PostgresStore
-from parley.adapters.valkey import ValkeyLog
-from parley.conversation import Model
-from parley.ports import Log, Store
-from parley.quota import Allowance
+from parley.domain.conversation import Model
+from parley.domain.limits import Allowance
+from parley.domain.ports import Log, Store
+from parley.memory.log import MemoryLog
+from parley.postgres.catalogue import load, read
+from parley.postgres.pool import Connections
+from parley.postgres.store import PostgresStore
+from parley.valkey.log import ValkeyLog
+from tests.memory_store.store import MemoryStore
+from tests.memory_store.tables import MemoryDatabase, ModelRow, PlanRow, UserRow
 
 PLANS: list[dict[str, Any]] = [
     {"id": "free", "title": "Free", "default": True},

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from parley.context import normalise, trim
-from parley.conversation import Message, Model, Order, Reply, Role, SessionState, Started, Turn
-from parley.errors import (
+from parley.domain.conversation import Message, Model, Order, Reply, Role, SessionState, Started, Turn
+from parley.domain.errors import (
     ChatBusy,
     IdempotencyConflict,
     InvalidRequest,
@@ -25,9 +24,10 @@ from parley.errors import (
     UnknownModel,
     UserDisabled,
 )
-from parley.events import Completed, Failed, FinishReason, Status, Usage
-from parley.outcomes import Attached, Ended, Orphan, Overtaken, Pulse, Saved, Stop, Stopping
-from parley.ports import Store
+from parley.domain.events import Completed, Failed, FinishReason, Status, Usage
+from parley.domain.ports import Store
+from parley.domain.prompt import normalise, trim
+from parley.domain.results import Attached, Ended, Orphan, Overtaken, Pulse, Saved, Stop, Stopping
 from tests.conformance.stages import Stage
 
 STOP = Completed(FinishReason.STOP, "end_turn", Usage(3, 4))

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import redis
 
-from parley.conversation import Reply
-from parley.outcomes import Flushed, Hit, Write
-from parley.ports import Log
+from parley.domain.conversation import Reply
+from parley.domain.ports import Log
+from parley.domain.results import Flushed, Hit, Write
 from tests.conformance.log_suite import NOBODY, STOP, LogSuite, elect, write
 from tests.conformance.stages import ValkeyLogStage
 

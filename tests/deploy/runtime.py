@@ -13,7 +13,7 @@ import httpx
 import psycopg
 import pytest
 
-from parley.sse import Decoder
+from parley.support.sse_decoder import Decoder
 from tests.deploy.emulator import Function, event, running, streaming
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Page
 
-from parley.sse import Decoder
+from parley.support.sse_decoder import Decoder
 from tests.harness import eventually
 
 _WEB = Path(__file__).resolve().parent.parent.parent / "web"

@@ -13,7 +13,7 @@ import pytest
 from fastapi import APIRouter
 from starlette.routing import Route
 
-from parley.ids import new_id, new_session_id
+from parley.domain.ids import new_id, new_session_id
 from tests.functions.in_process import CONTEXT, event, lambda_world
 from tests.functions.in_process import history as history_function
 from tests.functions.in_process import start as start_function

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from local.fake_provider import reply_to
-from parley.adapters.valkey import ValkeyLog
-from parley.conversation import Reply
-from parley.events import Completed, FinishReason, Usage
+from parley.domain.conversation import Reply
+from parley.domain.events import Completed, FinishReason, Usage
+from parley.valkey.log import ValkeyLog
 from tests.faults.test_readers import LEASES
 from tests.harness import Client, Reading, Refused, World, eventually, text_of
 

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from local.fake_provider import reply_to
-from parley.adapters.migrations import migrate, pending
+from parley.postgres.migrate import migrate, pending
 from tests.faults.test_readers import LEASES
 from tests.harness import Reading, Refused, World, eventually, text_of
 

@@ -10,11 +10,11 @@ import pytest
 import uvloop
 
 from local.fake_provider import reply_to
-from parley.adapters.valkey import ValkeyLog
-from parley.conversation import Reply
-from parley.errors import LogUnavailable
-from parley.events import Completed, FinishReason
-from parley.outcomes import Append, Flushed, Write
+from parley.domain.conversation import Reply
+from parley.domain.errors import LogUnavailable
+from parley.domain.events import Completed, FinishReason
+from parley.domain.results import Append, Flushed, Write
+from parley.valkey.log import ValkeyLog
 from tests.faults.proxy import FaultProxy
 from tests.faults.test_readers import LEASES
 from tests.harness import Reading, World, eventually, text_of

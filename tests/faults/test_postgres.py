@@ -17,8 +17,8 @@ import redis
 from local.embedded import Addresses
 from local.fake_provider import reply_to
 from local.seed import seed
-from parley.adapters.connections import Connections
-from parley.errors import StoreUnavailable
+from parley.domain.errors import StoreUnavailable
+from parley.postgres.pool import Connections
 from tests.faults.proxy import FaultProxy
 from tests.faults.test_readers import LEASES
 from tests.harness import Fake, Reading, Refused, Server, World, eventually, text_of

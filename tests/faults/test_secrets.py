@@ -20,7 +20,7 @@ import redis
 
 from local.embedded import EmbeddedStores
 from local.seed import seed
-from parley.adapters.migrations import migrate
+from parley.postgres.migrate import migrate
 from tests.faults.test_readers import LEASES
 from tests.harness import Client, Fake, Reading, Refused, Server, World, eventually
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from local.fake_provider import reply_to
-from parley.ids import new_id, new_session_id
+from parley.domain.ids import new_id, new_session_id
 from tests.harness import Client, Refused, World, text_of
 
 

@@ -15,10 +15,10 @@ import redis.asyncio
 
 from local.embedded import Addresses
 from local.fake_provider import reply_to
-from parley.adapters.valkey import ValkeyLog
-from parley.conversation import Reply
-from parley.events import Completed, FinishReason
-from parley.outcomes import Hit, Write
+from parley.domain.conversation import Reply
+from parley.domain.events import Completed, FinishReason
+from parley.domain.results import Hit, Write
+from parley.valkey.log import ValkeyLog
 from tests.faults.test_readers import LEASES
 from tests.harness import Client, Fake, Reading, World, eventually, text_of
 

@@ -12,10 +12,10 @@ import httpx
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from fastapi import APIRouter, FastAPI
 
-from parley.errors import Unauthorized
-from parley.http import health
-from parley.http.app import create_app
-from parley.http.services import Services
+from parley.api import health
+from parley.api.app import create_app
+from parley.domain.errors import Unauthorized
+from parley.services import Services
 from parley.settings import Settings
 from tests.memory import Process, World
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from parley.conversation import Reply
-from parley.events import Completed, Failed, FinishReason, Usage
+from parley.domain.conversation import Reply
+from parley.domain.events import Completed, Failed, FinishReason, Usage
 from tests.functions.in_process import CONTEXT, Site, body_of, event, history, lambda_world, site
 from tests.memory import World
 

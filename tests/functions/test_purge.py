@@ -8,7 +8,7 @@ import pytest
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from functions.purge import app
-from parley.errors import StoreUnavailable
+from parley.domain.errors import StoreUnavailable
 from parley.settings import Settings
 
 NOTHING = {

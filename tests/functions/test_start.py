@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from parley.events import Status
+from parley.domain.events import Status
 from tests.functions.in_process import CONTEXT, Site, body_of, event, lambda_world, site, start
 from tests.memory import shown
 

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from parley.events import Completed, Cursor, Failed, FinishReason, Source, StreamState, Usage
-from parley.sse import (
+from parley.domain.events import Completed, Cursor, Failed, FinishReason, Source, StreamState, Usage
+from parley.streaming.frames import (
     HEARTBEAT,
     TYPING,
-    Decoder,
     done_frame,
     error_frame,
     reset_frame,
@@ -17,6 +16,7 @@ from parley.sse import (
     status_frame,
     token_frame,
 )
+from parley.support.sse_decoder import Decoder
 
 FOLDER = Path(__file__).parent
 STREAMS = sorted(FOLDER.glob("*.sse"))

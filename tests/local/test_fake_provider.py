@@ -9,7 +9,7 @@ import pytest
 
 from local.fake_provider import FakeProvider, Script, reply_to, tokens_of
 from local.fake_provider.script import script_in_name
-from parley.sse import Decoder
+from parley.support.sse_decoder import Decoder
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from local.seed import seed
-from parley.adapters.catalogue import CatalogueError, read
+from parley.postgres.catalogue import CatalogueError, read
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT / 'layers' / 'common'}{os.pathsep}{ROOT}"}

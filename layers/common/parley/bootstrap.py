@@ -2,25 +2,23 @@
 
 import asyncio
 import functools
-import importlib
-import os
 
-from parley import logs
-from parley.adapters.connections import Connections, UrlSource
-from parley.adapters.memory_log import MemoryLog
-from parley.adapters.models import ConfiguredModels
-from parley.adapters.postgres import PostgresStore
-from parley.adapters.rds import with_token
-from parley.adapters.renewal import RenewingModels
-from parley.adapters.secrets import Secrets
-from parley.answers import Answers
-from parley.http.services import Services, Verifier
-from parley.ids import new_id
-from parley.keys import GenerationKeys
-from parley.model_call import Limits
-from parley.ports import ChatModels, Log
-from parley.runs import Policy, Runs
+from parley.aws.rds import with_token
+from parley.aws.secrets import Secrets
+from parley.domain.ids import new_id
+from parley.domain.ports import ChatModels, Log
+from parley.memory.log import MemoryLog
+from parley.postgres.pool import Connections, UrlSource
+from parley.postgres.store import PostgresStore
+from parley.providers.key_rotation import RenewingModels
+from parley.providers.registry import ConfiguredModels
+from parley.services import Services, Verifier
 from parley.settings import Settings, SettingsError
+from parley.streaming.generation_keys import GenerationKeys
+from parley.streaming.model_call import Limits
+from parley.streaming.session_runner import Policy, Runs
+from parley.support import logs
+from parley.usecases.cached_replies import Answers
 
 
 def build(settings: Settings) -> Services:
@@ -73,7 +71,7 @@ class _LateVerifier:
 
     async def verify(self, token: str) -> str:
         if self._verifier is None:
-            from parley.adapters.jwt import JwtVerifier  # noqa: PLC0415
+            from parley.auth.jwt import JwtVerifier  # noqa: PLC0415
 
             self._verifier = JwtVerifier.of(self._settings)
         return await self._verifier.verify(token)
@@ -87,7 +85,7 @@ def _verifier(settings: Settings) -> Verifier | None:
 def _log(settings: Settings) -> Log:
     if not settings.valkey_url:
         return MemoryLog(lease_seconds=settings.lease_seconds, cache_seconds=settings.cache_seconds)
-    from parley.adapters.valkey import ValkeyLog  # noqa: PLC0415 - redis takes a while to import
+    from parley.valkey.log import ValkeyLog  # noqa: PLC0415 - redis takes a while to import
 
     return ValkeyLog(
         settings.valkey_url,
@@ -121,24 +119,6 @@ def settings() -> Settings:
     loaded = Settings.from_env()
     logs.configure(loaded.log_level)
     return loaded
-
-
-def preload(*, tokens: bool) -> None:
-    """Import, inside Lambda, what the first request will need; `tokens` where it brings one.
-
-    A sandbox has its full speed only until its first request, and a snapshot keeps what was imported.
-    """
-    if "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:
-        return
-    its = settings()
-    needed = {
-        "aws_lambda_powertools.utilities.parameters": bool(its.database_secret_arn or its.keys_secret_arn),
-        "parley.adapters.valkey": bool(its.valkey_url),
-        "parley.adapters.jwt": tokens and its.auth_mode == "jwt",
-    }
-    for module, is_needed in needed.items():
-        if is_needed:
-            importlib.import_module(module)
 
 
 @functools.cache

@@ -1,0 +1,106 @@
+"""Makes the FastAPI application of a function: errors, limits, headers, documentation."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from parley.api.direct import DirectApp
+from parley.api.schemas import Body, ErrorBody, answer
+from parley.domain.errors import ParleyError
+from parley.http_server.request_limits import Limits
+from parley.http_server.security_headers import SecurityHeaders
+from parley.services import Services
+from parley.settings import Settings, SettingsError
+from parley.support.logs import logger
+
+_log = logger("http")
+_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+Documentation = dict[int | str, dict[str, Any]]
+
+
+def answers(status: int, model: type[Body], *refusals: int) -> Documentation:
+    """Return the documentation of what a route may answer: a body, or an error."""
+    return {status: {"model": model}} | refused(*refusals)
+
+
+def refused(*statuses: int) -> Documentation:
+    """Return the documentation of the errors that a route may answer with."""
+    return {status: {"model": ErrorBody} for status in statuses}
+
+
+def create_app(
+    title: str,
+    routers: Sequence[APIRouter],
+    settings: Settings,
+    services: Callable[[], Services],
+    *,
+    prefix: str = "",
+    **options: Any,
+) -> FastAPI:
+    """Return an application with these routers; `services` is called when a request needs them."""
+    app = DirectApp(
+        title=title, version="1", docs_url=None, redoc_url=None,
+        openapi_url=f"{prefix}/openapi.json", **options,
+    )  # fmt: skip
+    app.state.services = services
+    for router in routers:
+        app.include_router(router, prefix=prefix)
+    app.add_exception_handler(ParleyError, _on_parley_error)
+    app.add_exception_handler(SettingsError, _on_misconfigured)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_middleware(Limits, body_bytes=settings.body_bytes)
+    if settings.allowed_origins:
+        # Outside of the limits, so that a page can read refusals too.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.allowed_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id"],
+            expose_headers=["retry-after"],
+            max_age=3600,
+        )
+    # The outermost, since the one above answers preflights by itself.
+    app.add_middleware(SecurityHeaders)
+    return app
+
+
+def error_response(error: ParleyError) -> Response:
+    """Return the response that tells of an error."""
+    detail = {"code": error.code, "message": error.message, "retryable": error.retryable}
+    response = answer({"error": detail | error.details()}, error.status)
+    if error.retry_after is not None:
+        response.headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    return response
+
+
+async def _on_parley_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ParleyError)
+    return error_response(error)
+
+
+async def _on_misconfigured(request: Request, error: Exception) -> Response:
+    # Names a setting and quotes no secret, but is the operator's to read.
+    _log.error("misconfigured", extra={"reason": str(error)})
+    detail = {
+        "code": "internal",
+        "message": "This server is not set up right; its log says how.",
+        "retryable": False,
+    }
+    return answer({"error": detail}, 500)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = _CODES.get(error.status_code, "invalid_request")
+    detail = {"code": code, "message": "There is no such thing here.", "retryable": False}
+    if error.status_code == 405:
+        detail["message"] = "This path does not take this method."
+    response = answer({"error": detail}, error.status_code)
+    response.headers.update(error.headers or {})
+    return response

@@ -1,0 +1,28 @@
+"""Who is asking."""
+
+from fastapi import Request
+
+from parley.domain.errors import Forbidden, InvalidRequest, Unauthorized
+from parley.domain.ids import is_subject
+from parley.services import Services
+
+
+async def principal(request: Request, services: Services, claimed: str | None) -> str:
+    """Return the user's id: the verified token's subject, or in trusted mode the claimed one.
+
+    Raises `Unauthorized`, `Forbidden` where the claim differs from the token, and `InvalidRequest` where
+    a claim is needed or cannot be one.
+    """
+    if claimed is not None and not is_subject(claimed):
+        raise InvalidRequest("userId must be 1 to 128 printable characters.", field="userId")
+    if services.settings.auth_mode == "trusted":
+        if claimed is None:
+            raise InvalidRequest("userId is required.", field="userId")
+        return claimed
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token or services.verifier is None:
+        raise Unauthorized("A bearer token is required.")
+    subject = await services.verifier.verify(token.strip())
+    if claimed is not None and claimed != subject:
+        raise Forbidden("userId is not the token's subject.", field="userId")
+    return subject

@@ -1,0 +1,245 @@
+"""The wire's JSON: request bodies as they come, answers as they go, camelCase only here."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Literal, TypeVar
+
+from fastapi import Request, Response
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.alias_generators import to_camel
+
+from parley.domain.conversation import ChatPage, Message, OfferedModel, Page, Role, Started
+from parley.domain.errors import InvalidRequest, UnsupportedMedia
+from parley.domain.ports import ChatModels
+from parley.streaming.frames import usage_json
+from parley.support.encoding import to_json
+
+
+class Body(BaseModel):
+    """A JSON object in camelCase; types are not coerced, and unknown fields are ignored."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=False, strict=True)
+
+
+class StartBody(Body):
+    prompt: str | None = None
+    model_id: str
+    chat_id: str | None = None
+    user_id: str | None = None
+    regenerate: bool = False
+
+
+class StopBody(Body):
+    session_id: str
+    user_id: str | None = None
+
+
+class StartedBody(Body):
+    session_id: str
+    chat_id: str
+    message_id: str
+    reply_id: str
+    expires_at: datetime
+
+
+class StoppedBody(Body):
+    """Empty: the session is stopping, or has ended before."""
+
+
+class UsageBody(Body):
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+
+
+class PartBody(Body):
+    type: str
+    text: str
+
+
+class MessageBody(Body):
+    id: str
+    position: int
+    role: str
+    status: str
+    parts: list[PartBody]
+    model_id: str | None
+    reply_to: str | None
+    superseded_by: str | None
+    source: str | None
+    finish_reason: str | None
+    error_code: str | None
+    usage: UsageBody | None
+    created_at: datetime
+    completed_at: datetime | None
+
+
+class HistoryBody(Body):
+    chat_id: str
+    title: str
+    messages: list[MessageBody]
+    next_before: str | None
+    active_session_id: str | None
+
+
+class ChatBody(Body):
+    chat_id: str
+    title: str
+    model_id: str | None
+    created_at: datetime
+    updated_at: datetime
+    active_session_id: str | None
+
+
+class ChatListBody(Body):
+    chats: list[ChatBody]
+    next_before: str | None
+
+
+class ModelBody(Body):
+    id: str
+    title: str
+    provider: str
+    available: bool
+    unavailable_because: Literal["model_not_in_plan", "model_not_configured"] | None
+    plans: list[str]
+
+
+class ModelListBody(Body):
+    models: list[ModelBody]
+
+
+class RemainingBody(Body):
+    """What is left of each limit of the user's plan; null of an unlimited one."""
+
+    requests: int | None
+    streams: int | None
+    tokens: int | None
+
+
+class ErrorDetail(Body):
+    code: str
+    message: str
+    retryable: bool
+    field: str | None = None
+    active_session_id: str | None = None
+    limit: Literal["requests", "streams", "tokens"] | None = None
+    remaining: RemainingBody | None = None
+
+
+class ErrorBody(Body):
+    error: ErrorDetail
+
+
+B = TypeVar("B", bound=Body)
+
+
+async def read_body(request: Request, kind: type[B]) -> B:
+    """Read a JSON body; raises `InvalidRequest` naming the field, or `UnsupportedMedia`.
+
+    `limits` has bounded its size by now. The messages never quote what was sent.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise UnsupportedMedia("The body must be application/json.", field="Content-Type")
+    try:
+        return kind.model_validate_json(await request.body())
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        if not field:
+            raise InvalidRequest("The body must be a JSON object in UTF-8.", field="body") from None
+        what = "is required" if first["type"] == "missing" else "has the wrong type"
+        raise InvalidRequest(f"{field} {what}.", field=field) from None
+
+
+class JsonResponse(Response):
+    """A JSON response; bodies are made here, so nothing needs checking on the way out."""
+
+    media_type = "application/json"
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        # What Starlette would make of two headers that are always the same.
+        self.raw_headers = [_JSON, (b"content-length", b"%d" % len(self.body))]
+
+
+_JSON = (b"content-type", b"application/json")
+
+
+def answer(body: object, status: int = 200) -> Response:
+    """Return `body` as a JSON response."""
+    return JsonResponse(to_json(body), status)
+
+
+def started_json(started: Started) -> dict[str, object]:
+    return {
+        "sessionId": started.session_id,
+        "chatId": started.chat_id,
+        "messageId": started.message_id,
+        "replyId": started.reply_id,
+        "expiresAt": started.expires_at,
+    }
+
+
+def page_json(page: Page) -> dict[str, object]:
+    return {
+        "chatId": page.chat_id,
+        "title": page.title,
+        "messages": [_message_json(message) for message in page.messages],
+        "nextBefore": page.next_before,
+        "activeSessionId": page.active_session_id,
+    }
+
+
+def _message_json(message: Message) -> dict[str, object]:
+    return {
+        "id": message.id,
+        "position": message.position,
+        "role": message.role.value,
+        "status": message.status.value,
+        "parts": [{"type": "text", "text": message.text}] if message.text else [],
+        "modelId": message.model_id,
+        "replyTo": message.reply_to,
+        "supersededBy": message.superseded_by,
+        "source": message.source,
+        "finishReason": message.finish_reason,
+        "errorCode": message.error_code,
+        "usage": usage_json(message.usage) if message.role is Role.ASSISTANT else None,
+        "createdAt": message.created_at,
+        "completedAt": message.completed_at,
+    }
+
+
+def chats_json(page: ChatPage) -> dict[str, object]:
+    return {
+        "chats": [
+            {
+                "chatId": chat.chat_id,
+                "title": chat.title,
+                "modelId": chat.model_id,
+                "createdAt": chat.created_at,
+                "updatedAt": chat.updated_at,
+                "activeSessionId": chat.active_session_id,
+            }
+            for chat in page.chats
+        ],
+        "nextBefore": page.next_before,
+    }
+
+
+def models_json(offered: tuple[OfferedModel, ...], models: ChatModels) -> dict[str, object]:
+    return {"models": [_model_json(model, configured=models.has(model.provider)) for model in offered]}
+
+
+def _model_json(model: OfferedModel, *, configured: bool) -> dict[str, object]:
+    lack = None if model.in_plan else "model_not_in_plan"
+    if not configured:
+        lack = "model_not_configured"
+    return {
+        "id": model.id,
+        "title": model.title,
+        "provider": model.provider,
+        "available": lack is None,
+        "unavailableBecause": lack,
+        "plans": model.plans,
+    }

@@ -1,0 +1,125 @@
+"""An issuer's public keys: fetched within a bound, kept for a while, and never asked for in a hurry."""
+
+import asyncio
+import json
+import threading
+import time
+import urllib.request
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+from parley.settings import SettingsError
+from parley.support.logs import logger
+
+_log = logger("jwks")
+
+# Seconds. A key taken out of the set is refused after _FRESH; while the host is away, after _KEPT.
+_FRESH = 3600.0
+_KEPT = 86_400.0
+_PAUSE = 10.0
+_TIMEOUT = 3.0
+_BYTES = 262_144
+_RSA_BITS = 2048
+
+
+class Jwks:
+    """The keys behind `url`, by their kid.
+
+    However many tokens with unknown kids arrive, the host is asked once in ten seconds, by one caller,
+    while the others wait for what it brings.
+    """
+
+    def __init__(self, url: str) -> None:
+        host = urlsplit(url)
+        if host.scheme != "https" and (host.scheme, host.hostname) not in _LOOPBACK:
+            raise SettingsError("JWT_JWKS_URL, or JWT_ISSUER, must be an https URL.")
+        self._url = url
+        self._lock = threading.Lock()
+        self._keys: dict[str, jwt.PyJWK] = {}
+        self._fetched = float("-inf")
+        self._asked = float("-inf")
+
+    async def key(self, kid: str) -> jwt.PyJWK | None:
+        """Return the key of that kid, or None; never raises, and takes seconds at most."""
+        if kid in self._keys and _age(self._fetched) < _FRESH:
+            return self._keys[kid]
+        # In a thread, under a lock of threads: a sandbox may run each invocation in a loop of its own.
+        await asyncio.to_thread(self._refresh, kid)
+        return self._keys.get(kid) if _age(self._fetched) < _KEPT else None
+
+    def _refresh(self, kid: str) -> None:
+        with self._lock:
+            if kid in self._keys and _age(self._fetched) < _FRESH:
+                return
+            if _age(self._asked) < _PAUSE:
+                return
+            self._asked = time.time()
+            try:
+                keys = _parse(_fetch(self._url))
+            except Exception as error:
+                # Whatever the host answered: a token that cannot be checked is refused, no failure of ours.
+                _log.warning("jwks_unavailable", extra={"error": type(error).__name__})
+                return
+            self._keys = keys
+            self._fetched = time.time()
+
+
+_LOOPBACK = {("http", name) for name in ("127.0.0.1", "localhost", "::1")}
+
+
+def _age(moment: float) -> float:
+    """Return how long ago a moment was; by the wall clock, since a frozen sandbox's own clock stops."""
+    return abs(time.time() - moment)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """The keys are where the settings say, and nowhere else."""
+
+    def redirect_request(
+        self, req: Any, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> None:
+        return None
+
+
+_opener = urllib.request.build_opener(_NoRedirect)
+
+
+def _fetch(url: str) -> bytes:
+    until = time.monotonic() + _TIMEOUT
+    request = urllib.request.Request(url, headers={"accept": "application/json"})  # noqa: S310 - https, see above
+    body = b""
+    with _opener.open(request, timeout=_TIMEOUT) as response:
+        # Piece by piece: the timeout bounds one read, and a byte a second would go on for hours.
+        while piece := response.read1(65_536):
+            body += piece
+            if len(body) > _BYTES or time.monotonic() > until:
+                raise TimeoutError
+    return body
+
+
+def _parse(body: bytes) -> dict[str, jwt.PyJWK]:
+    keys: dict[str, jwt.PyJWK] = {}
+    for item in json.loads(body)["keys"]:
+        kid = item.get("kid")
+        if not isinstance(kid, str) or item.get("use", "sig") != "sig":
+            continue
+        algorithm = {"RSA": "RS256", "EC": "ES256"}.get(item.get("kty"))
+        if algorithm is None or item.get("alg", algorithm) != algorithm:
+            continue
+        try:
+            key = jwt.PyJWK(item, algorithm)
+        except jwt.PyJWTError:
+            continue
+        if _strong(key.key):
+            keys[kid] = key
+    return keys
+
+
+def _strong(key: object) -> bool:
+    if isinstance(key, RSAPublicKey):
+        return key.key_size >= _RSA_BITS
+    return isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1)

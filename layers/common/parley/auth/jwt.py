@@ -1,0 +1,89 @@
+"""Says whose token this is: tokens of one issuer, signed with RS256 or ES256 (RFC 7519, RFC 8725)."""
+
+from typing import Any
+
+import jwt
+
+from parley.auth.jwks import Jwks
+from parley.domain.errors import Unauthorized
+from parley.domain.ids import is_subject
+from parley.settings import Settings, SettingsError
+from parley.support.logs import logger
+
+_log = logger("jwt")
+_LEEWAY_SECONDS = 30
+_LONGEST = 16_384
+
+
+class JwtVerifier:
+    """Checks tokens of `issuer` that were made for `audience`, or for the Cognito client `client_id`.
+
+    Cognito's access tokens have no aud: there the client is in client_id and token_use says `access`; in
+    its id tokens the client is the aud and token_use says `id`.
+    """
+
+    def __init__(self, *, issuer: str, audience: str = "", client_id: str = "", jwks_url: str = "") -> None:
+        if not issuer:
+            raise SettingsError("AUTH_MODE=jwt needs JWT_ISSUER.")
+        if not audience and not client_id:
+            raise SettingsError("AUTH_MODE=jwt needs JWT_AUDIENCE or JWT_CLIENT_ID.")
+        self._issuer = issuer
+        self._audience = audience
+        self._client_id = client_id
+        self._jwks = Jwks(jwks_url or f"{issuer.rstrip('/')}/.well-known/jwks.json")
+
+    @classmethod
+    def of(cls, settings: Settings) -> "JwtVerifier":
+        """Return the verifier that the settings describe; raises `SettingsError`."""
+        return cls(
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+            client_id=settings.jwt_client_id,
+            jwks_url=settings.jwt_jwks_url,
+        )
+
+    async def verify(self, token: str) -> str:
+        """Return the subject of a valid token; raises `Unauthorized`, which never says what was wrong."""
+        try:
+            return await self._verify(token)
+        except Exception as error:
+            # Whatever a token makes a parser do, it is not valid. The log tells operators the kind only.
+            _log.info("token_refused", extra={"error": type(error).__name__})
+            raise Unauthorized("The bearer token is not valid.") from None
+
+    async def _verify(self, token: str) -> str:
+        if len(token) > _LONGEST:
+            raise jwt.DecodeError
+        header = jwt.get_unverified_header(token)
+        kid = header.get("kid")
+        # An extension that must be understood (crit) is one that is not understood here.
+        if header.get("alg") not in ("RS256", "ES256") or not isinstance(kid, str) or "crit" in header:
+            raise jwt.InvalidAlgorithmError
+        key = await self._jwks.key(kid)
+        # The key decides the algorithm, not the token.
+        if key is None or key.algorithm_name != header["alg"]:
+            raise jwt.InvalidKeyError
+        claims = jwt.decode(
+            token,
+            key,
+            algorithms=[key.algorithm_name],
+            issuer=self._issuer,
+            audience=self._audience or None,
+            leeway=_LEEWAY_SECONDS,
+            options={"require": ["exp", "iss", "sub"], "verify_aud": bool(self._audience)},
+        )
+        if self._client_id and not self._of_client(claims):
+            raise jwt.InvalidAudienceError
+        subject = claims["sub"]
+        if not isinstance(subject, str) or not is_subject(subject):
+            raise jwt.MissingRequiredClaimError("sub")
+        return subject
+
+    def _of_client(self, claims: dict[str, Any]) -> bool:
+        match claims.get("token_use"):
+            case "access":
+                return bool(claims.get("client_id") == self._client_id)
+            case "id":
+                return bool(claims.get("aud") == self._client_id)
+            case _:
+                return False

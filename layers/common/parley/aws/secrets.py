@@ -1,0 +1,129 @@
+"""Secrets from AWS Secrets Manager: fetched once a process, and once more after one was refused."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from parley.domain.errors import Unavailable
+from parley.settings import Settings, SettingsError
+from parley.support.logs import logger
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.parameters import SecretsProvider
+
+T = TypeVar("T")
+
+_log = logger("secrets")
+# A wrong password must not turn into one call of Secrets Manager for each request.
+_REFETCH_SECONDS = 10.0
+
+
+class Secrets:
+    """The secrets that `settings` names by ARN; without an ARN, what the settings already hold."""
+
+    def __init__(self, settings: Settings, fetch: Callable[[str], str] | None = None) -> None:
+        self._settings = settings
+        self._fetch = fetch or SecretsManager().fetch
+        self._lock = threading.Lock()
+        self._held: dict[str, str] = {}
+        self._refetched: dict[str, float] = {}
+
+    async def database_url(self, refused: str | None = None) -> str:
+        """Return the database's URL with its password.
+
+        `refused` is the URL whose password the server did not take: the password was rotated, so it is
+        fetched anew, unless that happened already. Raises `Unavailable`, `SettingsError`.
+        """
+        arn, url = self._settings.database_secret_arn, self._settings.database_url
+        if not arn:
+            return url
+        return await asyncio.to_thread(self._read, arn, lambda text: _with_credentials(url, text), refused)
+
+    def keys(self, refused: Settings | None = None) -> Settings:
+        """Return the settings with the secret ones filled in; what the environment holds stays.
+
+        `refused` are the settings whose key a provider did not take. Blocks for seconds at most, once a
+        process: nothing can be served before. Raises as `database_url`.
+        """
+        arn = self._settings.keys_secret_arn
+        if not arn:
+            return self._settings
+        return self._read(arn, lambda text: _with_keys(self._settings, text), refused)
+
+    def _read(self, arn: str, parse: Callable[[str], T], refused: T | None) -> T:
+        # A lock of threads, not of asyncio: a sandbox may run each invocation in a loop of its own.
+        with self._lock:
+            if arn in self._held:
+                value = parse(self._held[arn])
+                recently = time.monotonic() - self._refetched.get(arn, -_REFETCH_SECONDS) < _REFETCH_SECONDS
+                if value != refused or recently:
+                    return value
+                self._refetched[arn] = time.monotonic()
+            self._held[arn] = self._fetch(arn)
+            return parse(self._held[arn])
+
+
+class SecretsManager:
+    """Asks AWS; the client is made at the first question, since that takes a while."""
+
+    def __init__(self) -> None:
+        self._provider: SecretsProvider | None = None
+
+    def fetch(self, arn: str) -> str:
+        """Return a secret's text as it is now; raises `Unavailable`, `SettingsError`."""
+        # Imported here: a laptop has no AWS to ask, and boto3 takes a while to load.
+        from aws_lambda_powertools.utilities.parameters import SecretsProvider  # noqa: PLC0415
+        from aws_lambda_powertools.utilities.parameters.exceptions import GetParameterError  # noqa: PLC0415
+        from botocore.config import Config  # noqa: PLC0415
+
+        if self._provider is None:
+            patience = Config(
+                connect_timeout=2, read_timeout=3, retries={"mode": "standard", "max_attempts": 2}
+            )
+            self._provider = SecretsProvider(boto_config=patience)
+        try:
+            value = self._provider.get(arn, force_fetch=True)
+        except GetParameterError as error:
+            _log.warning("secret_unavailable", extra={"error": type(error).__name__})
+            raise Unavailable("The service's keys cannot be read right now.", retry_after=2) from None
+        if not isinstance(value, str) or not value:
+            raise SettingsError("A secret must be text.")
+        return value
+
+
+def _with_credentials(url: str, text: str) -> str:
+    """Put the user name and password of a secret that RDS made into `url`; any other text is the URL."""
+    if not text.lstrip().startswith("{"):
+        return text.strip()
+    secret = _object(text, "DATABASE_SECRET_ARN")
+    if not {"username", "password"} <= secret.keys():
+        raise SettingsError("The secret DATABASE_SECRET_ARN must have username and password, or be a URL.")
+    parts = urlsplit(url)
+    login = f"{quote(secret['username'], safe='')}:{quote(secret['password'], safe='')}"
+    return urlunsplit(parts._replace(netloc=f"{login}@{parts.netloc.rpartition('@')[2]}"))
+
+
+def _with_keys(settings: Settings, text: str) -> Settings:
+    names = {item.metadata["name"]: item.name for item in fields(Settings) if item.metadata["secret"]}
+    values: dict[str, Any] = {}
+    for name, value in _object(text, "KEYS_SECRET_ARN").items():
+        if name not in names:
+            raise SettingsError(f"The secret KEYS_SECRET_ARN holds {name}, which is no secret setting.")
+        if value and not getattr(settings, names[name]):
+            values[names[name]] = value
+    return replace(settings, **values)
+
+
+def _object(text: str, name: str) -> dict[str, str]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        raise SettingsError(f"The secret {name} must be a JSON object.") from None
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise SettingsError(f"The secret {name} must be a JSON object of texts.")
+    return value

@@ -1,0 +1,143 @@
+"""What a model is asked: the chat's history made into a normal form, and the key of that question."""
+
+import base64
+import hmac
+from collections.abc import Callable, Iterable, Sequence
+
+from parley.domain.conversation import Model, Role, Turn
+from parley.domain.errors import ContextTooLong
+from parley.support.encoding import is_blank, to_json
+
+_KEY_VERSION = "1"
+
+# Characters a token, measured with Gemma 3's tokenizer: English 4.7, code 3.4, Chinese 1.35, digits and emoji
+# 1.0. What is in between counts as the dearer: a bound must not be passed.
+_ASCII_CHARACTERS_A_TOKEN = 3.4
+_OTHER_CHARACTERS_A_TOKEN = 1.35
+# A provider counts in its own way, and a reply needs room too.
+_MARGIN = 0.9
+
+
+def normalise(turns: Iterable[Turn]) -> tuple[Turn, ...]:
+    """Return the history as pairs of question and answer, ending with the new question.
+
+    A question without an answer (its reply failed, or is blank) is dropped, unless it is the last: providers
+    refuse a blank turn, and with it every later question of its chat. A pair whose
+    question is asked again right after it collapses into the later one: asking the same thing again
+    is the same question, and so has the same key.
+    """
+    kept: list[Turn] = []
+    question: Turn | None = None
+    for turn in turns:
+        if turn.role is Role.USER:
+            question = turn
+        elif question is not None and not is_blank(turn.text):
+            _drop_repeated(kept, question)
+            kept += (question, turn)
+            question = None
+    if question is not None:
+        _drop_repeated(kept, question)
+        kept.append(question)
+    return tuple(kept)
+
+
+def _drop_repeated(kept: list[Turn], question: Turn) -> None:
+    if len(kept) >= 2 and kept[-2].text == question.text:
+        del kept[-2:]
+
+
+def trim(turns: Sequence[Turn], model: Model) -> tuple[Turn, ...]:
+    """Return the newest turns that fit into the model's context, whole pairs only.
+
+    The last turn, the new question, always stays. The result depends on the history alone, so every
+    process that looks at a session sends, and hashes, the same context.
+    """
+    tokens = model.options.context_tokens
+    if tokens is None:
+        return _newest(turns, model.context_characters, len)
+    return _newest(turns, tokens, tokens_of)
+
+
+def shortened(turns: Sequence[Turn], fault: ContextTooLong, *, again: bool) -> tuple[Turn, ...] | None:
+    """Return fewer of the newest turns, whole pairs only, for a model that refused these; None for a question
+    alone.
+
+    By the provider's own counts where it told them, else half of them; `again` says that a shorter question
+    than the first was refused too, and keeps half at the most.
+    """
+    if len(turns) < 3:
+        return None
+    share = 0.5
+    if fault.asked_tokens and fault.context_tokens:
+        told = _MARGIN * fault.context_tokens / fault.asked_tokens
+        share = min(told, share) if again else told
+    return _newest(turns[2:], share * sum(len(turn.text) for turn in turns), len)
+
+
+def _newest(turns: Sequence[Turn], budget: float, size: Callable[[str], float]) -> tuple[Turn, ...]:
+    if not turns:
+        return ()
+    first = len(turns) - 1
+    room = budget - size(turns[-1].text)
+    while first >= 2:
+        room -= size(turns[first - 1].text) + size(turns[first - 2].text)
+        if room < 0:
+            break
+        first -= 2
+    return tuple(turns[first:])
+
+
+def tokens_of(text: str) -> float:
+    """Return an estimate of a text's tokens that is rather too high than too low."""
+    digits = sum(map(text.count, "0123456789"))
+    beyond_ascii = 0 if text.isascii() else len(text) - len(text.encode("ascii", "ignore"))
+    # Emoji, and whatever else needs two code units in UTF-16.
+    astral = len(text.encode("utf-16-le", "surrogatepass")) // 2 - len(text) if beyond_ascii else 0
+    return (
+        digits
+        + astral
+        + (beyond_ascii - astral) / _OTHER_CHARACTERS_A_TOKEN
+        + (len(text) - digits - beyond_ascii) / _ASCII_CHARACTERS_A_TOKEN
+    )
+
+
+def generation_key(
+    secret: bytes,
+    *,
+    model: Model,
+    adapter: str,
+    turns: Sequence[Turn],
+    user_id: str,
+    share_context_free: bool,
+    bypass: str | None,
+) -> str:
+    """Return the name of the generation that answers this question, as 43 URL-safe characters.
+
+    Two questions share a generation only if the model would be sent the same bytes, by the same
+    version of the adapter, and the askers may share: without context where `share_context_free`
+    allows it, else one user with itself. `bypass` makes a key that nothing else has (regenerate).
+    """
+    shared = share_context_free and len(turns) == 1
+    question = [
+        _KEY_VERSION,
+        "" if shared else user_id,
+        bypass or "",
+        adapter,
+        model.provider,
+        model.name,
+        model.max_output_tokens,
+        sorted(model.parameters.items()),
+        model.system_prompt,
+        [[turn.role.value, turn.text] for turn in turns],
+    ]
+    digest = hmac.digest(secret, to_json(question), "sha256")
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
+
+
+def title_of(prompt: str, limit: int = 80) -> str:
+    """Return a chat's title: the prompt on one line, cut at a word near `limit` code points."""
+    line = " ".join(prompt.split())
+    if len(line) <= limit:
+        return line
+    cut = line[:limit].rsplit(" ", 1)[0]
+    return f"{cut}…"

@@ -1,0 +1,85 @@
+"""What every request passes through: a bound on its body, and an answer to bugs."""
+
+from collections.abc import Awaitable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from parley.support.encoding import to_json
+from parley.support.logs import logger
+
+_log = logger("http")
+# More digits than any body has bytes; Python refuses to read thousands of them.
+_LENGTH_DIGITS = 18
+
+
+class _TooLong(Exception):
+    pass
+
+
+class BrokenOff(Exception):
+    """An answer broke off in the middle; the log has the reason, without quoting it."""
+
+
+class Limits:
+    """ASGI middleware that answers 413 as soon as a body is known to be too long, and 500 to bugs.
+
+    Bugs end here because servers write an exception's message into their logs, and it may quote data.
+    """
+
+    def __init__(self, app: ASGIApp, body_bytes: int) -> None:
+        self._app = app
+        self._most = body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        received = 0
+        started = False
+
+        async def bounded() -> Message:
+            nonlocal received
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > self._most:
+                    raise _TooLong
+            return message
+
+        def noted(message: Message) -> Awaitable[None]:
+            nonlocal started
+            started = True  # an answer's first part is its head
+            return send(message)
+
+        length = b"0"
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                length = value
+        if not length.isdigit() or len(length) > _LENGTH_DIGITS or int(length) > self._most:
+            await self._refuse(noted)
+            return
+        try:
+            await self._app(scope, bounded, noted)
+        except _TooLong:
+            if started:
+                raise BrokenOff from None
+            await self._refuse(noted)
+        except Exception as error:
+            _log.error("request_broke", exc_info=error, extra={"path": scope["path"]})
+            if started:
+                raise BrokenOff from None
+            await _answer(
+                noted, 500, {"code": "internal", "message": "Something went wrong here.", "retryable": True}
+            )
+
+    async def _refuse(self, send: Send) -> None:
+        message = f"The body is longer than {self._most} bytes."
+        detail = {"code": "too_large", "message": message, "retryable": False, "field": "body"}
+        await _answer(send, 413, detail)
+
+
+async def _answer(send: Send, status: int, detail: dict[str, object]) -> None:
+    body = to_json({"error": detail})
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,47 @@
+"""Applies the numbered SQL files of `parley/postgres/sql`, each once, in order, one process at a time."""
+
+import re
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+import psycopg
+
+_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+# Any number serves, as long as all of Parley's processes use the same.
+_LOCK = 0x9A71E9
+_WAIT = "60s"
+
+
+def _shipped() -> Traversable:
+    return files("parley.postgres").joinpath("sql")
+
+
+def pending(applied: set[str], folder: Traversable | None = None) -> list[str]:
+    """Return the names of the migrations in `folder` that are not in `applied`, in order."""
+    names = [entry.name for entry in (folder or _shipped()).iterdir()]
+    return sorted(name for name in names if _NAME.fullmatch(name) and name not in applied)
+
+
+async def migrate(database_url: str, folder: Traversable | None = None) -> list[str]:
+    """Bring the database up to date with `folder`, by default ours; return what was applied.
+
+    Each file is one transaction with its own record, so a file that fails leaves nothing behind, and
+    a lock makes a second process wait, then find nothing to do. Raises psycopg's errors.
+    """
+    done: list[str] = []
+    connection = await psycopg.AsyncConnection.connect(database_url, autocommit=True, connect_timeout=10)
+    async with connection:
+        await connection.execute("select set_config('lock_timeout', %s, false)", [_WAIT])
+        await connection.execute("select pg_advisory_lock(%s)", [_LOCK])
+        await connection.execute(
+            "create table if not exists schema_migrations"
+            " (name text primary key, applied_at timestamptz not null default now())"
+        )
+        rows = await (await connection.execute("select name from schema_migrations")).fetchall()
+        for name in pending({row[0] for row in rows}, folder):
+            text = (folder or _shipped()).joinpath(name).read_text("utf-8")
+            async with connection.transaction():
+                await connection.execute(text.encode())
+                await connection.execute("insert into schema_migrations (name) values (%s)", [name])
+            done.append(name)
+    return done

@@ -1,0 +1,75 @@
+"""Anthropic's messages."""
+
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
+
+from parley.domain.errors import ProviderFault
+from parley.domain.events import ModelEvent
+from parley.domain.ports import Question
+from parley.providers.errors import fault_of_status
+from parley.providers.event_stream import stream
+from parley.providers.messages import Messages
+from parley.providers.response_body import Opened
+from parley.providers.sdk_client import Sdk, refusal
+from parley.providers.server import title_of_server
+
+if TYPE_CHECKING:
+    import anthropic
+    import httpx2
+
+
+class AnthropicModel:
+    """Asks Anthropic by its SDK's client, and reads the answer's bytes itself.
+
+    The SDK's own stream objects pass a cut reply off as a whole one, and cost several times the work.
+    """
+
+    version = "anthropic/2"
+
+    def __init__(self, *, api_key: str, base_url: str) -> None:
+        self._api_key = api_key
+        self._base_url = base_url
+        self._title = title_of_server(base_url)
+        self._sdk = Sdk(self._make_client)
+
+    def stream(self, question: Question) -> AsyncGenerator[ModelEvent, None]:
+        """Ask once; see `ports.ChatModel.stream`."""
+
+        async def open_response() -> Opened:
+            return await self._sdk.post("/v1/messages", _body(question))
+
+        return stream(self._title, Messages(self._title), open_response, self._fault_of)
+
+    async def close(self) -> None:
+        """Close idle connections."""
+        await self._sdk.close()
+
+    def _make_client(self, http_client: "httpx2.AsyncClient") -> "anthropic.AsyncAnthropic":
+        import anthropic  # noqa: PLC0415
+
+        return anthropic.AsyncAnthropic(
+            api_key=self._api_key,
+            base_url=self._base_url,
+            max_retries=0,
+            timeout=None,
+            http_client=http_client,
+            open_telemetry=False,  # its spans may hold prompts and replies
+        )
+
+    def _fault_of(self, error: Exception) -> ProviderFault | None:
+        found = refusal(error)
+        return found and fault_of_status(self._title, found.status, found.headers, found.body)
+
+
+def _body(question: Question) -> dict[str, object]:
+    model = question.model
+    body: dict[str, object] = {
+        **model.parameters,
+        "model": model.name,
+        "max_tokens": model.max_output_tokens,
+        "messages": [{"role": turn.role.value, "content": turn.text} for turn in question.turns],
+        "stream": True,
+    }
+    if model.system_prompt:
+        body["system"] = model.system_prompt
+    return body

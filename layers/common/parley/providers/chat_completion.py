@@ -1,0 +1,227 @@
+"""Chat completions as they are streamed: chunks up to `[DONE]`, or one JSON text."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from parley.domain.events import Counted, Finish, FinishReason
+from parley.providers.errors import fault_of_event, is_bare_error, says_something
+from parley.providers.event_stream import DONE, Chunk, Ending, Lump, is_done
+from parley.providers.finish_reasons import is_error, is_finish_reason, meaning_of
+from parley.providers.sdk_client import own_word
+from parley.providers.usage import completion_counts, count, usage_of
+from parley.support.encoding import json_of_any_bytes
+from parley.support.sse_decoder import ServerEvent
+
+_WHOLE = "chat.completion"
+
+
+class _Delta(msgspec.Struct):
+    role: str | None = None
+    content: str | list[Any] | None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    message: _Delta | None = None
+    finish_reason: str | None = None
+    error: Any = None
+
+
+class _Details(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    completion_tokens_details: _Details | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+
+
+class _Chunk(msgspec.Struct):
+    object: str | None = None
+    type: str | None = None
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    error: Any = None
+    message: Any = None
+    code: Any = None
+    status_code: Any = msgspec.field(default=None, name="statusCode")
+    detail: Any = None
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it is an error that some servers put in a chunk's place, in no field `error`."""
+        if "error" in (self.object, self.type):
+            return True
+        if self.choices is not None or self.usage is not None or self.object is not None:
+            return False
+        return is_bare_error(self.detail, self.message, self.code or self.status_code)
+
+
+_chunk = Chunk(_Chunk)
+
+
+class ChatCompletion:
+    """Reads one reply.
+
+    A finish reason makes the end, unless text or reasoning follows: some servers write `stop` into every
+    chunk, or into the first. The usage comes after it, alone, and not from every server.
+    """
+
+    __slots__ = (
+        "_last", "_reason", "_refused", "_said", "_title", "_vouched", "_wavers", "counted", "settled",
+    )  # fmt: skip
+
+    def __init__(self, title: str) -> None:
+        self.counted: Counted | None = None
+        self.settled = False
+        self._title = title
+        self._vouched = False
+        self._wavers = False
+        self._said = False
+        self._refused = False
+        self._reason: str | None = None
+        self._last: str | None = None
+
+    def take(self, events: Sequence[ServerEvent], lump: Lump) -> bool:
+        """Read chunks up to the marker."""
+        for event in events:
+            data = event.data
+            if data == DONE:
+                return self._done()
+            chunk = _chunk.decode(data)
+            if chunk is None:
+                if is_done(data):
+                    return self._done()
+                continue
+            self._read(chunk, lump)
+            if not chunk.choices or chunk.error is not None or event.event == "error":
+                self._check(chunk, data, named=event.event == "error")
+            if self._reason is None:
+                self.settled = False
+            elif chunk.usage is not None and chunk.choices == [] and self.counted is not None and self._said:
+                self.settled = True
+        return False
+
+    def take_whole(self, body: bytes, lump: Lump) -> None:
+        """Read a whole completion, from a server that does not stream."""
+        chunk = _chunk.decode(body) or _Chunk()
+        self._read(chunk, lump, whole=True)
+        self._check(chunk, body, named=body.lstrip().startswith(b"["))
+        if not chunk.choices:
+            raise ValueError("the response is no completion")
+        self._vouched = True
+
+    def _done(self) -> bool:
+        # The marker vouches for the reply: the last reason counts, whatever came after it.
+        self._reason = self._reason or self._last
+        self._vouched = True
+        return True
+
+    def _check(self, chunk: _Chunk, data: bytes, *, named: bool = False) -> None:
+        """Raise the fault that a chunk tells of, if it does; `named` says that its event is called one."""
+        if named or says_something(chunk.error) or chunk.is_error:
+            raise fault_of_event(self._title, json_of_any_bytes(data))
+
+    def _read(self, chunk: _Chunk, lump: Lump, *, whole: bool = False) -> None:
+        for choice in chunk.choices or ():
+            said = len(lump.text) + len(lump.reasoning)
+            delta = choice.delta
+            if delta is None and (whole or chunk.object == _WHOLE) and not self._said:
+                delta = choice.message
+            if delta is not None and delta.role != "tool":
+                self._say(delta, lump)
+            word = choice.finish_reason
+            if word is not None and is_finish_reason(word):
+                if is_error(word) or says_something(choice.error):
+                    error = choice.error or chunk.error
+                    raise fault_of_event(self._title, {"error": error, "type": word})
+                self._reason = self._last = word
+                # Beside text it need not be the last one: some servers write it into every chunk.
+                self._vouched = len(lump.text) + len(lump.reasoning) == said and self._said
+            elif says_something(choice.error):
+                raise fault_of_event(self._title, {"error": choice.error})
+        if chunk.usage is not None:
+            self._count(chunk.usage)
+
+    def _say(self, delta: _Delta, lump: Lump) -> None:
+        thought = delta.reasoning_content or delta.reasoning
+        if thought:
+            lump.reasoning.append(thought)
+        said = bool(thought or delta.refusal)
+        text = delta.content
+        if text:
+            if isinstance(text, str):
+                said = True
+                lump.text.append(text)
+            else:
+                said = _read_parts(text, lump) or said
+        if delta.refusal:
+            self._refused = True
+            lump.text.append(delta.refusal)
+        if said:
+            if self._reason is not None:
+                self._reason = None
+                self._wavers = self._wavers or self._said
+            self._said = True
+
+    def _count(self, usage: _Usage) -> None:
+        """Take over what is told: the counts are cumulative, and a zero tells nothing."""
+        before = self.counted or Counted(None, None)
+        details = usage.completion_tokens_details
+        now = completion_counts(
+            count(usage.prompt_tokens),
+            count(usage.completion_tokens),
+            count(details.reasoning_tokens) if details is not None else None,
+            count(usage.total_tokens),
+            (count(usage.cache_read_input_tokens) or 0) + (count(usage.cache_creation_input_tokens) or 0),
+        )
+        output = now.output_tokens or before.output_tokens
+        told = Counted(
+            now.input_tokens or before.input_tokens, now.output_tokens if output is None else output
+        )
+        if told != before:
+            self.counted = told
+
+    def finish(self, ending: Ending = Ending.WAITING) -> Finish | None:
+        """Return the end, once a finish reason came that nothing followed.
+
+        A body that just ends vouches for no finish reason of a server that took others back, and a connection
+        that breaks for none that came beside text.
+        """
+        if self._reason is None:
+            return None
+        if not self._vouched and (ending is Ending.BROKEN or (ending is Ending.CLOSED and self._wavers)):
+            return None
+        usage = usage_of(self.counted)
+        if self._refused:
+            return Finish(FinishReason.CONTENT_FILTER, "refusal", usage)
+        return Finish(meaning_of(self._reason), own_word(self._reason), usage)
+
+
+def _read_parts(parts: list[Any], lump: Lump) -> bool:
+    """Read content that comes as a list, as Mistral's reasoning models send it; return whether it said
+    anything.
+    """
+    before = len(lump.text) + len(lump.reasoning)
+    for part in parts:
+        match part:
+            case {"type": "text", "text": str(text)}:
+                lump.text.append(text)
+            case {"type": "thinking", "thinking": str(thought)}:
+                lump.reasoning.append(thought)
+            case {"type": "thinking", "thinking": [*thoughts]}:
+                lump.reasoning += [
+                    thought["text"]
+                    for thought in thoughts
+                    if isinstance(thought, dict) and isinstance(thought.get("text"), str)
+                ]
+    return len(lump.text) + len(lump.reasoning) > before

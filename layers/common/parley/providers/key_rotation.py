@@ -1,0 +1,92 @@
+"""Models whose keys are fetched anew when a provider refuses one, or when one is missing."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+
+from parley.domain.errors import ProviderFault, Unavailable
+from parley.domain.events import ModelEvent, Ping
+from parley.domain.ports import ChatModel, Question
+from parley.providers.registry import ConfiguredModels
+from parley.settings import Settings, SettingsError
+from parley.support.logs import logger
+
+_log = logger("models")
+_ABOUT_THE_KEY = ("provider_auth", "model_not_configured")
+# Returns the settings as they are now; is given those whose key was refused.
+Renew = Callable[[Settings], Awaitable[Settings]]
+
+
+class RenewingModels:
+    """The models that the settings have keys for; a rotated key is taken over without a new sandbox."""
+
+    def __init__(self, settings: Settings, renew: Renew) -> None:
+        self._settings = settings
+        self._renew = renew
+        self._models = ConfiguredModels(settings)
+        self._before: list[ConfiguredModels] = []
+
+    def of(self, provider: str) -> ChatModel:
+        """Return the adapter of `provider`; whether there is a key for it shows when it is asked."""
+        return _RenewingModel(self, provider)
+
+    def version(self, provider: str) -> str:
+        """Return the name and version of the adapter of `provider`."""
+        return self._models.version(provider)
+
+    def has(self, provider: str) -> bool:
+        """Return whether there is a key for `provider`, as far as this sandbox knows by now."""
+        return self._models.has(provider)
+
+    @property
+    def configured(self) -> ConfiguredModels:
+        """The models with the newest keys."""
+        return self._models
+
+    async def renewed(self, refused: ConfiguredModels) -> bool:
+        """Fetch the keys anew, unless somebody did since `refused`; tell whether it is worth another try."""
+        if self._models is not refused:
+            return True
+        try:
+            settings = await self._renew(self._settings)
+        except (Unavailable, SettingsError) as error:
+            _log.warning("keys_not_renewed", extra={"error": type(error).__name__})
+            return False
+        if settings == self._settings or self._models is not refused:
+            return self._models is not refused
+        _log.info("keys_renewed")
+        # Replies that are under way end with the adapters that they began with.
+        self._before.append(self._models)
+        self._settings, self._models = settings, ConfiguredModels(settings)
+        return True
+
+    async def close(self) -> None:
+        """Close idle connections."""
+        for models in (*self._before, self._models):
+            await models.close()
+
+
+class _RenewingModel:
+    """One provider's adapter, whichever key it has at the time."""
+
+    def __init__(self, models: RenewingModels, provider: str) -> None:
+        self._models = models
+        self._provider = provider
+
+    async def stream(self, question: Question) -> AsyncGenerator[ModelEvent, None]:
+        asked = self._models.configured
+        begun = False
+        try:
+            async with aclosing(asked.of(self._provider).stream(question)) as events:
+                async for event in events:
+                    begun = begun or not isinstance(event, Ping)
+                    yield event
+            return
+        except ProviderFault as fault:
+            if begun or fault.fault not in _ABOUT_THE_KEY or not await self._models.renewed(asked):
+                raise
+        async with aclosing(self._models.configured.of(self._provider).stream(question)) as events:
+            async for event in events:
+                yield event
+
+    async def close(self) -> None:
+        """Nothing of its own."""

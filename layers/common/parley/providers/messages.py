@@ -1,0 +1,162 @@
+"""Anthropic's messages as they are streamed: events up to `message_stop`, or one JSON text."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from parley.domain.events import Counted, Finish
+from parley.providers.errors import fault_of_event, is_bare_error, says_something
+from parley.providers.event_stream import Chunk, Ending, Lump, is_done
+from parley.providers.finish_reasons import is_error, meaning_of
+from parley.providers.sdk_client import own_word
+from parley.providers.usage import count, usage_of
+from parley.support.encoding import json_of_any_bytes
+from parley.support.sse_decoder import ServerEvent
+
+
+class _Usage(msgspec.Struct):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+
+
+class _Message(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+class _Block(msgspec.Struct):
+    type: str | None = None
+    text: str | None = None
+    thinking: str | None = None
+
+
+class _Delta(msgspec.Struct):
+    type: str | None = None
+    text: str | None = None
+    thinking: str | None = None
+    stop_reason: str | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str | None = None
+    object: str | None = None
+    message: _Message | str | None = None
+    content_block: _Block | None = None
+    content: list[_Block] | None = None
+    delta: _Delta | None = None
+    stop_reason: str | None = None
+    usage: _Usage | None = None
+    error: Any = None
+    code: Any = None
+    detail: Any = None
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it is an error in the words of another wire: gateways mix them."""
+        if says_something(self.error) or self.object == "error":
+            return True
+        text = self.message if isinstance(self.message, str) else None
+        return self.type is None and is_bare_error(self.detail, text, self.code)
+
+
+_event = Chunk(_Event)
+
+
+class Messages:
+    """Reads one reply, which was cut off unless `message_stop` comes."""
+
+    __slots__ = ("_over", "_reason", "_title", "_usage", "counted", "settled")
+
+    def __init__(self, title: str) -> None:
+        self.counted: Counted | None = None
+        self.settled = False
+        self._title = title
+        self._over = False
+        self._reason: str | None = None
+        self._usage = _Usage()
+
+    def take(self, events: Sequence[ServerEvent], lump: Lump) -> bool:
+        """Read events up to the last; one of an unknown type means nothing."""
+        for event in events:
+            data = event.data
+            body = _event.decode(data)
+            if body is None:
+                self._over = self._over or (is_done(data) and self._reason is not None)
+            else:
+                self._read(body, event, lump)
+            if self._over:
+                break
+        return self._over
+
+    def _read(self, body: _Event, event: ServerEvent, lump: Lump) -> None:
+        kind = body.type or event.event
+        match kind:
+            case "content_block_delta" if body.delta is not None:
+                delta = body.delta
+                _say(lump, delta.type, "text_delta", delta.text, "thinking_delta", delta.thinking)
+            case "content_block_start" if body.content_block is not None:
+                block = body.content_block
+                _say(lump, block.type, "text", block.text, "thinking", block.thinking)
+            case "message_start" if isinstance(body.message, _Message):
+                self._count(body.message.usage, begins=True)
+            case "message_delta":
+                self._count(body.usage)
+                if body.delta is not None and body.delta.stop_reason:
+                    self._end_by(body.delta.stop_reason)
+            case "message_stop":
+                self._over = True
+        if kind == "error" or body.is_error:
+            raise fault_of_event(self._title, json_of_any_bytes(event.data))
+
+    def take_whole(self, body: bytes, lump: Lump) -> None:
+        """Read a whole message, from a server that does not stream."""
+        message = _event.decode(body) or _Event()
+        for block in message.content or ():
+            _say(lump, block.type, "text", block.text, "thinking", block.thinking)
+        if message.type == "error" or message.is_error or body.lstrip().startswith(b"["):
+            raise fault_of_event(self._title, json_of_any_bytes(body))
+        if message.content is None:
+            raise ValueError("the response is no message")
+        self._count(message.usage)
+        if message.stop_reason:
+            self._end_by(message.stop_reason)
+        self._over = True
+
+    def _end_by(self, word: str) -> None:
+        if is_error(word):
+            raise fault_of_event(self._title, {"type": word})
+        self._reason = word
+
+    def finish(self, ending: Ending = Ending.WAITING) -> Finish | None:
+        """Return the end, once `message_stop` came after a stop reason, however the connection ends."""
+        if self._reason is None or not self._over:
+            return None
+        return Finish(meaning_of(self._reason), own_word(self._reason), usage_of(self.counted))
+
+    def _count(self, usage: _Usage | None, *, begins: bool = False) -> None:
+        """Take over what is known by now: the counts are cumulative, and some come once only."""
+        if usage is None:
+            return
+        told = {name: count(value) for name, value in msgspec.structs.asdict(usage).items()}
+        if begins:
+            told["output_tokens"] = None  # the reply has just begun: a later event counts what it came to
+        # No question has no tokens at all: a zero of the input, where there was a count, tells nothing.
+        known = {
+            name: value for name, value in told.items() if value or (value == 0 and name == "output_tokens")
+        }
+        self._usage = usage = msgspec.structs.replace(self._usage, **known)
+        cached = (usage.cache_creation_input_tokens or 0) + (usage.cache_read_input_tokens or 0)
+        asked = count((usage.input_tokens or 0) + cached) or None
+        self.counted = Counted(asked, usage.output_tokens)
+
+
+def _say(
+    lump: Lump, kind: str | None, text_kind: str, text: str | None, thinking_kind: str, thinking: str | None
+) -> None:
+    """Add what a block or a delta of a known kind holds; without a kind, what is there counts."""
+    if text and kind in (text_kind, None):
+        lump.text.append(text)
+    if thinking and kind in (thinking_kind, None):
+        lump.reasoning.append(thinking)

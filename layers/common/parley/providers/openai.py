@@ -1,0 +1,71 @@
+"""OpenAI, and every server that speaks its chat completions."""
+
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
+
+from parley.domain.errors import ProviderFault
+from parley.domain.events import ModelEvent
+from parley.domain.ports import Question
+from parley.providers.chat_completion import ChatCompletion
+from parley.providers.errors import fault_of_status
+from parley.providers.event_stream import stream
+from parley.providers.request_fields import RequestFields
+from parley.providers.response_body import Opened
+from parley.providers.sdk_client import Sdk, refusal
+from parley.providers.server import title_of_server
+
+if TYPE_CHECKING:
+    import httpx2
+    import openai
+
+
+class OpenAIModel:
+    """Asks OpenAI by its SDK's client, and reads the answer's bytes itself.
+
+    The SDK's own stream objects pass a cut reply off as a whole one, and cost several times the work.
+    """
+
+    version = "openai/2"
+
+    def __init__(self, *, api_key: str, base_url: str) -> None:
+        self._api_key = api_key
+        self._base_url = base_url
+        self._title = title_of_server(base_url)
+        self._fields = RequestFields(base_url)
+        self._sdk = Sdk(self._make_client)
+
+    def stream(self, question: Question) -> AsyncGenerator[ModelEvent, None]:
+        """Ask once; see `ports.ChatModel.stream`."""
+
+        async def open_response() -> Opened:
+            return await self._fields.post(
+                question.model, lambda fields: self._sdk.post("/chat/completions", _body(question, fields))
+            )
+
+        return stream(self._title, ChatCompletion(self._title), open_response, self._fault_of)
+
+    async def close(self) -> None:
+        """Close idle connections."""
+        await self._sdk.close()
+
+    def _make_client(self, http_client: "httpx2.AsyncClient") -> "openai.AsyncOpenAI":
+        import openai  # noqa: PLC0415
+
+        return openai.AsyncOpenAI(
+            api_key=self._api_key or "none",  # a compatible server may need no key, the SDK does
+            base_url=self._base_url,
+            max_retries=0,
+            timeout=None,
+            http_client=http_client,
+        )
+
+    def _fault_of(self, error: Exception) -> ProviderFault | None:
+        found = refusal(error)
+        return found and fault_of_status(self._title, found.status, found.headers, found.body)
+
+
+def _body(question: Question, fields: dict[str, object]) -> dict[str, object]:
+    model = question.model
+    messages = [{"role": "system", "content": model.system_prompt}] if model.system_prompt else []
+    messages += [{"role": turn.role.value, "content": turn.text} for turn in question.turns]
+    return {**fields, **model.parameters, "model": model.name, "messages": messages, "stream": True}

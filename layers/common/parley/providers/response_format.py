@@ -1,0 +1,45 @@
+"""What a provider's response is, told by its first bytes: servers label event streams as they please."""
+
+import re
+from enum import Enum
+
+from parley.support.sse_decoder import CONTENT_TYPE
+
+_EVENT_STREAM = CONTENT_TYPE.partition(";")[0]
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# The fields of an event stream (HTML standard, 9.2.5), and a comment.
+_FIELDS = (b"data", b"event", b"id", b"retry")
+_FIELD = re.compile(rb"(?:data|event|id|retry)[ \t]*(?::|\r|\n)|:")
+
+
+class Format(Enum):
+    """How a reply comes."""
+
+    EVENTS = "events"
+    JSON = "json"
+
+
+def format_of(begun: bytes, content_type: str) -> Format | None:
+    """Return what a response is that begins with these bytes, none of them white space; None if that's too
+    few.
+
+    `content_type` decides only where the bytes are neither JSON, nor the beginning of a page, nor a field
+    that an event stream knows. Raises `ValueError` for what is no reply.
+    """
+    if _BYTE_ORDER_MARK.startswith(begun):
+        return None
+    if begun[:1] in (b"{", b"["):
+        return Format.JSON
+    if _FIELD.match(begun):
+        return Format.EVENTS
+    if begun[:1] != b"<":
+        if _is_labelled(content_type):
+            return Format.EVENTS
+        if any(field.startswith(begun) for field in _FIELDS):
+            return None
+    raise ValueError("the response is neither an event stream nor JSON")
+
+
+def _is_labelled(content_type: str) -> bool:
+    """Tell whether a media type, or any of several in a doubled header, is that of event streams."""
+    return any(part.partition(";")[0].strip().lower() == _EVENT_STREAM for part in content_type.split(","))

@@ -1,0 +1,98 @@
+"""What the providers' SDKs have in common: how they are loaded and asked, and what their errors say."""
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from parley.providers.response_body import Opened
+from parley.support.encoding import to_json
+from parley.support.gc_tuning import spare_what_is_loaded
+
+if TYPE_CHECKING:
+    import anthropic
+    import httpx2
+    import openai
+
+    from parley.providers.http_transport import Envelope, ProviderTransport
+
+    Client = openai.AsyncOpenAI | anthropic.AsyncAnthropic
+
+# A compressed stream would come in lumps of the compressor's choosing.
+_HEADERS = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
+_WORD = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
+
+
+class Refusal(NamedTuple):
+    """An HTTP error as it is reported."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Any
+
+
+class Sdk:
+    """An SDK's client, made when it is first needed.
+
+    Loading an SDK takes seconds on a small machine, so a thread does it: other streams go on meanwhile. It
+    asks the first question. Those after it differ in their bodies only, and go in the envelope of the first
+    one, without the third of a millisecond in which an SDK makes the same again.
+    """
+
+    def __init__(self, make: "Callable[[httpx2.AsyncClient], Client]") -> None:
+        self._make = make
+        self._making = asyncio.Lock()
+        self._client: Client | None = None
+        self._transport: ProviderTransport | None = None
+        self._envelopes: dict[str, Envelope] = {}
+
+    async def post(self, path: str, body: dict[str, object]) -> Opened:
+        """Ask, and return the response before its body has come."""
+        envelope = self._envelopes.get(path)
+        if envelope is not None and self._transport is not None:
+            return await self._transport.post(envelope, to_json(body))
+        async with self._making:
+            if self._client is None:
+                self._client = await asyncio.to_thread(self._load)
+        import httpx2  # noqa: PLC0415
+
+        from parley.providers.http_transport import Envelope, opened  # noqa: PLC0415
+
+        streamed: bool = True
+        response = await self._client.post(
+            path, cast_to=httpx2.Response, body=body, options={"headers": _HEADERS}, stream=streamed
+        )
+        self._envelopes[path] = Envelope(response.request)
+        return opened(response)
+
+    async def close(self) -> None:
+        """Close the client, if there is one."""
+        client, self._client, self._transport = self._client, None, None
+        if client is not None:
+            await client.close()
+
+    def _load(self) -> "Client":
+        from parley.providers.http_transport import ProviderTransport, http_client  # noqa: PLC0415
+
+        self._transport = ProviderTransport()
+        client = self._make(http_client(self._transport))
+        for name in ("openai", "anthropic", "httpx2", "httpcore2"):
+            # At DEBUG, which the SDKs' own variables turn on, they write whole requests.
+            logging.getLogger(name).setLevel(logging.WARNING)
+        spare_what_is_loaded()
+        return client
+
+
+def refusal(error: Exception) -> Refusal | None:
+    """Return what a status error says, an SDK's or the transport's; None for any other exception."""
+    # All have these, and to import the SDKs' classes here would load the SDKs.
+    status, response = getattr(error, "status_code", None), getattr(error, "response", None)
+    if not isinstance(status, int) or response is None:
+        return None
+    return Refusal(status, response.headers, getattr(error, "body", None))
+
+
+def own_word(word: str) -> str:
+    """Return a provider's own word for the end of a reply, if it is a word, else `other`."""
+    return word if _WORD.fullmatch(word) else "other"

@@ -1,0 +1,89 @@
+"""The frames of a stream, as Server-Sent Events (HTML standard, section 9.2)."""
+
+from parley.domain.events import Completed, Cursor, Failed, Source, StreamState, Usage
+from parley.support.encoding import to_json
+
+HEARTBEAT = b": heartbeat\n\n"
+
+
+def start_frame(
+    cursor: Cursor, *, session_id: str, chat_id: str, message_id: str, model_id: str, source: Source
+) -> bytes:
+    """Return the first frame of a stream; its id tells EventSource the epoch it stands in."""
+    return _frame(
+        {
+            "type": "start",
+            "sessionId": session_id,
+            "chatId": chat_id,
+            "messageId": message_id,
+            "modelId": model_id,
+            "source": source.value,
+        },
+        cursor,
+    )
+
+
+TYPING = b'data: {"type":"typing"}\n\n'
+
+
+def token_frame(epoch: int, position: int, content: str) -> bytes:
+    """Return the frame that brings a reader to `position`; the hot path, so built by hand."""
+    return b'id: %d-%d\ndata: {"type":"token","content":%b}\n\n' % (epoch, position, to_json(content))
+
+
+def status_frame(state: StreamState) -> bytes:
+    """Return a frame telling what goes on while there is no text."""
+    return _frame({"type": "status", "state": state.value})
+
+
+def thinking_frame(elapsed_ms: int) -> bytes:
+    """Return a heartbeat that tells for how long the model has been at a reply that has no text yet."""
+    return _frame({"type": "status", "state": StreamState.THINKING.value, "elapsedMs": elapsed_ms})
+
+
+def reset_frame(cursor: Cursor, reason: str) -> bytes:
+    """Return the frame that makes a client drop the text shown so far."""
+    return _frame({"type": "reset", "reason": reason}, cursor)
+
+
+def done_frame(end: Completed, *, message_id: str, saved: bool) -> bytes:
+    """Return the only successful end of a stream."""
+    return _frame(
+        {
+            "type": "done",
+            "finishReason": end.finish_reason.value,
+            "usage": usage_json(end.usage),
+            "messageId": message_id,
+            "saved": saved,
+        }
+    )
+
+
+def error_frame(end: Failed, *, saved: bool) -> bytes:
+    """Return the only other end of a stream."""
+    body: dict[str, object] = {
+        "type": "error",
+        "code": end.code,
+        "message": end.message,
+        "retryable": end.retryable,
+    }
+    if end.retry_after_ms is not None:
+        body["retryAfterMs"] = end.retry_after_ms
+    body["saved"] = saved
+    return _frame(body)
+
+
+def usage_json(usage: Usage | None) -> dict[str, int] | None:
+    """Return usage as the wire names it."""
+    if usage is None:
+        return None
+    return {
+        "inputTokens": usage.input_tokens,
+        "outputTokens": usage.output_tokens,
+        "totalTokens": usage.input_tokens + usage.output_tokens,
+    }
+
+
+def _frame(body: dict[str, object], cursor: Cursor | None = None) -> bytes:
+    prefix = b"" if cursor is None else b"id: %d-%d\n" % cursor
+    return b"%bdata: %b\n\n" % (prefix, to_json(body))

@@ -1,0 +1,288 @@
+"""The sessions that this process answers: each joins a generation, keeps to it, and saves its copy.
+
+A run goes on whether anybody reads it or not. It ends in one of three ways: the generation ended, the
+session was stopped, or another process saved the session's reply first.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from dataclasses import dataclass
+
+from parley.domain.conversation import Reply, Session
+from parley.domain.errors import LogUnavailable, NotFound, StoreUnavailable
+from parley.domain.events import Completed, End, Failed, FinishReason, Source
+from parley.domain.ports import ChatModels, Log, Question, Store
+from parley.domain.prompt import normalise, trim
+from parley.domain.results import Attached, Ended, Hit, Overtaken, Stopping
+from parley.streaming.generation import Generation
+from parley.streaming.generation_keys import GenerationKeys
+from parley.streaming.generation_registry import Productions
+from parley.streaming.lease_keeper import Vouching
+from parley.streaming.model_call import Limits
+from parley.streaming.session_run import Run
+from parley.support.logs import logger
+
+_log = logger("runs")
+_PATIENCE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What `Runs` needs of the settings; seconds."""
+
+    limits: Limits
+    session_lease: float
+    pulse: float
+
+
+class Runs:
+    """Every run and every generation of this process."""
+
+    def __init__(
+        self, store: Store, log: Log, models: ChatModels, keys: GenerationKeys, policy: Policy
+    ) -> None:
+        self._store = store
+        self._log = log
+        self._keys = keys
+        self._policy = policy
+        self._productions = Productions(store, log, models, policy.limits, policy.session_lease, self._spawn)
+        self._runs: dict[str, Run] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._done = self._tasks.discard
+        self._vouching = Vouching(
+            store, log, self._runs, every=policy.pulse, session_lease=policy.session_lease
+        )
+
+    def open(self, session: Session, deadline: float | None) -> Run:
+        """Return the session's run, begun where it is not under way.
+
+        `deadline`, in the event loop's time, is when a reply written for this reader must end.
+        """
+        if session.reply is not None:
+            run = Run(session, "", None)
+            # Whoever comes first hears where it came from: it may have been known when it was asked for.
+            cached = session.source == Source.CACHE
+            run.source = Source.CACHE if cached else Source.HISTORY
+            run.settle(session.reply, saved=True)
+            return run
+        known = self._runs.get(session.id)
+        if known is not None:
+            return known
+        question = Question(session.model, trim(normalise(session.turns), session.model))
+        bypass = session.id if session.regenerate else None
+        key = session.generation_key or self._keys.of(session.model, question.turns, session.user_id, bypass)
+        run = Run(session, key, question)
+        run.deadline = deadline
+        self._runs[session.id] = run
+        run.task = self._spawn(self._answer(run))
+        self._vouching.begin()
+        return run
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    async def settled(self, run: Run, until: float) -> None:
+        """Wait until nothing that was begun for this run needs this process, or until `until`.
+
+        `until` is in the event loop's time.
+        """
+        generation = run.generation
+        writes = generation.task if generation is not None and generation.writing else None
+        tasks = {task for task in (writes, run.task) if task is not None}
+        if tasks:
+            await asyncio.wait(tasks, timeout=max(0.0, until - asyncio.get_running_loop().time()))
+
+    async def _answer(self, run: Run) -> None:
+        try:
+            for attempt in range(_PATIENCE):
+                try:
+                    await self._join_until_settled(run)
+                    break
+                except StoreUnavailable:
+                    # The stream has begun, and its reader can wait longer than one statement may.
+                    if attempt + 1 == _PATIENCE:
+                        raise
+                    await asyncio.sleep(0.5)
+        except (StoreUnavailable, NotFound) as error:
+            run.settle(run.lost(error.code, error.message), saved=False)
+        except Exception:
+            _log.exception("run_broke")
+            run.settle(run.lost("internal", "Something went wrong here."), saved=False)
+        finally:
+            if run.answer is None:
+                run.settle(run.lost("unavailable", "This server is going away."), saved=False)
+            self._runs.pop(run.session.id, None)
+            # After the readers, who have just been rung: a line takes as long to write as their last frames.
+            asyncio.get_running_loop().call_soon(run.report)
+
+    async def _join_until_settled(self, run: Run) -> None:
+        session = run.session
+        floor, leased = session.epoch, session.leased
+        pause = 0.05
+        while run.answer is None:
+            entry = await self._productions.enter(run, floor, may_create=not leased)
+            if isinstance(entry, Hit):
+                run.source = Source.CACHE
+                self._show(run, entry.reply)
+                await asyncio.sleep(0)  # the text first, then its place in the store
+                if await self._save(run, entry.reply, Source.CACHE):
+                    return
+            elif isinstance(entry, Generation):
+                floor = max(floor, entry.tape.epoch)
+                if await self._keep_to(run, entry):
+                    return
+            elif isinstance(entry, Ended):
+                run.settle(entry.reply, saved=True)
+                return
+            elif isinstance(entry, Stopping):
+                await self._give_up(run, floor, entry)
+                return
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 1.0)
+            leased, reply = await self._store.reply(session.id)
+            if reply is not None:
+                run.settle(reply, saved=True)
+
+    def _show(self, run: Run, reply: Reply) -> None:
+        generation = Generation(run.key, reply.epoch, "", writing=False)
+        generation.tape.append(reply.text)
+        generation.tape.end = reply.end
+        run.turn_to(generation)
+
+    async def _keep_to(self, run: Run, generation: Generation) -> bool:
+        """Accompany a generation to its end or the run's; False when the run has to join anew."""
+        session = run.session
+        if generation.writing and generation.asker is None:
+            generation.asker = session.id
+        standing: Attached | Overtaken | Ended | Stopping = Attached()
+        if generation.writing or not session.follows(run.key, generation.tape.epoch):
+            standing = await self._store.attach(
+                session.id,
+                run.key,
+                generation.tape.epoch,
+                self._policy.session_lease,
+                writer=generation.writing,
+                asks=generation.asker == session.id,
+            )
+        if isinstance(standing, Ended):
+            run.settle(standing.reply, saved=True)
+        elif isinstance(standing, Stopping):
+            await self._give_up(run, generation.tape.epoch, standing)
+        if not isinstance(standing, Attached):
+            await self._detach(run, generation)
+            return run.answer is not None
+        if generation.task is None:
+            if generation.lost:
+                return False
+            self._productions.begin(run, generation)
+            run.source = Source.PROVIDER if generation.writing else Source.JOINED
+        generation.attached.add(session.id)
+        generation.watchers.add(run.bell)
+        run.turn_to(generation)
+        try:
+            while run.answer is None:
+                if generation.tape.end is not None:
+                    return await self._save(run, generation.reply(), run.source)
+                if run.stopping or run.disabled or session.id in generation.stops:
+                    return await self._stop(run, generation)
+                if generation.lost:
+                    return False
+                await run.bell.wait()
+            return True
+        finally:
+            generation.watchers.discard(run.bell)
+            generation.attached.discard(session.id)
+
+    async def _stop(self, run: Run, generation: Generation) -> bool:
+        run.limit = generation.tape.length
+        text = generation.tape.text()
+        if not generation.writing:
+            # The process that writes knows more: the rest of the text, and what was spent. It looks at its
+            # log this often when the model is silent, and has the first word.
+            await asyncio.sleep(1.5 * self._policy.limits.look + 0.05)
+        end: End = Completed(FinishReason.STOPPED)
+        if run.disabled:
+            end = Failed("user_disabled", "This user is disabled.", retryable=False)
+        reply = Reply(generation.tape.epoch, text, generation.charged(end))
+        saved, _ = await asyncio.gather(self._save(run, reply, run.source), self._detach(run, generation))
+        return saved
+
+    async def _hand_over(self, run: Run, generation: Generation) -> None:
+        """Have another session pay for what is written on after the one that asked has left."""
+        if generation.asker != run.session.id:
+            return
+        generation.asker = min(generation.attached, default=None)
+        if generation.asker is not None:
+            with contextlib.suppress(StoreUnavailable, NotFound):
+                await self._store.attach(
+                    generation.asker,
+                    run.key,
+                    generation.tape.epoch,
+                    self._policy.session_lease,
+                    writer=True,
+                    asks=True,
+                )
+
+    async def _detach(self, run: Run, generation: Generation) -> None:
+        generation.attached.discard(run.session.id)
+        try:
+            await self._log.stop(run.key, run.session.id)
+            # The writer flushes at once, and sees for itself whether anybody is left.
+            self._productions.hurry(generation)
+        except LogUnavailable:
+            generation.logged = False
+        if generation.task is None and not generation.attached:
+            # Elected, then refused: give the election back.
+            self._productions.forget(generation)
+            generation.lose()
+            with contextlib.suppress(LogUnavailable):
+                await self._log.abandon(run.key, generation.owner)
+        elif not generation.logged and not generation.attached:
+            generation.lose()
+        await self._hand_over(run, generation)
+
+    async def _give_up(self, run: Run, epoch: int, stopping: Stopping) -> None:
+        """End a session that was stopped while nobody answered it, with what its log has."""
+        text = ""
+        with contextlib.suppress(LogUnavailable):
+            text = (await self._log.read(run.key, epoch, 0)).text
+        end: End = Completed(FinishReason.STOPPED)
+        if stopping.disabled:
+            end = Failed("user_disabled", "This user is disabled.", retryable=False)
+        await self._save(run, Reply(epoch, text, end), run.source)
+
+    async def _save(self, run: Run, reply: Reply, source: Source) -> bool:
+        """Store the run's reply; False where a later epoch has the session."""
+        session_id = run.session.id
+        try:
+            outcome = await self._store.finish(session_id, reply, source.value)
+        except StoreUnavailable:
+            await self._vouching.park(session_id, reply, source)
+            run.settle(reply, saved=False)
+            return True
+        if isinstance(outcome, Overtaken):
+            return False
+        run.settle(outcome.reply if isinstance(outcome, Ended) else reply, saved=True)
+        return True
+
+    def halt(self, session_id: str) -> None:
+        """Stop a session that this process answers, without waiting for the log to tell."""
+        run = self._runs.get(session_id)
+        if run is not None:
+            run.halt()
+
+    async def close(self, grace: float = 3.0) -> None:
+        """End what is being written as truncated, save it, and stop."""
+        self._productions.cut()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace)
+        await self._productions.close()
+        await self._vouching.close()
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)

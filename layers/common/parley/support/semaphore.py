@@ -1,0 +1,56 @@
+"""A semaphore for what is asked thousands of times a second: nobody who finds a place pays for waiting."""
+
+import asyncio
+from collections import deque
+
+from parley.support.timer import Timed, has_come
+
+
+class Places(Timed):
+    """So many may be inside; the others wait, first come, first served, each until its deadline."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._free = count
+        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
+
+    def take(self) -> bool:
+        """Take a place if there is one, and nobody waits for it."""
+        if self._free and not self._waiting:
+            self._free -= 1
+            return True
+        return False
+
+    async def wait(self, deadline: float) -> None:
+        """Take a place; raises `TimeoutError` when the event loop's time is `deadline`."""
+        if self.take():
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((deadline, turn))
+        self._hasten(deadline)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self.give()  # it came too late for its taker
+            raise
+
+    def give(self) -> None:
+        """Give a place back."""
+        while self._waiting:
+            _, turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    def _on_due(self) -> None:
+        for deadline, turn in self._waiting:
+            if turn.done():
+                continue
+            if has_come(deadline):
+                turn.set_exception(TimeoutError())
+            else:
+                self._hasten(deadline)
+        while self._waiting and self._waiting[0][1].done():
+            self._waiting.popleft()

@@ -1,0 +1,97 @@
+"""How replies and ends are written into the log, and read from it by whatever version wrote them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from parley.domain.conversation import Reply
+from parley.domain.events import Completed, Cursor, End, Failed, FinishReason, Spent, Usage
+from parley.support.encoding import from_json, to_json
+
+_VERSION = 1
+
+
+def end_to_bytes(end: End) -> bytes:
+    """Write an end."""
+    return to_json(_end_fields(end))
+
+
+def end_of_bytes(data: bytes) -> End:
+    """Read an end; raises `ValueError` for anything else."""
+    return _end_of(from_json(data))
+
+
+def reply_to_bytes(reply: Reply) -> bytes:
+    """Write a reply, its epoch first, where a script can read it."""
+    return b"%d %b" % (reply.epoch, to_json([_VERSION, reply.text, _end_fields(reply.end)]))
+
+
+def reply_of_bytes(data: bytes) -> Reply:
+    """Read a reply; raises `ValueError` for what is corrupt or of another version.
+
+    What is read can be saved: Valkey is nobody's to trust, and a store would refuse the rest.
+    """
+    epoch, _, body = data.partition(b" ")
+    match from_json(body):
+        case [version, str(text), dict(end)] if version == _VERSION and _is_storable(text):
+            at = Cursor.parse(f"{epoch.decode()}-{len(text)}")
+            if at is not None:
+                return Reply(at.epoch, text, _end_of(end))
+    raise ValueError("not a reply of this version")
+
+
+def cached_of_bytes(data: bytes) -> Reply:
+    """Read a reply that is given to whoever asks the same; raises `ValueError` for any other too."""
+    reply = reply_of_bytes(data)
+    if not reply.cacheable:
+        raise ValueError("not a reply that ended well")
+    return reply
+
+
+def _end_fields(end: End) -> dict[str, Any]:
+    # An older version reads an end without `spent`, and passes over one that it does not know.
+    spent = {"spent": [end.spent.input_tokens, end.spent.output_tokens]} if end.spent is not None else {}
+    if isinstance(end, Failed):
+        return {
+            "code": end.code, "message": end.message,
+            "retryable": end.retryable, "retryAfterMs": end.retry_after_ms,
+        } | spent  # fmt: skip
+    usage = end.usage and [end.usage.input_tokens, end.usage.output_tokens]
+    return {"finish": end.finish_reason.value, "providerReason": end.provider_reason, "usage": usage} | spent
+
+
+def _end_of(fields: Mapping[str, Any]) -> End:
+    match fields:
+        case {"code": str(code), "message": str(message), "retryable": bool(retryable)}:
+            after = fields.get("retryAfterMs")
+            if _is_storable(code + message) and (after is None or _is_count(after)):
+                return Failed(code, message, retryable, after, _spent_of(fields))
+        case {"finish": str(finish), "providerReason": None | str() as reason, "usage": usage}:
+            if _is_storable(reason or ""):
+                return Completed(FinishReason(finish), reason, _usage_of(usage), _spent_of(fields))
+    raise ValueError("not an end")
+
+
+def _usage_of(value: Any) -> Usage | None:
+    match value:
+        case None:
+            return None
+        case [given, returned] if _is_count(given) and _is_count(returned):
+            return Usage(given, returned)
+    raise ValueError("not a usage")
+
+
+def _spent_of(fields: Mapping[str, Any]) -> Spent | None:
+    match fields.get("spent"):
+        case None:
+            return None
+        case [given, returned] if (given is None or _is_count(given)) and _is_count(returned):
+            return Spent(given, returned)
+    raise ValueError("not what was spent")
+
+
+def _is_storable(text: str) -> bool:
+    return "\0" not in text  # which Postgres does not take
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**31  # as Postgres has an integer

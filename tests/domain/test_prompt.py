@@ -1,0 +1,255 @@
+"""What a model is asked, and when two questions are the same."""
+
+import json
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from parley.domain.conversation import Model, ModelOptions, Role, Turn
+from parley.domain.errors import ContextTooLong
+from parley.domain.prompt import generation_key, normalise, shortened, title_of, tokens_of, trim
+from parley.support.encoding import is_blank
+
+MODEL = Model("small", "maker", "small-1", "Small", 100, 1000)
+
+words = st.sampled_from(["", "\n ", "\u200b", "a", "b", "Why?", "Why? ", "é"])
+turns = st.lists(st.builds(Turn, st.sampled_from(Role), words), max_size=12)
+
+
+def user(text: str) -> Turn:
+    return Turn(Role.USER, text)
+
+
+def room(characters: int) -> Model:
+    return replace(MODEL, context_characters=characters)
+
+
+def assistant(text: str) -> Turn:
+    return Turn(Role.ASSISTANT, text)
+
+
+# -- normalise -------------------------------------------------------------------------------------
+
+
+@given(turns)
+def test_the_normal_form_is_pairs_and_a_question(history: list[Turn]) -> None:
+    found = normalise([*history, user("Why?")])
+    assert len(found) % 2 == 1
+    assert [turn.role for turn in found[::2]] == [Role.USER] * (len(found) // 2 + 1)
+    assert [turn.role for turn in found[1::2]] == [Role.ASSISTANT] * (len(found) // 2)
+    assert found[-1] == user("Why?")
+    assert not any(is_blank(turn.text) for turn in found[1::2])
+    questions = [turn.text for turn in found[::2]]
+    assert all(one != next_ for one, next_ in pairwise(questions))
+    assert normalise(found) == found
+
+
+@given(turns)
+def test_asking_again_is_the_same_question(history: list[Turn]) -> None:
+    once = normalise([*history, user("Why?")])
+    assert normalise([*history, user("Why?"), assistant("Because."), user("Why?")]) == once
+    twice = [assistant("Because."), user("Why?"), assistant("So it is."), user("Why?")]
+    assert normalise([*history, user("Why?"), *twice]) == once
+
+
+@given(turns)
+def test_a_question_without_an_answer_is_none(history: list[Turn]) -> None:
+    unanswered = [*history, user("Lost?"), assistant(""), user("Why?")]
+    assert normalise(unanswered) == normalise([*history, user("Why?")])
+
+
+def test_only_the_turn_just_before_collapses() -> None:
+    history = (user("a"), assistant("1"), user("b"), assistant("2"), user("a"))
+    assert normalise(history) == history
+    assert normalise(()) == ()
+
+
+# -- trim ------------------------------------------------------------------------------------------
+
+
+@given(turns, st.integers(-5, 40))
+def test_trim_keeps_the_newest_whole_pairs_that_fit(history: list[Turn], budget: int) -> None:
+    whole = normalise([*history, user("Why?")])
+    kept = trim(whole, room(budget))
+    assert kept == whole[len(whole) - len(kept) :]
+    assert len(kept) % 2 == 1
+    if len(kept) > 1:
+        assert sum(len(turn.text) for turn in kept) <= budget
+    if len(kept) < len(whole):
+        assert sum(len(turn.text) for turn in whole[len(whole) - len(kept) - 2 :]) > budget
+    assert trim(whole, room(budget)) == kept == trim(kept, room(budget))
+
+
+@given(turns, st.integers(0, 40), st.integers(0, 40))
+def test_more_room_never_keeps_less(history: list[Turn], one: int, other: int) -> None:
+    whole = normalise([*history, user("Why?")])
+    assert (len(trim(whole, room(one))) <= len(trim(whole, room(other)))) or one > other
+
+
+def test_trim_of_nothing() -> None:
+    assert trim((), room(10)) == ()
+
+
+def test_a_bound_in_tokens_holds_fewer_characters_of_what_is_dear() -> None:
+    bounded = replace(MODEL, options=ModelOptions(context_tokens=100))
+    pairs = {text: (user(text * 200), assistant("1"), user("Why?")) for text in ("a", "7", "漢", "👍")}
+    kept = {text: len(trim(turns, bounded)) for text, turns in pairs.items()}
+    assert kept == {"a": 3, "7": 1, "漢": 1, "👍": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"), [("", 0), ("abcd" * 17, 20), ("2026", 4), ("漢字漢字漢字漢字漢" * 3, 20), ("👍👍", 2)]
+)
+def test_tokens_are_estimated_by_kind_of_text(text: str, tokens: int) -> None:
+    assert round(tokens_of(text)) == tokens
+
+
+# -- shortened -------------------------------------------------------------------------------------
+
+HISTORY = tuple(turn for number in range(5) for turn in (user(f"{number}" * 100), assistant("." * 100)))
+
+
+@pytest.mark.parametrize(
+    ("fault", "again", "pairs"),
+    [
+        (ContextTooLong(), False, 2),
+        (ContextTooLong(1000, 750), False, 3),
+        (ContextTooLong(1000, 750), True, 2),
+        (ContextTooLong(100_000, 10), False, 0),
+        (ContextTooLong(1001, 1000), False, 4),
+    ],
+)
+def test_a_context_that_is_too_long_loses_its_oldest_pairs(
+    fault: ContextTooLong, again: bool, pairs: int
+) -> None:
+    whole = (*HISTORY, user("Why?"))
+    assert shortened(whole, fault, again=again) == whole[len(whole) - 2 * pairs - 1 :]
+
+
+def test_a_question_alone_cannot_be_shortened() -> None:
+    assert shortened((user("Why?"),), ContextTooLong(), again=False) is None
+
+
+# -- generation_key --------------------------------------------------------------------------------
+
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-3, 3), st.sampled_from(["", "a", "b"])),
+    lambda inner: st.lists(inner, max_size=2),
+    max_leaves=4,
+)
+models = st.builds(
+    Model,
+    id=st.sampled_from(["small", "large"]),
+    provider=st.sampled_from(["maker", "other"]),
+    name=st.sampled_from(["small-1", "small-2"]),
+    title=st.sampled_from(["Small", "Large"]),
+    max_output_tokens=st.sampled_from([100, 1000]),
+    context_characters=st.sampled_from([100, 1000]),
+    system_prompt=words,
+    parameters=st.dictionaries(st.sampled_from(["a", "b", "temperature"]), values, max_size=2),
+)
+questions = st.fixed_dictionaries(
+    {
+        "model": models,
+        "adapter": st.sampled_from(["maker/1", "maker/2", ""]),
+        "turns": turns.map(lambda history: normalise([*history, user("Why?")])),
+        "user_id": st.sampled_from(["ada", "bob"]),
+        "share_context_free": st.booleans(),
+        "bypass": st.sampled_from([None, "s1", "s2"]),
+    }
+)
+
+
+def what_counts(question: dict[str, Any]) -> str:
+    """Say everything that must make a difference, in a form that can be compared."""
+    model = question["model"]
+    shared = question["share_context_free"] and len(question["turns"]) == 1
+    return json.dumps(
+        [
+            None if shared else question["user_id"],
+            question["bypass"],
+            question["adapter"],
+            [model.provider, model.name, model.max_output_tokens, model.system_prompt],
+            model.parameters,
+            [(turn.role.value, turn.text) for turn in question["turns"]],
+        ],
+        sort_keys=True,
+    )
+
+
+def key(question: dict[str, Any], secret: bytes = b"secret") -> str:
+    return generation_key(secret, **question)
+
+
+@given(questions, questions)
+def test_keys_differ_exactly_where_something_does(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert (key(one) == key(other)) == (what_counts(one) == what_counts(other))
+
+
+@given(questions, st.data())
+def test_any_one_difference_makes_another_key(question: dict[str, Any], data: st.DataObject) -> None:
+    field = data.draw(st.sampled_from(sorted(question)))
+    other = question | {field: data.draw(questions)[field]}
+    assume(what_counts(question) != what_counts(other))
+    assert key(question) != key(other)
+
+
+@given(questions)
+def test_a_key_is_a_name_that_tells_nothing(question: dict[str, Any]) -> None:
+    assert len(key(question)) == 43
+    assert key(question) == key(question)
+    assert key(question) != key(question, b"other")
+    assert key(question).replace("-", "").replace("_", "").isalnum()
+
+
+@pytest.mark.parametrize(
+    ("turns", "share", "same"),
+    [
+        ((user("Why?"),), True, True),
+        ((user("Why?"),), False, False),
+        ((user("a"), assistant("1"), user("Why?")), True, False),
+        ((user("a"), assistant("1"), user("Why?")), False, False),
+    ],
+)
+def test_users_share_only_what_has_no_context(turns: tuple[Turn, ...], share: bool, same: bool) -> None:
+    keys = {
+        generation_key(
+            b"secret", model=MODEL, adapter="a", turns=turns, user_id=user_id,
+            share_context_free=share, bypass=None,
+        )
+        for user_id in ("ada", "bob")
+    }  # fmt: skip
+    assert len(keys) == (1 if same else 2)
+
+
+def test_neither_the_order_of_parameters_nor_what_only_we_see_counts() -> None:
+    def of(model: Model) -> str:
+        return generation_key(
+            b"secret", model=model, adapter="a", turns=[user("Why?")], user_id="ada",
+            share_context_free=True, bypass=None,
+        )  # fmt: skip
+
+    one = replace(MODEL, parameters={"a": 1, "b": 2})
+    assert of(one) == of(replace(one, parameters={"b": 2, "a": 1}, id="x", title="X", context_characters=5))
+
+
+# -- title_of --------------------------------------------------------------------------------------
+
+
+@given(st.text(max_size=200), st.integers(5, 100))
+def test_a_title_is_one_short_line(prompt: str, limit: int) -> None:
+    title = title_of(prompt, limit)
+    assert len(title) <= limit + 1
+    assert title == " ".join(title.split())
+    assert title.removesuffix("…") in " ".join(prompt.split())
+
+
+def test_titles() -> None:
+    assert title_of("  What\n is\tAI? ") == "What is AI?"
+    assert title_of("one two three", 9) == "one two…"
+    assert title_of("x" * 10, 9) == "x" * 9 + "…"
+    assert title_of("one two", 7) == "one two"

@@ -1,0 +1,259 @@
+"""The store in this process's memory: what every other store must equal, and quick to test with."""
+
+from datetime import datetime, timedelta
+
+from parley.domain.conversation import (
+    ChatPage,
+    ChatSummary,
+    OfferedModel,
+    Order,
+    Page,
+    Reply,
+    Session,
+    SessionState,
+    Started,
+    Turn,
+)
+from parley.domain.errors import NotFound, SessionExpired
+from parley.domain.events import Completed, FinishReason, Status
+from parley.domain.limits import charged
+from parley.domain.results import Attached, Ended, Orphan, Overtaken, Pulse, Saved, Stop, Stopping
+from tests.memory_store.start import start
+from tests.memory_store.tables import ChatRow, MemoryDatabase, SessionRow
+
+
+class MemoryStore:
+    """`ports.Store` without a server. `owner` names this process in leases."""
+
+    def __init__(
+        self, database: MemoryDatabase, *, owner: str, session_seconds: float, create_users: bool = False
+    ) -> None:
+        self._database = database
+        self._owner = owner
+        self._session_seconds = session_seconds
+        self._create_users = create_users
+
+    def _now(self) -> datetime:
+        return self._database.clock()
+
+    async def start(self, order: Order) -> Started:
+        return start(
+            self._database, order, session_seconds=self._session_seconds, create_users=self._create_users
+        )
+
+    async def session(self, session_id: str) -> Session:
+        row, now = self._row(session_id), self._now()
+        abandoned = row.state is not SessionState.STREAMING or not row.leased(now)
+        if row.expires_at <= now and abandoned:
+            raise SessionExpired
+        self._database.user(row.user_id)
+        ended = row.state is SessionState.ENDED
+        return Session(
+            id=row.id,
+            user_id=row.user_id,
+            chat_id=row.chat_id,
+            message_id=row.message_id,
+            reply_id=row.reply_id,
+            state=row.state,
+            regenerate=row.regenerate,
+            epoch=row.epoch,
+            leased=row.leased(now, self._owner),
+            model=self._database.models[row.model_id].model,
+            turns=() if ended else self._turns(row),
+            generation_key=row.generation_key,
+            reply=self._database.messages[row.reply_id].reply if ended else None,
+            source=self._database.messages[row.reply_id].source,
+        )
+
+    def _row(self, session_id: str) -> SessionRow:
+        row = self._database.sessions.get(session_id)
+        if row is None:
+            raise NotFound
+        return row
+
+    def _turns(self, row: SessionRow) -> tuple[Turn, ...]:
+        last = self._database.messages[row.message_id].position
+        return tuple(
+            # What a provider refused is not sent again, nor is its question.
+            Turn(message.role, "" if message.message().status is Status.FILTERED else message.text)
+            for message in self._database.messages_of(row.chat_id)
+            if message.position <= last and message.superseded_by is None
+        )
+
+    async def attach(
+        self,
+        session_id: str,
+        key: str,
+        epoch: int,
+        lease_seconds: float,
+        *,
+        writer: bool,
+        asks: bool = False,
+    ) -> Attached | Overtaken | Ended | Stopping:
+        row, now = self._row(session_id), self._now()
+        if row.state is SessionState.ENDED or row.stop_requested or row.epoch > epoch:
+            return self._standing(row)
+        row.state, row.epoch, row.generation_key = SessionState.STREAMING, epoch, key
+        row.asked_model = row.asked_model or asks
+        if writer or not row.leased(now, besides=self._owner):
+            self._lease(row, lease_seconds, now)
+        return Attached()
+
+    async def claim(
+        self, session_id: str, key: str, lease_seconds: float
+    ) -> int | Overtaken | Ended | Stopping:
+        row, now = self._row(session_id), self._now()
+        if row.state is SessionState.ENDED or row.stop_requested or row.leased(now, besides=self._owner):
+            return self._standing(row)
+        row.state, row.generation_key = SessionState.STREAMING, key
+        row.epoch = max(row.epoch + 1, int(now.timestamp() * 1000))
+        self._lease(row, lease_seconds, now)
+        return row.epoch
+
+    def _lease(self, row: SessionRow, seconds: float, now: datetime) -> None:
+        row.owner, row.lease_until = self._owner, now + timedelta(seconds=seconds)
+
+    def _standing(self, row: SessionRow) -> Overtaken | Ended | Stopping:
+        if row.state is SessionState.ENDED:
+            return Ended(self._database.messages[row.reply_id].reply)
+        if row.stop_requested:
+            return Stopping(self._database.users[row.user_id].disabled)
+        return Overtaken(row.epoch)
+
+    async def pulse(self, epochs: dict[str, int], lease_seconds: float) -> list[Pulse]:
+        return [self._pulse(session_id, epoch, lease_seconds) for session_id, epoch in epochs.items()]
+
+    def _pulse(self, session_id: str, epoch: int, lease_seconds: float) -> Pulse:
+        row, now = self._database.sessions.get(session_id), self._now()
+        if row is None:
+            return Pulse(session_id, overtaken=True, ended=True, stopping=False, disabled=False)
+        streaming = row.state is SessionState.STREAMING
+        if streaming and row.epoch == epoch and not row.leased(now, besides=self._owner):
+            self._lease(row, lease_seconds, now)
+        return Pulse(
+            session_id,
+            overtaken=row.epoch != epoch,
+            ended=row.state is SessionState.ENDED,
+            stopping=row.stop_requested,
+            disabled=self._database.users[row.user_id].disabled,
+        )
+
+    async def finish(self, session_id: str, reply: Reply, source: str) -> Saved | Overtaken | Ended:
+        row = self._row(session_id)
+        if row.state is SessionState.ENDED:
+            return Ended(self._database.messages[row.reply_id].reply)
+        if row.epoch > reply.epoch:
+            return Overtaken(row.epoch)
+        self._database.end(row, reply, source)
+        if row.asked_model:
+            self._database.charge(row, *charged(reply))
+        return Saved()
+
+    async def reply(self, session_id: str) -> tuple[bool, Reply | None]:
+        row = self._row(session_id)
+        ended = row.state is SessionState.ENDED
+        reply = self._database.messages[row.reply_id].reply if ended else None
+        return row.leased(self._now(), besides=self._owner), reply
+
+    async def request_stop(self, session_id: str, user_id: str | None) -> Stop:
+        row = self._row(session_id)
+        if user_id is not None and user_id != row.user_id:
+            raise NotFound
+        row.stop_requested = True
+        if row.state is SessionState.OPEN:
+            await self.finish(session_id, Reply(0, "", Completed(FinishReason.STOPPED)), "history")
+        ended = row.state is SessionState.ENDED
+        return Stop(ended, row.leased(self._now()), row.generation_key, row.epoch)
+
+    async def history(self, user_id: str, chat_id: str, before: int | None, limit: int) -> Page:
+        chat = self._database.chats.get(chat_id)
+        if chat is None or chat.owner_id != user_id:
+            raise NotFound
+        self._database.user(user_id)
+        rows = [row for row in self._database.messages_of(chat_id) if before is None or row.position < before]
+        shown = rows[-limit:]
+        return Page(
+            chat_id,
+            chat.title,
+            tuple(row.message() for row in shown),
+            str(shown[0].position) if len(rows) > limit else None,
+            self._database.active(chat_id),
+        )
+
+    async def chats(self, user_id: str, before: str | None, limit: int) -> ChatPage:
+        self._database.user(user_id)
+        rows = [row for row in self._database.chats.values() if row.owner_id == user_id]
+        rows.sort(key=lambda row: (row.updated_at, row.id), reverse=True)
+        if before is not None:
+            at, _, chat_id = before.partition("_")
+            last = (datetime.fromisoformat(at), chat_id)
+            rows = [row for row in rows if (row.updated_at, row.id) < last]
+        shown = rows[:limit]
+        more = len(rows) > limit
+        return ChatPage(
+            tuple(self._summary(row) for row in shown),
+            f"{shown[-1].updated_at.isoformat()}_{shown[-1].id}" if more else None,
+        )
+
+    def _summary(self, row: ChatRow) -> ChatSummary:
+        active = self._database.active(row.id)
+        return ChatSummary(row.id, row.title, row.model_id, row.created_at, row.updated_at, active)
+
+    async def models(self, user_id: str) -> tuple[OfferedModel, ...]:
+        plan, plans = self._database.user(user_id).plan, self._database.plans
+        return tuple(
+            OfferedModel(
+                row.model.id,
+                row.model.title,
+                row.model.provider,
+                plan in row.plans,
+                tuple(sorted(plans[plan_id].title for plan_id in row.plans)),
+            )
+            for row in self._database.models.values()
+            if row.enabled
+        )
+
+    async def orphans(self, grace_seconds: float, limit: int) -> list[Orphan]:
+        now = self._now()
+        since = now - timedelta(seconds=grace_seconds)
+        lost = [
+            (row.lease_until, row)
+            for row in self._database.unended()
+            if row.lease_until is not None and row.lease_until < since
+        ]
+        lost.sort(key=lambda pair: pair[0])
+        for _, row in lost[:limit]:
+            row.owner, row.lease_until = self._owner, now
+        return [Orphan(row.id, row.generation_key, row.epoch, row.stop_requested) for _, row in lost[:limit]]
+
+    async def expire_sessions(self, limit: int) -> int:
+        now = self._now()
+        old = [row for row in self._database.unended() if row.expires_at <= now]
+        old = [row for row in old if row.state is SessionState.OPEN][:limit]
+        for row in old:
+            self._database.expire(row)
+        return len(old)
+
+    async def purge_sessions(self, limit: int) -> int:
+        sessions, now = self._database.sessions, self._now()
+        old = [row for row in sessions.values() if row.state is SessionState.ENDED and row.expires_at <= now]
+        for row in old[:limit]:
+            del sessions[row.id]
+        return len(old[:limit])
+
+    async def purge_chats(self, older_than_days: int, limit: int) -> int:
+        since = self._now() - timedelta(days=older_than_days)
+        old = [
+            chat.id
+            for chat in self._database.chats.values()
+            if chat.updated_at < since and self._database.answering(chat.id) is None
+        ][:limit]
+        for chat_id in old:
+            self._database.delete_chat(chat_id)
+        return len(old)
+
+    async def check(self) -> None:
+        return
+
+    async def close(self) -> None:
+        return

@@ -1,0 +1,452 @@
+"""One reader's stream: exact text from any cursor, however the text came and whatever happens meanwhile."""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parley.domain.conversation import Model, Reply, Session, SessionState
+from parley.domain.events import Completed, Cursor, Failed, FinishReason, Source, StreamState, Usage
+from parley.streaming.frames import HEARTBEAT
+from parley.streaming.generation import Generation
+from parley.streaming.reader import Reader, at_end
+from parley.streaming.session_run import Run
+from parley.support.sse_decoder import Decoder
+
+EPOCH = 1_795_391_262_123
+STOP = Completed(FinishReason.STOP, "end_turn", Usage(3, 4))
+MODEL = Model("small", "maker", "small-1", "Small", 100, 1000)
+SESSION = Session("s", "ada", "c", "m", "r", SessionState.OPEN, False, 0, False, MODEL)
+
+texts = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("\n\r\u2028😀 e\u0301")))
+
+
+def new_run() -> Run:
+    return Run(SESSION, "key", None)
+
+
+def begin(run: Run, *pieces: str, epoch: int = EPOCH) -> Generation:
+    """Have a generation whose tape has these pieces, and the run follow it."""
+    generation = Generation("key", epoch, "owner", writing=True)
+    run.turn_to(generation)
+    for piece in pieces:
+        generation.tape.append(piece)
+    return generation
+
+
+def settle(
+    run: Run, text: str, end: Completed | Failed = STOP, *, epoch: int = EPOCH, saved: bool = True
+) -> None:
+    run.settle(Reply(epoch, text, end), saved=saved)
+
+
+class Screen:
+    """What a client shows, and the events that made it."""
+
+    def __init__(self, text: str = "", cursor: Cursor | None = None) -> None:
+        self.text = text
+        self.cursor = cursor
+        self.events: list[dict[str, Any]] = []
+        self.heartbeats = 0
+        self._decoder = Decoder()
+
+    def take(self, frames: bytes) -> None:
+        self.heartbeats += frames == HEARTBEAT
+        for event in self._decoder.feed(frames):
+            body = json.loads(event.data)
+            self.events.append(body)
+            if event.last_event_id:
+                self.cursor = Cursor.parse(event.last_event_id)
+                assert self.cursor is not None
+            if body["type"] == "token":
+                self.text += body["content"]
+            elif body["type"] == "reset":
+                self.text = ""
+            if body["type"] in ("token", "reset"):
+                assert self.cursor is not None
+                assert self.cursor.position == len(self.text)
+
+    def types(self) -> list[str]:
+        return [event["type"] for event in self.events]
+
+
+async def show(
+    run: Run, screen: Screen | None = None, *, hinted: bool | None = None, **options: Any
+) -> Screen:
+    """Read a run to its end from where the screen stands."""
+    screen = screen or Screen()
+    hinted = screen.cursor is not None if hinted is None else hinted
+    reader = Reader(run, screen.cursor, hinted=hinted, **({"heartbeat": 5.0} | options))
+    async with asyncio.timeout(5), aclosing(reader.frames()) as frames:
+        async for piece in frames:
+            screen.take(piece)
+    return screen
+
+
+async def beside(run: Run, acts: Sequence[Callable[[], object]]) -> None:
+    """Do one thing after the other, and let the readers see each."""
+    for act in acts:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        act()
+
+
+# -- text -----------------------------------------------------------------------------------------
+
+
+@given(st.lists(texts, max_size=8), st.integers(0, 8), st.data())
+def test_any_text_in_any_chunks_from_any_cursor_is_exact(
+    pieces: list[str], already: int, data: st.DataObject
+) -> None:
+    whole, there = "".join(pieces), "".join(pieces[:already])
+    position = data.draw(st.integers(0, len(there)))
+    hinted = position > 0 or data.draw(st.booleans())
+
+    async def read() -> Screen:
+        run = new_run()
+        tape = begin(run, *pieces[:already]).tape
+        screen = Screen(whole[:position], Cursor(EPOCH, position) if hinted else None)
+        acts: list[Callable[[], object]] = [partial(tape.append, piece) for piece in pieces[already:]]
+        acts += [lambda: tape.finish(STOP), lambda: settle(run, whole)]
+        await asyncio.gather(show(run, screen), beside(run, acts))
+        return screen
+
+    screen = asyncio.run(read())
+    assert screen.text == whole
+    assert "reset" not in screen.types()
+    assert (screen.types()[0], screen.types()[-1]) == ("start", "done")
+    assert screen.cursor == Cursor(EPOCH, len(whole))
+
+
+@given(texts, st.data())
+def test_a_stored_reply_is_exact_from_any_cursor(whole: str, data: st.DataObject) -> None:
+    position = data.draw(st.integers(0, len(whole)))
+    run = new_run()
+    settle(run, whole)
+    screen = asyncio.run(show(run, Screen(whole[:position], Cursor(EPOCH, position))))
+    assert screen.text == whole
+    rest = ["token"] if whole[position:] else []
+    assert screen.types() == ["start", *rest, "done"]
+
+
+@given(st.lists(texts, min_size=1, max_size=6), st.data())
+def test_any_chain_of_disconnects_is_exact(pieces: list[str], data: st.DataObject) -> None:
+    whole = "".join(pieces)
+    breaks = data.draw(st.lists(st.integers(0, 3), max_size=4))
+
+    async def read() -> Screen:
+        run = new_run()
+        tape = begin(run).tape
+        screen = Screen()
+        left = list(pieces)
+        for frames_to_read in breaks:
+            reader = Reader(run, screen.cursor, hinted=screen.cursor is not None, heartbeat=0.0)
+            async with aclosing(reader.frames()) as frames:
+                for _ in range(frames_to_read):
+                    if left:
+                        tape.append(left.pop(0))
+                    screen.take(await anext(frames))
+                    assert whole.startswith(screen.text)
+        for piece in left:
+            tape.append(piece)
+        settle(run, whole)
+        return await show(run, screen)
+
+    screen = asyncio.run(read())
+    assert (screen.text, "reset" in screen.types()) == (whole, False)
+
+
+async def test_readers_of_one_run_show_the_same_and_leave_nothing_behind() -> None:
+    run = new_run()
+    tape = begin(run).tape
+    acts = [lambda: tape.append("One "), lambda: tape.append("two"), lambda: settle(run, "One two")]
+    *screens, _ = await asyncio.gather(show(run), show(run), show(run), beside(run, acts))
+    assert [screen.text for screen in screens] == ["One two"] * 3
+    assert not run.bells
+    assert not tape.bells
+
+
+# -- opening --------------------------------------------------------------------------------------
+
+
+async def test_the_first_frames_come_at_once() -> None:
+    run = new_run()
+    begin(run)
+    run.source = Source.PROVIDER
+    frames = Reader(run, None, hinted=False, heartbeat=5).frames()
+    screen = Screen()
+    screen.take(await anext(frames))
+    assert screen.events == [
+        {
+            "type": "start", "sessionId": "s", "chatId": "c", "messageId": "r", "modelId": "small",
+            "source": "provider",
+        },
+        {"type": "typing"},
+    ]  # fmt: skip
+    assert screen.cursor == Cursor(EPOCH, 0)
+    await frames.aclose()
+
+
+@pytest.mark.parametrize("ended", [True, False])
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        None,  # the client sent something that is no cursor
+        Cursor(EPOCH - 1, 2),
+        Cursor(EPOCH + 1, 2),
+        Cursor(0, 0),
+        Cursor(EPOCH, 4),
+        Cursor(EPOCH, 10**11),
+    ],
+)
+async def test_a_cursor_that_does_not_fit_brings_all_after_a_reset(
+    cursor: Cursor | None, ended: bool
+) -> None:
+    run = new_run()
+    if not ended:
+        begin(run, "One")
+    screen = Screen("Other text", cursor)
+
+    async def end() -> None:
+        await asyncio.sleep(0 if ended else 0.01)
+        settle(run, "One")
+
+    await asyncio.gather(show(run, screen, hinted=True), end())
+    assert screen.text == "One"
+    assert screen.types() == ["start", "reset", "token", "done"]
+    assert screen.events[1]["reason"] == "cursor"
+
+
+async def test_a_reader_ahead_of_a_follower_s_copy_is_believed_for_a_moment() -> None:
+    run = new_run()
+    generation = begin(run, "One ")
+    generation.writing = False
+    screen = Screen("One two", Cursor(EPOCH, 7))
+    acts = [lambda: generation.tape.append("two"), lambda: generation.tape.append(" three")]
+    acts.append(lambda: settle(run, "One two three"))
+    await asyncio.gather(show(run, screen), beside(run, acts))
+    assert screen.text == "One two three"
+    assert "reset" not in screen.types()
+
+
+def test_at_end() -> None:
+    reply = Reply(EPOCH, "é😀", STOP)
+    assert at_end(reply, Cursor(EPOCH, 2))
+    assert not any(
+        at_end(reply, cursor) for cursor in (None, Cursor(EPOCH, 1), Cursor(EPOCH, 3), Cursor(1, 2))
+    )
+
+
+# -- what happens meanwhile -----------------------------------------------------------------------
+
+
+async def test_a_new_epoch_begins_with_a_reset() -> None:
+    run = new_run()
+    first = begin(run, "Lost")
+    acts = [
+        first.lose,
+        lambda: begin(run, "Whole", epoch=EPOCH + 1),
+        lambda: settle(run, "Whole.", epoch=EPOCH + 1),
+    ]
+    screen = Screen()
+    await asyncio.gather(show(run, screen), beside(run, acts))
+    assert screen.types() == ["start", "token", "reset", "token", "token", "done"]
+    assert screen.events[2]["reason"] == "restarted"
+    assert (screen.text, screen.cursor) == ("Whole.", Cursor(EPOCH + 1, 6))
+
+
+async def test_a_reply_that_was_saved_elsewhere_with_less_text_resets() -> None:
+    run = new_run()
+    tape = begin(run, "One two three").tape
+    acts = [lambda: settle(run, "One", Completed(FinishReason.STOPPED))]
+    screen = Screen()
+    await asyncio.gather(show(run, screen), beside(run, acts))
+    assert screen.text == "One"
+    assert screen.events[-1]["finishReason"] == "stopped"
+    assert not tape.bells
+
+
+async def test_a_stopped_run_shows_no_more_than_it_saves() -> None:
+    run = new_run()
+    tape = begin(run, "One ").tape
+
+    def stop() -> None:
+        run.limit = tape.length
+        tape.append("two")
+
+    screen = Screen()
+    acts = [stop, lambda: tape.append("!"), lambda: settle(run, "One ", Completed(FinishReason.STOPPED))]
+    await asyncio.gather(show(run, screen), beside(run, acts))
+    assert screen.types() == ["start", "token", "done"]
+    assert screen.text == "One "
+
+
+async def test_retries_are_told_until_there_is_text() -> None:
+    run = new_run()
+    tape = begin(run).tape
+    acts = [
+        lambda: tape.tell(StreamState.RETRYING),
+        lambda: tape.append("x"),
+        lambda: tape.tell(StreamState.FALLBACK),
+        lambda: settle(run, "x"),
+    ]
+    screen = Screen()
+    await asyncio.gather(show(run, screen), beside(run, acts))
+    assert screen.types() == ["start", "typing", "status", "token", "done"]
+    assert screen.events[2]["state"] == "retrying"
+
+
+@pytest.mark.parametrize("saved", [True, False])
+async def test_the_ends(saved: bool) -> None:
+    run = new_run()
+    settle(run, "x", saved=saved)
+    assert (await show(run)).events[-1] == {
+        "type": "done", "finishReason": "stop", "messageId": "r", "saved": saved,
+        "usage": {"inputTokens": 3, "outputTokens": 4, "totalTokens": 7},
+    }  # fmt: skip
+    run = new_run()
+    settle(run, "x", Failed("busy", "Busy.", retryable=True, retry_after_ms=1500), saved=saved)
+    assert (await show(run)).events[-1] == {
+        "type": "error", "code": "busy", "message": "Busy.", "retryable": True, "retryAfterMs": 1500,
+        "saved": saved,
+    }  # fmt: skip
+
+
+# -- time -----------------------------------------------------------------------------------------
+
+
+async def test_silence_is_filled_with_heartbeats() -> None:
+    run = new_run()
+
+    async def happen() -> None:
+        await asyncio.sleep(0.05)
+        tape = begin(run).tape
+        await asyncio.sleep(0.05)
+        tape.append("x")
+        await asyncio.sleep(0.05)
+        settle(run, "x")
+
+    screen = Screen()
+    await asyncio.gather(show(run, screen, heartbeat=0.02), happen())
+    # While there is no text, a heartbeat tells for how long the model has been at it.
+    kinds = screen.types()
+    assert [kind for kind in kinds if kind != "status"] == ["start", "typing", "token", "done"]
+    assert kinds.index("status") == 2
+    assert kinds.index("token") > len(kinds) - 3
+    assert screen.heartbeats >= 2
+    thinking = [event for event in screen.events if event["type"] == "status"]
+    assert {event["state"] for event in thinking} == {"thinking"}
+    elapsed = [event["elapsedMs"] for event in thinking]
+    assert elapsed == sorted(elapsed)
+    assert 0 < elapsed[0] < 60_000
+
+
+async def test_nobody_thinks_while_the_next_attempt_is_waited_for() -> None:
+    run = new_run()
+
+    async def happen() -> None:
+        tape = begin(run).tape
+        tape.tell(StreamState.RETRYING)
+        await asyncio.sleep(0.1)
+        tape.waits = False
+        await asyncio.sleep(0.1)
+        settle(run, "x")
+
+    screen = Screen()
+    await asyncio.gather(show(run, screen, heartbeat=0.02), happen())
+    states = [event["state"] for event in screen.events if event["type"] == "status"]
+    assert states[0] == "retrying"
+    assert set(states[1:]) == {"thinking"}
+    assert screen.heartbeats
+
+
+async def test_a_stream_breaks_off_without_an_end_at_its_limit() -> None:
+    loop = asyncio.get_running_loop()
+    for ready in (False, True):
+        run = new_run()
+        if ready:
+            begin(run, "x")
+        begun = loop.time()
+        screen = await show(run, until=begun + 0.05)
+        assert 0.04 < loop.time() - begun < 0.5
+        assert screen.types() == (["start", "token"] if ready else [])
+        assert screen.heartbeats <= 1
+
+
+async def test_a_reader_that_leaves_ends_its_stream() -> None:
+    run = new_run()
+    tape = begin(run, "x").tape
+    reader = Reader(run, None, hinted=False, heartbeat=5)
+    frames = reader.frames()
+    assert [await anext(frames), await anext(frames)]
+    reader.leave()
+    assert [piece async for piece in frames] == []
+    assert not run.bells
+    assert not tape.bells
+
+
+@pytest.mark.parametrize("ready", [True, False])
+async def test_a_reader_that_leaves_while_it_waits_ends_its_stream(ready: bool) -> None:
+    run = new_run()
+    if ready:
+        begin(run, "x")
+    reader = Reader(run, None, hinted=False, heartbeat=5)
+
+    async def read() -> list[bytes]:
+        return [piece async for piece in reader.frames()]
+
+    reading = asyncio.create_task(read())
+    await asyncio.sleep(0.01)
+    assert not reading.done()
+    reader.leave()
+    assert len(await asyncio.wait_for(reading, 1)) == ready
+
+
+async def test_a_reader_that_leaves_before_it_saw_a_new_epoch_hangs_nowhere() -> None:
+    run = new_run()
+    first = begin(run, "x").tape
+    reader = Reader(run, None, hinted=False, heartbeat=5)
+    reader.begin(lambda: None)
+    reader.take()
+    second = begin(run, "y", epoch=EPOCH + 1).tape
+    reader.leave()
+    await asyncio.sleep(0)
+    assert not any(len(bells) for bells in (run.bells, first.bells, second.bells))
+
+
+@given(texts)
+def test_a_paced_hit_is_exact(whole: str) -> None:
+    run = new_run()
+    run.source = Source.CACHE
+    begin(run, whole).tape.finish(STOP)
+    settle(run, whole)
+    screen = asyncio.run(show(run, pace=1e9))
+    assert screen.text == whole
+
+
+async def test_a_pace_slows_nobody_who_comes_back() -> None:
+    run = new_run()
+    run.source = Source.CACHE
+    settle(run, "one two three")
+    screen = await show(run, Screen("one ", Cursor(EPOCH, 4)), pace=0.1)
+    assert (screen.text, screen.types().count("token")) == ("one two three", 1)
+
+
+async def test_a_pace_slows_hits_only() -> None:
+    loop = asyncio.get_running_loop()
+    whole = "one two three four five"
+    for source, tokens in ((Source.CACHE, 5), (Source.PROVIDER, 1)):
+        run = new_run()
+        run.source = source
+        settle(run, whole)
+        begun = loop.time()
+        screen = await show(run, pace=100)
+        assert screen.text == whole
+        assert screen.types().count("token") == tokens
+        assert (loop.time() - begun > 0.035) == (source is Source.CACHE)

@@ -1,0 +1,445 @@
+"""Sessions that join, write, follow, stop and save, in processes that share a store and a log in memory."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from parley.domain.conversation import Reply, Role, SessionState
+from parley.domain.errors import NotFound, ProviderFault
+from parley.domain.events import (
+    Completed,
+    Delta,
+    Failed,
+    Finish,
+    FinishReason,
+    Reasoning,
+    Source,
+    Status,
+    Usage,
+)
+from parley.domain.results import Saved
+from parley.usecases import sessions
+from tests.memory import STOP, ScriptedModel, World, answer, shown, until
+
+WHOLE = "Hello, world!"
+
+
+def gated() -> tuple[ScriptedModel, asyncio.Event]:
+    """Return a model that stops in the middle until it is let on."""
+    gate = asyncio.Event()
+    return ScriptedModel(Delta("Hello, "), gate, Delta("world!"), STOP), gate
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    made = await World().open()
+    yield made
+    await made.close()
+
+
+async def test_a_session_is_answered_and_its_reply_is_saved(world: World) -> None:
+    process = world.process()
+    run = await process.ask()
+    found = await answer(run)
+    assert (found.reply.text, found.saved, run.source) == (WHOLE, True, Source.PROVIDER)
+    assert found.reply.end == Completed(FinishReason.STOP, "stop", Usage(3, 4))
+    assert await process.stored(run) == found.reply
+    assert process.model.talking == 0
+    # Opened once more, it is history.
+    again = await process.read(run.session.id)
+    assert (again.source, again.answer) == (Source.HISTORY, found)
+    assert len(process.model.questions) == 1
+
+
+async def test_a_session_has_one_run_in_a_process(world: World) -> None:
+    process = world.process()
+    run = await process.ask()
+    assert await process.read(run.session.id) is run
+    await answer(run)
+
+
+async def test_the_model_is_asked_with_the_chat_s_history(world: World) -> None:
+    process = world.process()
+    first = await process.ask("One?")
+    await answer(first)
+    await answer(await process.ask("Two?", chat_id=first.session.chat_id))
+    turns = [(turn.role, turn.text) for turn in process.model.questions[1].turns]
+    assert turns == [(Role.USER, "One?"), (Role.ASSISTANT, WHOLE), (Role.USER, "Two?")]
+
+
+async def test_equal_questions_make_one_call(world: World) -> None:
+    model, gate = gated()
+    processes = [world.process(model), world.process(model)]
+    runs = [await processes[number % 2].ask(user=user) for number, user in enumerate(["ada", "bob"] * 3)]
+    for run in runs:
+        await shown(run, 5)
+    gate.set()
+    answers = [await answer(run) for run in runs]
+    assert len(model.questions) == 1
+    assert {found.reply.text for found in answers} == {WHOLE}
+    assert all(found.saved for found in answers)
+    assert [run.source for run in runs].count(Source.PROVIDER) == 1
+    assert {(await processes[0].stored(run)).text for run in runs} == {WHOLE}
+
+
+async def test_equal_questions_at_the_same_instant_make_one_call(world: World) -> None:
+    process = world.process()
+    runs = await asyncio.gather(*(process.ask(user=user) for user in ["ada", "bob"] * 10))
+    assert {(await answer(run)).reply.text for run in runs} == {WHOLE}
+    assert len(process.model.questions) == 1
+
+
+async def test_an_equal_question_later_is_a_hit(world: World) -> None:
+    here, there = world.process(), world.process()
+    first = await answer(await here.ask())
+    run = await there.ask(user="bob")
+    assert (await answer(run)).reply == first.reply
+    assert run.source is Source.CACHE
+    assert there.model.questions == []
+    assert await there.stored(run) == first.reply
+
+
+async def test_users_share_only_what_the_settings_let_them(world: World) -> None:
+    process = world.process(share_context_free=False)
+    for user in ("ada", "bob", "ada"):
+        await answer(await process.ask(user=user))
+    assert len(process.model.questions) == 2
+
+
+async def test_the_same_prompt_again_in_a_chat_is_a_hit_but_regenerate_is_not(world: World) -> None:
+    process = world.process()
+    first = await process.ask()
+    chat = first.session.chat_id
+    await answer(first)
+    again = await process.ask(chat_id=chat)
+    await answer(again)
+    assert again.source is Source.CACHE
+    anew = await process.read((await process.start(None, chat_id=chat, regenerate=True)).session_id)
+    await answer(anew)
+    assert anew.source is Source.PROVIDER
+    assert len(process.model.questions) == 2
+
+
+async def test_who_goes_on_pays_when_the_one_who_asked_has_stopped(world: World) -> None:
+    model, gate = gated()
+    process = world.process(model)
+    asked, joined = await process.ask(), await process.ask(user="bob")
+    await shown(asked, 7)
+    await shown(joined, 7)
+    await sessions.stop(process.store, process.log, asked.session.id, "ada")
+    await answer(asked)
+    gate.set()
+    assert (await answer(joined)).reply.text == WHOLE
+    assert len(model.questions) == 1
+    assert (await world.stage.used("bob"))["small"] == (3, 4)
+
+
+async def test_a_call_that_cannot_be_counted_does_not_end_the_pulse(world: World) -> None:
+    model, gate = gated()
+    process = world.process(model, pulse=0.05, session_lease=0.4)
+    run = await process.ask()
+    await shown(run, 7)
+    broken = process.runs._vouching
+    pulse, broken._store.pulse = broken._store.pulse, None  # type: ignore[method-assign,assignment]
+    await asyncio.sleep(0.6)
+    broken._store.pulse = pulse  # type: ignore[method-assign]
+    assert broken._beating is not None
+    assert not broken._beating.done()
+    gate.set()
+    assert (await answer(run)).reply.text == WHOLE
+
+
+async def test_stopping_one_of_two_leaves_the_other(world: World) -> None:
+    model, gate = gated()
+    here, there = world.process(model), world.process(model)
+    mine, yours = await here.ask(), await there.ask(user="bob")
+    await shown(mine, 7)
+    await shown(yours, 7)
+    await sessions.stop(here.store, here.log, mine.session.id, "ada")
+    stopped = await answer(mine)
+    assert (stopped.reply.text, stopped.reply.status, stopped.saved) == ("Hello, ", Status.STOPPED, True)
+    assert yours.answer is None
+    assert model.talking == 1
+    gate.set()
+    assert (await answer(yours)).reply.text == WHOLE
+    assert (await here.stored(mine)).text == "Hello, "
+    assert (await here.stored(yours)).text == WHOLE
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_stopping_everybody_ends_the_call(world: World, order: tuple[int, int]) -> None:
+    model, _ = gated()
+    here, there = world.process(model), world.process(model)
+    runs = [await here.ask(), await there.ask(user="bob")]
+    for run in runs:
+        await shown(run, 7)
+    for number in order:
+        await sessions.stop(there.store, there.log, runs[number].session.id, None)
+    await until(lambda: model.talking == 0, 1)
+    for run in runs:
+        found = await answer(run)
+        assert (found.reply.text, found.reply.status) == ("Hello, ", Status.STOPPED)
+        assert await here.stored(run) == found.reply
+
+
+async def test_a_stop_is_known_without_a_log(world: World) -> None:
+    model, _ = gated()
+    here, there = world.process(model), world.process()
+    here.log_switch.turn_off()
+    there.log_switch.turn_off()
+    run = await here.ask()
+    await shown(run, 7)
+    await sessions.stop(there.store, there.log, run.session.id, "ada")
+    found = await answer(run)
+    assert (found.reply.text, found.reply.status) == ("Hello, ", Status.STOPPED)
+    await until(lambda: model.talking == 0, 1)
+
+
+async def test_a_stop_in_the_writer_s_own_process_needs_nobody(world: World) -> None:
+    model, _ = gated()
+    process = world.process(model)
+    run = await process.ask()
+    await shown(run, 7)
+    process.runs.halt(run.session.id)
+    assert (await answer(run)).reply.status is Status.STOPPED
+    await until(lambda: model.talking == 0, 1)
+    process.runs.halt("unheard-of")
+
+
+async def test_stopping_one_leaves_the_other_also_where_the_log_forgot_them(world: World) -> None:
+    model, gate = gated()
+    process = world.process(model)
+    mine, yours = await process.ask(), await process.ask(user="bob")
+    await shown(mine, 7)
+    await shown(yours, 7)
+    world.log._sessions.clear()
+    await sessions.stop(process.store, process.log, mine.session.id, "ada")
+    assert (await answer(mine)).reply.status is Status.STOPPED
+    gate.set()
+    assert (await answer(yours)).reply.text == WHOLE
+    assert len(model.questions) == 1
+
+
+async def test_a_stop_before_anybody_reads_asks_nobody(world: World) -> None:
+    process = world.process()
+    started = await process.start()
+    session = await process.store.session(started.session_id)
+    await sessions.stop(process.store, process.log, started.session_id, "ada")
+    # A reader that looked just before finds out too.
+    found = await answer(process.runs.open(session, None))
+    assert (found.reply.text, found.reply.status) == ("", Status.STOPPED)
+    assert process.model.questions == []
+
+
+async def test_a_crashed_writer_s_session_is_taken_over(world: World) -> None:
+    model, _ = gated()
+    here, there = world.process(model), world.process()
+    run = await here.ask()
+    await shown(run, 7)
+    here.crash()
+    again = await there.read(run.session.id)
+    found = await answer(again)
+    assert (found.reply.text, found.saved) == (WHOLE, True)
+    assert found.reply.epoch == run.generation.tape.epoch + 1  # type: ignore[union-attr]
+    assert again.source is Source.PROVIDER
+    assert (len(model.questions), len(there.model.questions)) == (1, 1)
+
+
+async def test_followers_of_a_crashed_writer_go_on_together(world: World) -> None:
+    model, _ = gated()
+    here, there = world.process(model), world.process()
+    run = await here.ask()
+    others = [await there.ask(user="bob") for _ in range(3)]
+    for other in others:
+        await shown(other, 7)
+    here.crash()
+    assert {(await answer(other)).reply.text for other in others} == {WHOLE}
+    assert len(there.model.questions) == 1
+    assert (await answer(await there.read(run.session.id))).reply.text == WHOLE
+    assert len(there.model.questions) == 1
+
+
+async def test_without_a_log_one_process_writes_and_the_others_wait(world: World) -> None:
+    model, gate = gated()
+    here, there = world.process(model), world.process()
+    for process in (here, there):
+        process.log_switch.turn_off()
+    run = await here.ask()
+    await shown(run, 7)
+    other = await there.read(run.session.id)
+    assert (await there.store.session(run.session.id)).leased
+    await asyncio.sleep(0.1)
+    gate.set()
+    assert (await answer(other)).reply == (await answer(run)).reply
+    assert (await answer(other)).reply.text == WHOLE
+    assert there.model.questions == []
+
+
+async def test_a_log_that_goes_away_and_comes_back_costs_nothing(world: World) -> None:
+    model, gate = gated()
+    here, there = world.process(model), world.process()
+    run = await here.ask()
+    await shown(run, 7)
+    here.log_switch.turn_off()
+    await asyncio.sleep(0.05)
+    here.log_switch.turn_on()
+    gate.set()
+    assert (await answer(run)).reply.text == WHOLE
+    assert (await answer(await there.ask(user="bob"))).reply.text == WHOLE
+    assert there.model.questions == []
+
+
+async def test_a_reply_that_cannot_be_saved_is_parked_and_saved_later(world: World) -> None:
+    process = world.process(pulse=0.05, session_lease=0.4)
+    started = await process.start()
+    process.store_switch.turn_off("finish")
+    run = await process.read(started.session_id)
+    found = await answer(run)
+    assert (found.reply.text, found.saved) == (WHOLE, False)
+    assert [entry[0] for entry in await world.log.parked(9)] == [started.session_id]
+    process.store_switch.turn_on()
+    await until(lambda: process.runs._vouching._unsaved == {})
+    assert await process.stored(run) == found.reply
+    assert await world.log.parked(9) == []
+
+
+async def test_a_reply_that_no_store_takes_does_not_stand_before_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = world.process()
+    vouching = process.runs._vouching
+    refused = Reply(1, "x", Completed(FinishReason.STOP))
+    vouching._unsaved["refused"] = (refused, Source.PROVIDER)
+    taken = []
+
+    async def finish(session_id: str, reply: Reply, source: str) -> Saved:
+        if session_id == "refused":
+            raise ValueError("what no store takes")
+        taken.append(session_id)
+        return Saved()
+
+    monkeypatch.setattr(process.store, "finish", finish)
+    vouching._unsaved["fine"] = (refused, Source.PROVIDER)
+    await vouching._save_unsaved()
+    assert taken == ["fine"]
+    assert vouching._unsaved == {}
+
+
+async def test_a_parked_reply_of_a_deleted_session_is_forgotten(world: World) -> None:
+    process = world.process(pulse=0.05, session_lease=0.4)
+    started = await process.start()
+    process.store_switch.turn_off("finish")
+    await answer(await process.read(started.session_id))
+    world.stage.database.delete_chat(started.chat_id)
+    process.store_switch.turn_on()
+    await until(lambda: process.runs._vouching._unsaved == {})
+    assert await world.log.parked(9) == []
+
+
+async def test_a_store_that_is_away_is_an_error_worth_a_retry(world: World) -> None:
+    process = world.process()
+    started = await process.start()
+    session = await process.store.session(started.session_id)
+    process.store_switch.turn_off()
+    found = await answer(process.runs.open(session, None))
+    assert isinstance(found.reply.end, Failed)
+    assert (found.reply.end.code, found.reply.end.retryable, found.saved) == ("unavailable", True, False)
+    process.store_switch.turn_on()
+    assert (await answer(await process.read(started.session_id))).reply.text == WHOLE
+
+
+async def test_a_disabled_user_is_cut_off(world: World) -> None:
+    model, _ = gated()
+    process = world.process(model, pulse=0.05, session_lease=0.4)
+    run = await process.ask()
+    await shown(run, 7)
+    await world.stage.disable("ada")
+    found = await answer(run)
+    assert isinstance(found.reply.end, Failed)
+    assert (found.reply.end.code, found.reply.text) == ("user_disabled", "Hello, ")
+    await until(lambda: model.talking == 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("script", "text", "outcome", "calls"),
+    [
+        ((ProviderFault("busy", "Busy.", retryable=True),), "", "busy", 3),
+        ((ProviderFault("wrong", "Wrong."),), "", "wrong", 1),
+        ((Delta("Half"), ProviderFault("cut", "Cut.", retryable=True)), "Half", "cut", 1),
+        ((RuntimeError("a bug"),), "", "internal", 1),
+        ((STOP,), "", "empty_reply", 1),
+        ((Delta("Half"),), "Half", FinishReason.TRUNCATED, 1),
+        ((), "", "provider_interrupted", 3),
+        ((Delta("Long"), Finish(FinishReason.LENGTH, "max_tokens")), "Long", FinishReason.LENGTH, 1),
+        ((Finish(FinishReason.CONTENT_FILTER, "refusal"),), "", FinishReason.CONTENT_FILTER, 1),
+        ((Finish(FinishReason.LENGTH, "length"),), "", FinishReason.LENGTH, 1),
+        ((Finish(FinishReason.TRUNCATED, "tool_calls"),), "", "empty_reply", 1),
+        ((Delta("\n\n"), STOP), "\n\n", "empty_reply", 1),
+        ((Delta(" "), Delta("\u200b"), STOP), " \u200b", "empty_reply", 1),
+        ((STOP, Delta("Half")), "Half", FinishReason.TRUNCATED, 1),
+        ((STOP, Reasoning("hm")), "", "provider_interrupted", 3),
+    ],
+)  # fmt: skip
+async def test_how_a_provider_may_end(
+    world: World, script: tuple[Delta | Finish | Exception, ...], text: str, outcome: str, calls: int
+) -> None:
+    model = ScriptedModel()
+    model.script = script
+    process = world.process(model)
+    run = await process.ask()
+    found = await answer(run)
+    end = found.reply.end
+    assert (end.code if isinstance(end, Failed) else end.finish_reason) == outcome
+    assert (found.reply.text, len(model.questions), model.talking) == (text, calls, 0)
+    assert await process.stored(run) == found.reply
+    # Nothing of it is given to the next one.
+    assert (await answer(await world.process().ask(user="bob"))).reply.text == WHOLE
+
+
+async def test_a_reply_ends_at_its_deadline(world: World) -> None:
+    model, _ = gated()
+    process = world.process(model)
+    started = await process.start()
+    deadline = asyncio.get_running_loop().time() + 0.1
+    run = await process.read(started.session_id, deadline)
+    found = await answer(run)
+    assert (found.reply.text, found.reply.status) == ("Hello, ", Status.TRUNCATED)
+    await process.runs.settled(run, deadline + 1)
+    assert model.talking == 0
+
+
+async def test_closing_saves_what_there_is(world: World) -> None:
+    model, _ = gated()
+    process = world.process(model)
+    run = await process.ask()
+    await shown(run, 7)
+    await process.runs.close()
+    found = await answer(run)
+    assert (found.reply.text, found.reply.status, found.saved) == ("Hello, ", Status.TRUNCATED, True)
+    assert await process.stored(run) == found.reply
+    assert model.talking == 0
+
+
+async def test_a_session_that_is_gone_ends_its_run(world: World) -> None:
+    process = world.process()
+    started = await process.start()
+    session = await process.store.session(started.session_id)
+    world.stage.database.delete_chat(started.chat_id)
+    found = await answer(process.runs.open(session, None))
+    assert isinstance(found.reply.end, Failed)
+    assert found.reply.end.code == NotFound.code
+    assert process.model.questions == []
+
+
+async def test_a_pulse_keeps_the_sessions_of_long_replies(world: World) -> None:
+    model, gate = gated()
+    here, there = world.process(model, pulse=0.1, session_lease=0.5), world.process()
+    run = await here.ask()
+    await shown(run, 7)
+    await asyncio.sleep(1)
+    session = await there.store.session(run.session.id)
+    assert (session.leased, session.state) == (True, SessionState.STREAMING)
+    assert await there.store.orphans(0, 9) == []
+    gate.set()
+    await answer(run)

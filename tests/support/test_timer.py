@@ -1,0 +1,70 @@
+"""One timer for many times, on either event loop that servers have."""
+
+import asyncio
+import math
+from collections.abc import Callable
+
+import pytest
+
+from local.loop import new_event_loop
+from parley.support.timer import Timed
+
+
+class Alarm(Timed):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rung: list[float] = []
+
+    def set(self, seconds: float) -> None:
+        self._set_due(asyncio.get_running_loop().time() + seconds)
+
+    def unset(self) -> None:
+        self._set_due(math.inf)
+
+    def _on_due(self) -> None:
+        self.rung.append(asyncio.get_running_loop().time())
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, new_event_loop], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Callable[..., list[float]]:
+    """Return what sets an alarm, to one time after the other, and tells after how long it rang."""
+
+    def run(*times: float | None) -> list[float]:
+        async def main() -> list[float]:
+            alarm, begun = Alarm(), asyncio.get_running_loop().time()
+            for seconds in times:
+                alarm.unset() if seconds is None else alarm.set(seconds)
+            await asyncio.sleep(0.15)
+            return [rung - begun for rung in alarm.rung]
+
+        with asyncio.Runner(loop_factory=request.param) as runner:
+            return runner.run(main())
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("times", "least"),
+    [
+        ((0.05,), 0.045),
+        ((0.02, 0.08), 0.075),
+        ((5.0, 0.02), 0.015),
+        # What is due at once has no timer worth the name, and may be moved all the same.
+        ((0.0003, 0.05), 0.045),
+        ((0.0, 5.0, 0.05), 0.045),
+        ((-1.0, 0.05), 0.045),
+        ((0.0003,), 0.0),
+    ],
+)
+def test_it_rings_once_for_the_last_time_it_was_set_to(
+    run: Callable[..., list[float]], times: tuple[float, ...], least: float
+) -> None:
+    [rung] = run(*times)
+    assert least <= rung < 0.15
+
+
+@pytest.mark.parametrize("times", [(0.05, None), (0.0003, None), (5.0,), (0.0003, 5.0)])
+def test_it_does_not_ring_for_what_it_is_not_set_to(
+    run: Callable[..., list[float]], times: tuple[float | None, ...]
+) -> None:
+    assert run(*times) == []

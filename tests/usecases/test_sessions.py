@@ -1,0 +1,145 @@
+"""Starting and stopping, on a store and a log in memory."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from parley.domain.conversation import Reply
+from parley.domain.errors import (
+    ChatBusy,
+    IdempotencyConflict,
+    InvalidRequest,
+    NotFound,
+    ParleyError,
+    TooLarge,
+    UnknownModel,
+)
+from parley.domain.events import Completed, FinishReason, Status
+from parley.domain.results import Append
+from parley.usecases import sessions
+from parley.usecases.sessions import Ask
+from tests.memory import World
+
+ASK = Ask("ada", "Why?", "small", None, regenerate=False, idempotency_key=None)
+STOP = Completed(FinishReason.STOP)
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    made = await World().open()
+    yield made
+    await made.close()
+
+
+async def start(world: World, **fields: Any) -> Any:
+    process = world.process()
+    return await sessions.start(process.store, process.answers, replace(ASK, **fields), prompt_characters=20)
+
+
+async def test_a_start_makes_ids_that_nobody_guesses_and_a_title(world: World) -> None:
+    one, other = await start(world), await start(world)
+    ids = {one.session_id, one.chat_id, one.message_id, one.reply_id, other.session_id, other.chat_id}
+    assert len(ids) == 6
+    assert len(one.session_id) == 32
+    page = await world.stage.store().history("ada", one.chat_id, None, 9)
+    assert page.title == "Why?"
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "field"),
+    [
+        ({"prompt": None}, InvalidRequest, "prompt"),
+        ({"prompt": None, "regenerate": True}, InvalidRequest, "prompt"),
+        ({"prompt": None, "chat_id": "c"}, InvalidRequest, "prompt"),
+        ({"prompt": ""}, InvalidRequest, "prompt"),
+        ({"prompt": " \n\u2003"}, InvalidRequest, "prompt"),
+        ({"prompt": "x" * 21}, TooLarge, "prompt"),
+        ({"prompt": "a\0b"}, InvalidRequest, "prompt"),
+        ({"prompt": "a\ud83d"}, InvalidRequest, "prompt"),
+        ({"chat_id": "no id"}, NotFound, None),
+        ({"chat_id": ""}, NotFound, None),
+        ({"chat_id": "x" * 65}, NotFound, None),
+        ({"model_id": "a\0b"}, UnknownModel, "modelId"),
+        ({"model_id": ""}, UnknownModel, "modelId"),
+    ],
+)
+async def test_a_bad_request_is_refused_by_its_field(
+    world: World, fields: dict[str, Any], error: type[ParleyError], field: str | None
+) -> None:
+    with pytest.raises(error) as refusal:
+        await start(world, **fields)
+    assert (type(refusal.value), refusal.value.field) == (error, field)
+    assert world.stage.database.messages == {}
+
+
+async def test_the_longest_prompt_is_taken_as_it_is(world: World) -> None:
+    prompt = "😀\u2028\r\n </p>e\u0301" + "x" * 9
+    assert len(prompt) == 20
+    started = await start(world, prompt=prompt)
+    assert world.stage.database.messages[started.message_id].text == prompt
+
+
+@pytest.mark.parametrize(
+    "other", [{"prompt": "Other?"}, {"model_id": "large"}, {"chat_id": "c"}, {"regenerate": True}]
+)
+async def test_a_key_stands_for_the_whole_request(world: World, other: dict[str, Any]) -> None:
+    first = await start(world, idempotency_key="k", user_id="bob")
+    assert await start(world, idempotency_key="k", user_id="bob") == first
+    with pytest.raises(IdempotencyConflict):
+        await start(world, idempotency_key="k", user_id="bob", **other)
+
+
+async def test_regenerate_needs_no_prompt(world: World) -> None:
+    first = await start(world)
+    with pytest.raises(ChatBusy) as busy:
+        await start(world, prompt=None, chat_id=first.chat_id, regenerate=True)
+    assert busy.value.details() == {"activeSessionId": first.session_id}
+    await world.stage.store().finish(first.session_id, Reply(1, "x", STOP), "provider")
+    again = await start(world, prompt=None, chat_id=first.chat_id, regenerate=True)
+    assert again.message_id == first.message_id
+
+
+# -- stop ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("session_id", ["unheard-of", "", "no id", "x" * 65, "a\0b"])
+async def test_what_is_not_there_cannot_be_stopped(world: World, session_id: str) -> None:
+    with pytest.raises(NotFound):
+        await sessions.stop(world.stage.store(), world.log, session_id, "ada")
+
+
+async def test_stopping_what_nobody_answers_any_more_saves_what_the_log_has(world: World) -> None:
+    store = world.stage.store()
+    started = await start(world)
+    joined = await world.log.join("key", started.session_id, "writer", epoch=0, may_create=True)
+    epoch = joined.epoch  # type: ignore[union-attr]
+    await world.log.flush([Append("key", epoch, "writer", 4, "Half", ["Half"])])
+    await store.attach(started.session_id, "key", epoch, 0, writer=True)
+    for _ in range(2):
+        await sessions.stop(store, world.log, started.session_id, "ada")
+        _, reply = await store.reply(started.session_id)
+        assert reply == Reply(epoch, "Half", Completed(FinishReason.STOPPED))
+
+
+async def test_stopping_what_is_answered_elsewhere_leaves_the_end_to_it(world: World) -> None:
+    store = world.stage.store()
+    started = await start(world)
+    await world.log.join("key", started.session_id, "writer", epoch=0, may_create=True)
+    await store.attach(started.session_id, "key", 5, 60, writer=True)
+    await sessions.stop(store, world.log, started.session_id, None)
+    assert await store.reply(started.session_id) == (False, None)
+    assert not (await world.log.read("key", 5, 0)).stops
+    assert world.stage.database.sessions[started.session_id].stop_requested
+
+
+async def test_stopping_without_a_log(world: World) -> None:
+    process = world.process()
+    process.log_switch.turn_off()
+    started = await start(world)
+    await process.store.attach(started.session_id, "key", 5, 0, writer=True)
+    await sessions.stop(process.store, process.log, started.session_id, "ada")
+    _, reply = await process.store.reply(started.session_id)
+    assert reply is not None
+    assert (reply.text, reply.status) == ("", Status.STOPPED)
