@@ -34,7 +34,7 @@ class BadAnswer(Exception):
     """A server answered what it should not, or not at all."""
 
 
-class Exchange:
+class RequestCycle:
     """One request and its answer. Times are in seconds from the moment the request was sent.
 
     `first` is when the first token was there, `last` when the answer was whole.
@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
     """A connection that is kept alive: one exchange after the other."""
 
     def __init__(self) -> None:
-        self._exchange: Exchange | None = None
+        self._exchange: RequestCycle | None = None
         self._head = b""
         self._in_body = False
         self._length: int | None = None
@@ -79,15 +79,15 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # uvloop's is none by class
 
-    def send(self, request: bytes, *, keep: bool = False) -> Exchange:
+    def send(self, request: bytes, *, keep: bool = False) -> RequestCycle:
         """Send a request; the exchange fills as the answer comes."""
-        exchange = self._exchange = Exchange(keep)
+        exchange = self._exchange = RequestCycle(keep)
         self._head, self._in_body, self._length, self._tail = b"", False, None, b""
         exchange.begin = time.perf_counter()
         self._transport.write(request)
         return exchange
 
-    async def ask(self, request: bytes, *, keep: bool = False, seconds: float = 30.0) -> Exchange:
+    async def ask(self, request: bytes, *, keep: bool = False, seconds: float = 30.0) -> RequestCycle:
         """Send a request and wait for the whole answer; raises `BadAnswer`."""
         exchange = self.send(request, keep=keep)
         try:
@@ -132,7 +132,7 @@ class Connection(asyncio.Protocol):
         if over:
             self._finish(exchange, now)
 
-    def _finish(self, exchange: Exchange, now: float) -> None:
+    def _finish(self, exchange: RequestCycle, now: float) -> None:
         exchange.last = now - exchange.begin
         self._exchange = None
         if not exchange.done.done():
@@ -152,14 +152,14 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
 
-def require(exchanges: Iterable[Exchange], *, tokens: int | None = None) -> None:
+def require(exchanges: Iterable[RequestCycle], *, tokens: int | None = None) -> None:
     """Raise `BadAnswer` unless every answer is a success with so many tokens."""
     for exchange in exchanges:
         if exchange.status >= 300 or (tokens is not None and exchange.tokens != tokens):
             raise BadAnswer(f"status {exchange.status}, {exchange.tokens} tokens instead of {tokens}")
 
 
-async def ask(url: str, request: bytes, *, keep: bool = True, seconds: float = 30.0) -> Exchange:
+async def ask(url: str, request: bytes, *, keep: bool = True, seconds: float = 30.0) -> RequestCycle:
     """Ask once, on a connection of its own."""
     connection = await Connection.to(url)
     try:
@@ -168,10 +168,10 @@ async def ask(url: str, request: bytes, *, keep: bool = True, seconds: float = 3
         connection.close()
 
 
-async def crowd(url: str, requests: Sequence[bytes], *, at_once: int) -> list[Exchange]:
+async def crowd(url: str, requests: Sequence[bytes], *, at_once: int) -> list[RequestCycle]:
     """Send requests over so many connections, each as soon as the one before is answered."""
     waiting = iter(requests)
-    found: list[Exchange] = []
+    found: list[RequestCycle] = []
 
     async def one(connection: Connection) -> None:
         for request in waiting:

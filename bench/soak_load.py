@@ -124,7 +124,7 @@ async def _watch(server: Server, tally: Tally, streams: int, seconds: float) -> 
     while time.monotonic() - begin < seconds:
         await asyncio.sleep(max(1.0, seconds / 24))
         if server.process.poll() is not None:
-            raise SystemExit(f"the server ended with {server.process.returncode}:\n{server.said()[-8000:]}")
+            raise SystemExit(f"the server ended with {server.process.returncode}:\n{server.output()[-8000:]}")
         used = process.memory_info().rss
         each = (used - idle) / max(1, tally.open) / 1024
         if tally.open > streams * 0.8:
@@ -167,7 +167,7 @@ async def run(streams: int, seconds: float, tokens: int, delay: float) -> int:
                     per_stream = watch.result()
             finally:
                 if tally.failures:
-                    print(server.said()[-8000:])
+                    print(server.output()[-8000:])
                 await world.close()
                 fake.close()
     print(

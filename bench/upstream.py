@@ -30,7 +30,7 @@ def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-class Wire:
+class HttpProtocol:
     """How a provider frames a reply: each event a chunk of its own, as the providers send them."""
 
     opening: bytes
@@ -38,7 +38,7 @@ class Wire:
     closing: bytes
 
 
-class OpenAI(Wire):
+class OpenAI(HttpProtocol):
     """Chat completion chunks with all that OpenAI puts into them."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class OpenAI(Wire):
         return _chunk(b"data: %b\n\n" % json.dumps(body, separators=(",", ":")).encode())
 
 
-class Anthropic(Wire):
+class Anthropic(HttpProtocol):
     """Named events around one block of text."""
 
     def __init__(self) -> None:
@@ -146,7 +146,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
         self._received = b""
-        self._wire: Wire = upstream.wires[b"/v1/chat/completions"]
+        self._wire: HttpProtocol = upstream.wires[b"/v1/chat/completions"]
         self._left = 0
         self._words = itertools.cycle(self._wire.tokens)
         self.slot: set[Connection] | None = None

@@ -19,7 +19,7 @@ from local.embedded import Addresses, EmbeddedError, EmbeddedStores
 from local.loop import new_event_loop
 from local.running import DataFolder, Running
 from local.seed import CATALOGUE, seed
-from parley.http_server.wire import Wire
+from parley.http_server.protocol import HttpProtocol
 from parley.postgres.catalogue import CatalogueError
 from parley.postgres.migrate import migrate
 from parley.settings import SettingsError
@@ -86,7 +86,7 @@ async def _serve(listener: socket.socket, data: Path, *, follow_parent: bool) ->
 
     server = _Server(
         uvicorn.Config(
-            app, http=Wire, ws="none", lifespan="on", log_config=None, access_log=False,
+            app, http=HttpProtocol, ws="none", lifespan="on", log_config=None, access_log=False,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         ),
         ready=f"Parley is ready: {_url(listener)} (data in {data}; Ctrl-C stops it)",

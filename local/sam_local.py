@@ -109,12 +109,12 @@ async def _reachable(url: str) -> AsyncIterator[str]:
 
     gateway = _docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}")
     try:
-        door = await asyncio.start_server(connected, gateway, 0)
+        lock = await asyncio.start_server(connected, gateway, 0)
     except OSError:
         # Docker runs in a machine of its own, in which the name of its host leads to our 127.0.0.1.
-        door = await asyncio.start_server(connected, "127.0.0.1", 0)
-    async with door:
-        port = door.sockets[0].getsockname()[1]
+        lock = await asyncio.start_server(connected, "127.0.0.1", 0)
+    async with lock:
+        port = lock.sockets[0].getsockname()[1]
         yield url.replace(f"{server.hostname}:{server.port}", f"{_HOST}:{port}")
 
 

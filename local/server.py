@@ -14,11 +14,11 @@ from parley import bootstrap
 from parley.api import health
 from parley.api.app import create_app
 from parley.domain.errors import ParleyError
-from parley.support.gc_tuning import spare_what_is_loaded
+from parley.support.gc_tuning import freeze_startup_objects
 from parley.support.logs import logger
 from parley.usecases.purge import purge
 
-_log = logger("server")
+_logger = logger("server")
 _PURGE_SECONDS = 60.0
 
 
@@ -30,14 +30,14 @@ async def _purge_now_and_then() -> None:
             done = await purge(
                 its.store, its.log, batch=its.settings.purge_batch, retention_days=its.settings.retention_days
             )
-            _log.info("purged", extra=done.counts())
+            _logger.info("purged", extra=done.counts())
         except ParleyError as error:
-            _log.warning("purge_failed", extra={"code": error.code})
+            _logger.warning("purge_failed", extra={"code": error.code})
 
 
 @contextlib.asynccontextmanager
 async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
-    spare_what_is_loaded()
+    freeze_startup_objects()
     purging = asyncio.create_task(_purge_now_and_then())
     try:
         yield

@@ -19,13 +19,13 @@ import httpx
 import psycopg
 import pytest
 
-from parley.postgres.pool import Connections
+from parley.postgres.pool import Pool
 from parley.postgres.store import PostgresStore
 from parley.streaming.frames import HEARTBEAT
 from parley.support.sse_decoder import Decoder
 from parley.usecases.purge import Purged, purge
 from parley.valkey.log import ValkeyLog
-from tests.nursery import Forked
+from tests.forkserver import Forked
 
 _ROOT = Path(__file__).resolve().parent.parent
 _SECRET = "a secret that only the tests know, long enough"
@@ -102,7 +102,7 @@ class Server(Process):
         arguments = ["local.server:app", "--host", "127.0.0.1", "--port", "0", "--loop", _loop()]
         arguments += [
             "--http",
-            "parley.http_server.wire:Wire",
+            "parley.http_server.protocol:HttpProtocol",
             "--no-access-log",
             "--timeout-graceful-shutdown",
             "5",
@@ -119,7 +119,7 @@ class Server(Process):
     ) -> "subprocess.Popen[bytes] | Forked":
         return Forked(arguments, env, self.out, log)
 
-    def said(self) -> str:
+    def output(self) -> str:
         """Return all it wrote."""
         return self.log.read_text() + self.out.read_text()
 
@@ -210,7 +210,7 @@ class Refused(AssertionError):
         self.headers = response.headers
 
 
-class Reading:
+class Transcript:
     """What a client shows of a stream, kept as a browser would keep it."""
 
     def __init__(self) -> None:
@@ -268,7 +268,7 @@ class Secrets:
     def check(self, servers: "list[Server]") -> None:
         """Look for them in everything that the servers wrote, and in every refusal."""
         for server in servers:
-            said = server.said()
+            said = server.output()
             assert not [word for word in self.words | self.sessions if word in said], server.log
         for error in self.errors:
             # A refusal may name the session that keeps its user's chat busy.
@@ -300,10 +300,10 @@ class Client:
         return started
 
     async def events(
-        self, session_id: str, reading: Reading | None = None, cursor: str | None = None
+        self, session_id: str, reading: Transcript | None = None, cursor: str | None = None
     ) -> AsyncIterator[dict[str, Any]]:
         """Read a stream event by event; the connection is closed with the generator."""
-        reading = reading if reading is not None else Reading()
+        reading = reading if reading is not None else Transcript()
         headers = {"last-event-id": cursor} if cursor else {}
         params = {"sessionId": session_id}
         async with self.http.stream("GET", "/chat/stream", params=params, headers=headers) as response:
@@ -322,17 +322,17 @@ class Client:
                     yield body
 
     async def read(
-        self, session_id: str, reading: Reading | None = None, *, upto: int | None = None
-    ) -> Reading:
+        self, session_id: str, reading: Transcript | None = None, *, upto: int | None = None
+    ) -> Transcript:
         """Read to the end, or until at least `upto` characters are there, from the reading's cursor."""
-        reading = reading if reading is not None else Reading()
+        reading = reading if reading is not None else Transcript()
         async with contextlib.aclosing(self.events(session_id, reading, reading.cursor)) as events:  # type: ignore[type-var]
             async for _ in events:
                 if upto is not None and len(reading.text) >= upto:
                     break
         return reading
 
-    async def ask(self, prompt: str, model: str = "fake", **fields: Any) -> tuple[dict[str, Any], Reading]:
+    async def ask(self, prompt: str, model: str = "fake", **fields: Any) -> tuple[dict[str, Any], Transcript]:
         """Start and read to the end."""
         started = await self.start(prompt, model, **fields)
         return started, await self.read(started["sessionId"])
@@ -399,7 +399,7 @@ async def run_purge(
     database_url: str, valkey_url: str, *, batch: int = 100, days: int = 0, grace: float = 0.0
 ) -> Purged:
     """Run the purge once on these stores."""
-    store = PostgresStore(Connections(database_url, size=1, timeout=5), owner="purge", session_seconds=600)
+    store = PostgresStore(Pool(database_url, size=1, timeout=5), owner="purge", session_seconds=600)
     log = ValkeyLog(valkey_url, prefix="parley", timeout=1, lease_seconds=5, cache_seconds=60)
     try:
         return await purge(store, log, batch=batch, retention_days=days, grace_seconds=grace)

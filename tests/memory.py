@@ -4,19 +4,19 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, cast
 
-from parley.domain.conversation import Order, Reply, Started
+from parley.domain.conversation import NewSession, Reply, Started
 from parley.domain.errors import LogUnavailable, ParleyError, ProviderFault, StoreUnavailable
 from parley.domain.events import Delta, Finish, FinishReason, ModelEvent, Usage
 from parley.domain.ids import new_id, new_session_id
-from parley.domain.ports import ChatModel, Log, Question, Store
+from parley.domain.ports import ChatModel, Log, ModelRequest, Store
 from parley.domain.prompt import title_of
 from parley.memory.log import MemoryLog
 from parley.streaming.generation_keys import GenerationKeys
-from parley.streaming.model_call import Limits
-from parley.streaming.session_run import Answer, Run
-from parley.streaming.session_runner import Policy, Runs
-from parley.usecases.cached_replies import Answers
-from tests.conformance.stages import MemoryStage
+from parley.streaming.model_call import CallLimits
+from parley.streaming.session_run import RunResult, SessionRun
+from parley.streaming.session_runner import Policy, SessionRunner
+from parley.usecases.cached_replies import CachedReplies
+from tests.conformance.backends import MemoryStage
 
 STOP = Finish(FinishReason.STOP, "stop", Usage(3, 4))
 Step = ModelEvent | Exception | float | asyncio.Event
@@ -27,11 +27,11 @@ class ScriptedModel:
 
     def __init__(self, *script: Step) -> None:
         self.script: tuple[Step, ...] = script or (Delta("Hello, "), Delta("world!"), STOP)
-        self.questions: list[Question] = []
+        self.requests: list[ModelRequest] = []
         self.talking = 0
 
-    async def stream(self, question: Question) -> AsyncGenerator[ModelEvent, None]:
-        self.questions.append(question)
+    async def stream(self, question: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+        self.requests.append(question)
         self.talking += 1
         try:
             for step in self.script:
@@ -49,7 +49,7 @@ class ScriptedModel:
     async def close(self) -> None:
         return
 
-    def of(self, provider: str) -> ChatModel:
+    def get(self, provider: str) -> ChatModel:
         """Be all the models, too."""
         if provider != "maker":
             raise ProviderFault("model_not_configured", "There is no such provider.")
@@ -64,7 +64,7 @@ class ScriptedModel:
         return provider == "maker"
 
 
-class Switch:
+class Outage:
     """Stands before a port, and raises what it would raise if it were away."""
 
     def __init__(self, port: object, error: Callable[[], ParleyError]) -> None:
@@ -91,7 +91,7 @@ class Switch:
         return call
 
 
-LIMITS = Limits(
+LIMITS = CallLimits(
     first_token=2, gap=2, total=5, attempts=3, backoff=0.01, flush=0.005, lease=0.3, characters=10_000
 )
 
@@ -117,7 +117,7 @@ class World:
     async def close(self) -> None:
         for process in self.processes:
             process.store_switch.turn_on()
-            await process.runs.close(0.2)
+            await process.runner.close(0.2)
 
 
 class Process:
@@ -125,31 +125,31 @@ class Process:
 
     def __init__(self, world: World, name: str, model: ScriptedModel, **policy: Any) -> None:
         self.model = model
-        self.store_switch = Switch(world.stage.store(name), StoreUnavailable)
-        self.log_switch = Switch(world.log, LogUnavailable)
+        self.store_switch = Outage(world.stage.store(name), StoreUnavailable)
+        self.log_switch = Outage(world.log, LogUnavailable)
         self.store = cast("Store", self.store_switch)
         self.log = cast("Log", self.log_switch)
         share = policy.pop("share_context_free", True)
         self.keys = GenerationKeys(model, b"secret", share_context_free=share)
-        self.answers = Answers(self.log, self.keys)
-        defaults: dict[str, Any] = {"limits": LIMITS, "session_lease": 0.6, "pulse": 0.2}
-        self.runs = Runs(self.store, self.log, model, self.keys, Policy(**(defaults | policy)))
+        self.cached_replies = CachedReplies(self.log, self.keys)
+        defaults: dict[str, Any] = {"limits": LIMITS, "session_lease": 0.6, "renew_every": 0.2}
+        self.runner = SessionRunner(self.store, self.log, model, self.keys, Policy(**(defaults | policy)))
 
     async def start(self, prompt: str | None = "Why?", user: str = "ada", **fields: Any) -> Started:
         """Open a session."""
-        order: dict[str, Any] = {
+        new_session: dict[str, Any] = {
             "user_id": user, "prompt": prompt, "model_id": "small", "chat_id": None, "regenerate": False,
             "idempotency_key": None, "request_hash": str(prompt), "title": title_of(prompt or ""),
             "new_session_id": new_session_id(), "new_chat_id": new_id(), "new_message_id": new_id(),
             "new_reply_id": new_id(),
         }  # fmt: skip
-        return await self.store.start(Order(**(order | fields)))
+        return await self.store.start(NewSession(**(new_session | fields)))
 
-    async def read(self, session_id: str, deadline: float | None = None) -> Run:
+    async def read(self, session_id: str, deadline: float | None = None) -> SessionRun:
         """Open a session's run, as its reader does."""
-        return self.runs.open(await self.store.session(session_id), deadline)
+        return self.runner.open(await self.store.session(session_id), deadline)
 
-    async def ask(self, prompt: str = "Why?", user: str = "ada", **fields: Any) -> Run:
+    async def ask(self, prompt: str = "Why?", user: str = "ada", **fields: Any) -> SessionRun:
         """Start and read."""
         return await self.read((await self.start(prompt, user, **fields)).session_id)
 
@@ -157,29 +157,29 @@ class Process:
         """Do nothing more, and say goodbye to nobody."""
         self.store_switch.turn_off()
         self.log_switch.turn_off()
-        for task in (*self.runs._tasks, self.runs._vouching._beating):
+        for task in (*self.runner._tasks, self.runner._lease_keeper._renewing):
             if task is not None:
                 task.cancel()
 
-    async def stored(self, run: Run) -> Reply:
+    async def stored(self, run: SessionRun) -> Reply:
         """Return the reply that the store has."""
         _, reply = await self.store.reply(run.session.id)
         assert reply is not None
         return reply
 
 
-async def answer(run: Run) -> Answer:
+async def answer(run: SessionRun) -> RunResult:
     """Wait for a run's end."""
-    await until(lambda: run.answer is not None)
-    assert run.answer is not None
-    return run.answer
+    await until(lambda: run.result is not None)
+    assert run.result is not None
+    return run.result
 
 
-async def shown(run: Run, length: int) -> str:
+async def shown(run: SessionRun, length: int) -> str:
     """Wait until a run shows so much text; return it."""
-    await until(lambda: run.generation is not None and run.generation.tape.length >= length)
+    await until(lambda: run.generation is not None and run.generation.buffer.length >= length)
     assert run.generation is not None
-    return run.generation.tape.text()
+    return run.generation.buffer.text()
 
 
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:

@@ -6,7 +6,7 @@ import statistics
 import time
 
 from bench.bench import Bench, log
-from bench.driver import BadAnswer, Connection, Exchange, ask, crowd, percentile, require
+from bench.driver import BadAnswer, Connection, RequestCycle, ask, crowd, percentile, require
 from bench.servers import USERS, Contender
 
 TABLE = "path"
@@ -42,7 +42,9 @@ async def run(bench: Bench) -> None:
                 await _equal_prompts(bench, contender)
 
 
-async def one_by_one(contender: Contender, requests: list[bytes], *, keep: bool = False) -> list[Exchange]:
+async def one_by_one(
+    contender: Contender, requests: list[bytes], *, keep: bool = False
+) -> list[RequestCycle]:
     """Send requests over one connection, one after the other; `keep` keeps the answers."""
     connection = await Connection.to(contender.url)
     exchanges = []

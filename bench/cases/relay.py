@@ -4,7 +4,7 @@ import asyncio
 import statistics
 
 from bench.bench import Bench, log
-from bench.driver import Connection, Exchange, crowd, percentile, post, require
+from bench.driver import Connection, RequestCycle, crowd, percentile, post, require
 from bench.servers import Contender
 
 TABLE = "relay"
@@ -44,7 +44,7 @@ async def _first_token(bench: Bench, relays: list[Contender]) -> None:
             _note(bench, contender.label, exchanges)
 
 
-def _note(bench: Bench, row: str, exchanges: list[Exchange]) -> None:
+def _note(bench: Bench, row: str, exchanges: list[RequestCycle]) -> None:
     require(exchanges, tokens=20)
     times = [exchange.first for exchange in exchanges]
     bench.sheet.add(TABLE, row, "first_p50", statistics.median(times))

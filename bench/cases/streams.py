@@ -3,7 +3,7 @@
 import asyncio
 
 from bench.bench import Bench, log
-from bench.driver import Connection, Exchange
+from bench.driver import Connection, RequestCycle
 from bench.servers import Contender
 from bench.upstream import TOKENS_PER_SECOND
 
@@ -53,7 +53,7 @@ async def measure(bench: Bench, contender: Contender, streams: int, column: str)
     requests = await contender.open_relay(bench.prompts(streams), _MODEL)
     idle = contender.memory()
     connections: list[Connection] = []
-    exchanges: list[Exchange] = []
+    exchanges: list[RequestCycle] = []
     for request in requests:
         connection = await Connection.to(contender.url)
         connections.append(connection)
@@ -98,7 +98,7 @@ async def _leave(
     bench: Bench,
     contender: Contender,
     connections: list[Connection],
-    exchanges: list[Exchange],
+    exchanges: list[RequestCycle],
     *,
     kept_up: bool,
 ) -> None:
@@ -114,5 +114,5 @@ async def _leave(
         await bench.upstream.end()
 
 
-def _tokens(exchanges: list[Exchange]) -> int:
+def _tokens(exchanges: list[RequestCycle]) -> int:
     return sum(exchange.tokens for exchange in exchanges)

@@ -8,15 +8,15 @@ from mangum import Mangum
 
 from parley import bootstrap
 from parley.api import health
-from parley.api.app import answers, create_app
+from parley.api.app import create_app, documented
 from parley.api.principal import principal
 from parley.api.queries import ChatListQuery, HistoryQuery, UserQuery, read_query, takes_query
 from parley.api.schemas import (
     ChatListBody,
     HistoryBody,
     ModelListBody,
-    answer,
     chats_json,
+    json_response,
     models_json,
     page_json,
 )
@@ -34,26 +34,32 @@ _BEFORE_CHAT = re.compile(
 
 
 @router.get(
-    "/chat/history", openapi_extra=takes_query(HistoryQuery), responses=answers(200, HistoryBody, *_REFUSALS)
+    "/chat/history",
+    openapi_extra=takes_query(HistoryQuery),
+    responses=documented(200, HistoryBody, *_REFUSALS),
 )
 async def history(request: Request) -> Response:
     """Return a page of a chat, oldest first; `nextBefore` leads to the messages before it."""
-    its, query = services_of(request), read_query(request, HistoryQuery)
-    user = await principal(request, its, query.user_id)
+    services, query = services_of(request), read_query(request, HistoryQuery)
+    user = await principal(request, services, query.user_id)
     if not is_id(query.chat_id):
         raise NotFound
-    return answer(page_json(await its.store.history(user, query.chat_id, query.before, query.limit)))
+    return json_response(
+        page_json(await services.store.history(user, query.chat_id, query.before, query.limit))
+    )
 
 
 @router.get(
-    "/chat/list", openapi_extra=takes_query(ChatListQuery), responses=answers(200, ChatListBody, *_REFUSALS)
+    "/chat/list",
+    openapi_extra=takes_query(ChatListQuery),
+    responses=documented(200, ChatListBody, *_REFUSALS),
 )
 async def chats(request: Request) -> Response:
     """Return a page of the user's chats, the latest first."""
-    its, query = services_of(request), read_query(request, ChatListQuery)
-    user = await principal(request, its, query.user_id)
+    services, query = services_of(request), read_query(request, ChatListQuery)
+    user = await principal(request, services, query.user_id)
     before = None if query.before is None else _place(query.before)
-    return answer(chats_json(await its.store.chats(user, before, query.limit)))
+    return json_response(chats_json(await services.store.chats(user, before, query.limit)))
 
 
 def _place(before: str) -> str:
@@ -68,13 +74,13 @@ def _place(before: str) -> str:
 
 
 @router.get(
-    "/chat/models", openapi_extra=takes_query(UserQuery), responses=answers(200, ModelListBody, *_REFUSALS)
+    "/chat/models", openapi_extra=takes_query(UserQuery), responses=documented(200, ModelListBody, *_REFUSALS)
 )
 async def models(request: Request) -> Response:
     """Return the models on offer, each with whether the user can ask it now, or why not."""
-    its, query = services_of(request), read_query(request, UserQuery)
-    user = await principal(request, its, query.user_id)
-    return answer(models_json(await its.store.models(user), its.models))
+    services, query = services_of(request), read_query(request, UserQuery)
+    user = await principal(request, services, query.user_id)
+    return json_response(models_json(await services.store.models(user), services.models))
 
 
 app = create_app("Parley history", [router, health.router], bootstrap.settings(), bootstrap.services)

@@ -18,7 +18,7 @@ from parley.postgres.roles import let_in
 from parley.settings import Settings, SettingsError
 from parley.support.logs import configure, logger
 
-_log = logger("migrate")
+_logger = logger("migrate")
 # Kept back from the function's time, in seconds, for the answer: without one the stack hangs.
 _ANSWER_SECONDS = 30.0
 _PAUSE_SECONDS = 3.0
@@ -41,14 +41,14 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         if user := event.get("ResourceProperties", {}).get("LetIn"):
             asyncio.run(_let_in(settings, user))
     except Exception as error:
-        _log.exception("migration_failed")
+        _logger.exception("migration_failed")
         if "ResponseURL" not in event:
             raise
         # The message may quote a row or the address with its password; the log has the place.
         said = str(error) if isinstance(error, SettingsError) else type(error).__name__
         reason = f"{said}; see {os.environ.get('AWS_LAMBDA_LOG_GROUP_NAME', 'the log')}"
         return _answer(event, "FAILED", reason, [])
-    _log.info("migrated", extra={"applied": applied})
+    _logger.info("migrated", extra={"applied": applied})
     return _answer(event, "SUCCESS", "The schema is up to date.", applied)
 
 
@@ -66,7 +66,7 @@ async def _migrate(settings: Settings, until: float, catalogue: Catalogue) -> li
         except (psycopg.OperationalError, Unavailable) as error:
             if time.monotonic() + _PAUSE_SECONDS > until:
                 raise
-            _log.info("database_awaited", extra={"error": type(error).__name__})
+            _logger.info("database_awaited", extra={"error": type(error).__name__})
             await asyncio.sleep(_PAUSE_SECONDS)
 
 
@@ -100,11 +100,11 @@ def _put(url: str, body: bytes) -> None:
             connection.request("PUT", f"{target.path}?{target.query}", body, {"Content-Type": ""})
             status = connection.getresponse().status
         except OSError as error:
-            _log.warning("answer_failed", extra={"error": type(error).__name__, "attempt": attempt})
+            _logger.warning("answer_failed", extra={"error": type(error).__name__, "attempt": attempt})
         else:
             if status < 300:
                 return
-            _log.warning("answer_refused", extra={"status": status, "attempt": attempt})
+            _logger.warning("answer_refused", extra={"status": status, "attempt": attempt})
         finally:
             connection.close()
         time.sleep(attempt)

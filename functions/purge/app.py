@@ -18,16 +18,16 @@ tracer = Tracer(service="purge")
 
 
 async def _purge() -> dict[str, int]:
-    its = build(settings())
+    services = build(settings())
     try:
         done = await purge.purge(
-            its.store,
-            its.log,
-            batch=its.settings.purge_batch,
-            retention_days=its.settings.retention_days,
+            services.store,
+            services.log,
+            batch=services.settings.purge_batch,
+            retention_days=services.settings.retention_days,
         )
     finally:
-        await its.close()
+        await services.close()
     return done.counts()
 
 

@@ -7,16 +7,16 @@ from mangum import Mangum
 
 from parley import bootstrap
 from parley.api import health
-from parley.api.app import answers, create_app
+from parley.api.app import create_app, documented
 from parley.api.principal import principal
 from parley.api.queries import takes_headers
 from parley.api.schemas import (
-    Body,
+    CamelModel,
     StartBody,
     StartedBody,
     StopBody,
     StoppedBody,
-    answer,
+    json_response,
     read_body,
     started_json,
 )
@@ -28,7 +28,7 @@ from parley.usecases import sessions
 router = APIRouter()
 
 
-def _takes(kind: type[Body]) -> dict[str, Any]:
+def _takes(kind: type[CamelModel]) -> dict[str, Any]:
     schema = kind.model_json_schema(by_alias=True)
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
@@ -37,43 +37,43 @@ def _takes(kind: type[Body]) -> dict[str, Any]:
     "/chat/start",
     status_code=201,
     openapi_extra=_takes(StartBody) | takes_headers("idempotency-key"),
-    responses=answers(201, StartedBody, 400, 401, 403, 404, 409, 413, 415, 429, 503),
+    responses=documented(201, StartedBody, 400, 401, 403, 404, 409, 413, 415, 429, 503),
 )
 async def start(request: Request) -> Response:
     """Save the user's message and open a session that streams the reply."""
-    its, idempotency_key = services_of(request), request.headers.get("idempotency-key")
+    services, idempotency_key = services_of(request), request.headers.get("idempotency-key")
     body = await read_body(request, StartBody)
     if idempotency_key is not None and not 1 <= len(idempotency_key) <= 200:
         raise InvalidRequest("Idempotency-Key must be 1 to 200 characters.", field="Idempotency-Key")
-    ask = sessions.Ask(
-        user_id=await principal(request, its, body.user_id),
+    ask = sessions.StartRequest(
+        user_id=await principal(request, services, body.user_id),
         prompt=body.prompt,
         model_id=body.model_id,
         chat_id=body.chat_id,
         regenerate=body.regenerate,
         idempotency_key=idempotency_key,
     )
-    limit = its.settings.prompt_characters
-    started = await sessions.start(its.store, its.answers, ask, prompt_characters=limit)
-    return answer(started_json(started), 201)
+    limit = services.settings.prompt_characters
+    started = await sessions.start(services.store, services.cached_replies, ask, prompt_characters=limit)
+    return json_response(started_json(started), 201)
 
 
 @router.post(
     "/chat/stop",
     status_code=202,
     openapi_extra=_takes(StopBody),
-    responses=answers(202, StoppedBody, 400, 401, 403, 404, 413, 415, 503),
+    responses=documented(202, StoppedBody, 400, 401, 403, 404, 413, 415, 503),
 )
 async def stop(request: Request) -> Response:
     """Stop a session; its partial reply is saved. Repeating it changes nothing."""
-    its = services_of(request)
+    services = services_of(request)
     body = await read_body(request, StopBody)
     user_id = body.user_id
-    if its.settings.auth_mode != "trusted" or user_id is not None:
-        user_id = await principal(request, its, user_id)
-    await sessions.stop(its.store, its.log, body.session_id, user_id)
-    its.runs.halt(body.session_id)
-    return answer({}, 202)
+    if services.settings.auth_mode != "trusted" or user_id is not None:
+        user_id = await principal(request, services, user_id)
+    await sessions.stop(services.store, services.log, body.session_id, user_id)
+    services.runner.halt(body.session_id)
+    return json_response({}, 202)
 
 
 app = create_app("Parley start", [router, health.router], bootstrap.settings(), bootstrap.services)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 
 from parley import bootstrap
 from parley.api import health
-from parley.api.app import Documentation, create_app, refused
+from parley.api.app import Documentation, create_app, error_responses
 from parley.api.event_stream import EventStream
 from parley.api.queries import StreamQuery, read_query, takes_query
 from parley.api.services import services_of
@@ -17,7 +17,7 @@ from parley.domain.errors import NotFound
 from parley.domain.events import Cursor
 from parley.domain.ids import is_id
 from parley.streaming.reader import Reader, at_end
-from parley.support.gc_tuning import spare_what_is_loaded
+from parley.support.gc_tuning import freeze_startup_objects
 
 router = APIRouter()
 
@@ -30,21 +30,21 @@ _ANSWERS: Documentation = {
 @router.get(
     "/chat/stream",
     openapi_extra=takes_query(StreamQuery, "last-event-id"),
-    responses=_ANSWERS | refused(400, 403, 404, 410, 503),
+    responses=_ANSWERS | error_responses(400, 403, 404, 410, 503),
 )
 async def stream(request: Request) -> Response:
     """Stream a session's reply from the cursor on."""
-    its, query = services_of(request), read_query(request, StreamQuery)
+    services, query = services_of(request), read_query(request, StreamQuery)
     session_id = query.session_id
     if not is_id(session_id):
         raise NotFound
     # An EventSource that reconnects repeats its URL; the header knows better.
     hint = request.headers.get("last-event-id") or query.cursor or ""
     at = Cursor.parse(hint)
-    session = await its.store.session(session_id)
+    session = await services.store.session(session_id)
     if session.reply is not None and at_end(session.reply, at):
         return Response(status_code=204)
-    settings = its.settings
+    settings = services.settings
     margin = settings.deadline_margin_seconds
     deadline = lambda_deadline(request.headers.get("x-amzn-lambda-context"), margin)
     in_lambda = deadline is not None
@@ -52,7 +52,7 @@ async def stream(request: Request) -> Response:
         deadline = asyncio.get_running_loop().time() + max(0.0, settings.deadline_seconds - margin)
     # What this invocation writes ends a margin early; what it only reads may go on a little longer.
     until = None if deadline is None else deadline + margin / 2
-    run = its.runs.open(session, deadline)
+    run = services.runner.open(session, deadline)
     reader = Reader(
         run,
         at,
@@ -64,14 +64,14 @@ async def stream(request: Request) -> Response:
 
     async def afterwards() -> None:
         assert until is not None
-        await its.runs.settled(run, until)
+        await services.runner.wait_until_idle(run, until)
 
     return EventStream(reader, afterwards if in_lambda else None)
 
 
 @asynccontextmanager
 async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
-    spare_what_is_loaded()
+    freeze_startup_objects()
     yield
     await bootstrap.services().close()
 

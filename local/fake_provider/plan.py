@@ -8,7 +8,7 @@ from itertools import cycle, islice
 from typing import Literal
 
 from local.fake_provider.script import Script
-from local.fake_provider.wires import AnthropicWire, OpenAIWire, Wire, error_body
+from local.fake_provider.wires import AnthropicWire, OpenAIWire, ReplyFramer, error_body
 
 Ending = Literal["keep", "close", "reset", "hold"]
 _TOKEN = re.compile(r"\s*\S+|\s+")
@@ -75,7 +75,7 @@ def reply_plan(wire_name: str, script: Script, model: str, prompt: str) -> Plan:
         whole = response(200, script.body.encode(), extra, script.content_type.encode())
         return Plan(((script.first_delay, whole),))
     input_tokens = len(tokens_of(prompt))
-    wire: Wire = (OpenAIWire if wire_name == "openai" else AnthropicWire)(script, model, input_tokens)
+    wire: ReplyFramer = (OpenAIWire if wire_name == "openai" else AnthropicWire)(script, model, input_tokens)
     tokens = list(script.tokens if script.tokens is not None else tokens_of(reply_to(prompt)))
     if script.count:
         tokens = list(islice(cycle(tokens), script.count))
@@ -92,7 +92,9 @@ def reply_plan(wire_name: str, script: Script, model: str, prompt: str) -> Plan:
     return Plan(tuple(_merge(framed)), ending)
 
 
-def _payload(script: Script, wire: Wire, tokens: list[str]) -> tuple[list[tuple[float, bytes]], Ending]:
+def _payload(
+    script: Script, wire: ReplyFramer, tokens: list[str]
+) -> tuple[list[tuple[float, bytes]], Ending]:
     """Return what is said, as payloads of HTTP chunks."""
     if script.frames is not None:
         # A lone surrogate stands for a byte that is no UTF-8.

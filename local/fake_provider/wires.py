@@ -48,7 +48,7 @@ def error_body(wire: str, status: int, script: Script) -> bytes:
     return _json({"error": {"message": script.error_message, "type": kind, "param": None, "code": code}})
 
 
-class Wire(Protocol):
+class ReplyFramer(Protocol):
     """The frames of one reply, as payload bytes with LF line ends."""
 
     def opening(self) -> bytes: ...

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from parley.api.app import create_app
 from parley.api.direct import DirectApp
-from parley.api.schemas import answer
+from parley.api.schemas import json_response
 from parley.domain.errors import InvalidRequest, NotFound
 from parley.settings import Settings, SettingsError
 
@@ -24,7 +24,7 @@ router = APIRouter()
 
 @router.get("/works")
 async def works(request: Request) -> Response:
-    return answer({"query": str(request.query_params), "app": request.app.title}, 201)
+    return json_response({"query": str(request.query_params), "app": request.app.title}, 201)
 
 
 @router.post("/echo")
@@ -59,7 +59,7 @@ async def breaks(request: Request) -> Response:
 
 @router.get("/of/{name}")
 async def of(request: Request) -> Response:
-    return answer(request.path_params)
+    return json_response(request.path_params)
 
 
 @router.get("/solved")
@@ -73,12 +73,12 @@ async def forbid() -> None:
 
 @router.get("/guarded", dependencies=[Depends(forbid)])
 async def guarded(request: Request) -> Response:
-    return answer({})
+    return json_response({})
 
 
 @router.get("/works")
 async def works_otherwise(request: Request) -> Response:
-    return answer({"never": "asked"})
+    return json_response({"never": "asked"})
 
 
 wholly_guarded = APIRouter(dependencies=[Depends(forbid)])
@@ -86,7 +86,7 @@ wholly_guarded = APIRouter(dependencies=[Depends(forbid)])
 
 @wholly_guarded.get("/wholly-guarded")
 async def also_guarded(request: Request) -> Response:
-    return answer({})
+    return json_response({})
 
 
 def application(*, direct: bool, prefix: str = "", **settings: Any) -> FastAPI:

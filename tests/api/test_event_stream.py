@@ -11,7 +11,7 @@ from starlette.types import Scope
 
 from parley.api.event_stream import EventStream
 from parley.aws.lambda_context import lambda_deadline
-from parley.http_server.exchange import STREAM
+from parley.http_server.request_cycle import STREAM
 
 SCOPE: Scope = {"type": "http"}
 
@@ -55,11 +55,11 @@ class Connection:
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
         self.gone = asyncio.Event()
-        self.said: list[str] = []
+        self.output: list[str] = []
 
     async def receive(self) -> dict[str, Any]:
-        if not self.said:
-            self.said.append("request")
+        if not self.output:
+            self.output.append("request")
             return {"type": "http.request", "body": b"", "more_body": False}
         await self.gone.wait()
         return {"type": "http.disconnect"}
@@ -75,11 +75,11 @@ class Connection:
         ]
 
     async def serve(self, frames: Frames) -> None:
-        async def afterwards() -> None:
-            self.said.append("afterwards")
+        async def on_complete() -> None:
+            self.output.append("afterwards")
             self.sent.append({"type": "afterwards"})
 
-        await EventStream(frames, afterwards)(SCOPE, self.receive, self.send)
+        await EventStream(frames, on_complete)(SCOPE, self.receive, self.send)
 
 
 async def test_frames_go_out_one_by_one_and_the_end_comes_after_the_work() -> None:
@@ -138,7 +138,7 @@ async def test_a_cancelled_response_closes_its_frames() -> None:
     with pytest.raises(asyncio.CancelledError):
         await serving
     assert frames.closed
-    assert "afterwards" not in connection.said
+    assert "afterwards" not in connection.output
     await asyncio.sleep(0)
     assert len(asyncio.all_tasks()) == 1
 

@@ -246,8 +246,8 @@ async def test_23_known_keys_serve_while_the_host_is_away(
 
 def test_settings_that_check_nothing_are_refused() -> None:
     with pytest.raises(SettingsError, match="JWT_ISSUER"):
-        JwtVerifier.of(Settings(jwt_audience="parley"))
+        JwtVerifier.from_settings(Settings(jwt_audience="parley"))
     with pytest.raises(SettingsError, match="JWT_AUDIENCE or JWT_CLIENT_ID"):
-        JwtVerifier.of(Settings(jwt_issuer=ISSUER))
+        JwtVerifier.from_settings(Settings(jwt_issuer=ISSUER))
     with pytest.raises(SettingsError, match="https"):
-        JwtVerifier.of(Settings(jwt_issuer="http://issuer.example", jwt_audience="parley"))
+        JwtVerifier.from_settings(Settings(jwt_issuer="http://issuer.example", jwt_audience="parley"))

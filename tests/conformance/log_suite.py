@@ -11,7 +11,7 @@ from parley.domain.conversation import Reply
 from parley.domain.events import Completed, End, Failed, FinishReason, Usage
 from parley.domain.ports import Log
 from parley.domain.results import Append, Fenced, Flushed, Follow, Hit, Slice, Wait, Write
-from parley.support.wakeup import Bell
+from parley.support.wakeup import Wakeup
 
 LEASE = 0.15
 STOP = Completed(FinishReason.STOP, "end_turn", Usage(3, 4))
@@ -431,34 +431,34 @@ class LogSuite:
 
     async def test_a_watch_rings_for_all_that_happens(self, log: Log, other: Log) -> None:
         epoch = await elect(log)
-        bells = [Bell(), Bell()]
-        watches = [await other.watch("k", bell) for bell in bells]
+        listeners = [Wakeup(), Wakeup()]
+        watches = [await other.watch("k", wakeup) for wakeup in listeners]
         await write(log, epoch, "x")
-        assert [await bell.wait(2) for bell in bells] == [True, True]
+        assert [await wakeup.wait(2) for wakeup in listeners] == [True, True]
         await log.stop("k", "s")
-        assert [await bell.wait(2) for bell in bells] == [True, True]
+        assert [await wakeup.wait(2) for wakeup in listeners] == [True, True]
         await watches[1].close()
         await log.end("k", "writer", Reply(epoch, "x", STOPPED), 1)
-        assert await bells[0].wait(2)
-        assert not await bells[1].wait(0.05)
+        assert await listeners[0].wait(2)
+        assert not await listeners[1].wait(0.05)
         await elect(log, "last", "last")
         await log.stop("k", "last")
-        await bells[0].wait(0.05)
+        await listeners[0].wait(0.05)
         assert await log.abandon("k", "last")
-        assert await bells[0].wait(2)
+        assert await listeners[0].wait(2)
         await watches[0].close()
 
     async def test_a_watch_hears_of_its_own_generation_only(self, log: Log, other: Log) -> None:
         epoch = await elect(log)
         await elect(log, key="another")
-        bell = Bell()
-        watch = await other.watch("another", bell)
+        wakeup = Wakeup()
+        watch = await other.watch("another", wakeup)
         await write(log, epoch, "x")
-        assert not await bell.wait(0.05)
+        assert not await wakeup.wait(0.05)
         await watch.close()
-        watch = await other.watch("k", bell)
+        watch = await other.watch("k", wakeup)
         await write(log, epoch, "x", "y")
-        assert await bell.wait(2)
+        assert await wakeup.wait(2)
         await watch.close()
 
     # -- park ------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from parley.domain.conversation import Message, Model, Order, Reply, Role, SessionState, Started, Turn
+from parley.domain.conversation import Message, Model, NewSession, Reply, Role, SessionState, Started, Turn
 from parley.domain.errors import (
     ChatBusy,
     IdempotencyConflict,
@@ -27,8 +27,8 @@ from parley.domain.errors import (
 from parley.domain.events import Completed, Failed, FinishReason, Status, Usage
 from parley.domain.ports import Store
 from parley.domain.prompt import normalise, trim
-from parley.domain.results import Attached, Ended, Orphan, Overtaken, Pulse, Saved, Stop, Stopping
-from tests.conformance.stages import Stage
+from parley.domain.results import Attached, Ended, LeaseStatus, Orphan, Overtaken, Saved, Stop, Stopping
+from tests.conformance.backends import Stage
 
 STOP = Completed(FinishReason.STOP, "end_turn", Usage(3, 4))
 FAILED = Failed("provider_overloaded", "Busy.", retryable=True, retry_after_ms=1500)
@@ -38,9 +38,11 @@ NASTY = "é😀\u2028\r\n\\u0000 </script>"
 _numbers = count()
 
 
-def order(prompt: str | None = "Why?", model: str = "small", user: str = "ada", **fields: Any) -> Order:
+def new_session(
+    prompt: str | None = "Why?", model: str = "small", user: str = "ada", **fields: Any
+) -> NewSession:
     number = next(_numbers)
-    made = Order(
+    made = NewSession(
         user_id=user,
         prompt=prompt,
         model_id=model,
@@ -66,7 +68,7 @@ async def turn(
     **fields: Any,
 ) -> Started:
     """Ask and answer."""
-    started = await store.start(order(prompt, user=user, chat_id=chat_id, **fields))
+    started = await store.start(new_session(prompt, user=user, chat_id=chat_id, **fields))
     assert await store.finish(started.session_id, Reply(1, reply, STOP), "provider") == Saved()
     return started
 
@@ -110,7 +112,7 @@ class StoreSuite(StoreFixtures):
     # -- start -----------------------------------------------------------------------------------
 
     async def test_a_start_keeps_the_prompt_and_opens_a_session(self, store: Store) -> None:
-        asked = order(NASTY)
+        asked = new_session(NASTY)
         started = await store.start(asked)
         assert started.session_id == asked.new_session_id
         assert started.chat_id == asked.new_chat_id
@@ -146,41 +148,43 @@ class StoreSuite(StoreFixtures):
         await stage.disable("eve")
         for user in ("ada", "bob"):
             await turn(store, "Why?", user=user, new_chat_id=f"chat of {user}")
-        assert await refusal(store.start(order(**fields))) is expected
+        assert await refusal(store.start(new_session(**fields))) is expected
         assert [len((await store.chats(user, None, 9)).chats) for user in ("ada", "bob")] == [1, 1]
         for user in ("ada", "bob"):
             assert len((await store.history(user, f"chat of {user}", None, 9)).messages) == 2
 
     async def test_users_are_made_only_where_that_is_wanted(self, stage: Stage) -> None:
         store = stage.store(create_users=True)
-        started = await store.start(order(user="new"))
+        started = await store.start(new_session(user="new"))
         assert (await store.session(started.session_id)).user_id == "new"
         # On the default plan, which does not include everything.
-        assert await refusal(store.start(order(user="new", model="large"))) is ModelNotInPlan
+        assert await refusal(store.start(new_session(user="new", model="large"))) is ModelNotInPlan
 
     async def test_the_same_order_again_changes_nothing(self, store: Store, other: Store) -> None:
-        asked = order()
+        asked = new_session()
         first = await store.start(asked)
         assert await other.start(asked) == first
         assert len(await messages(store, first.chat_id)) == 2
 
     async def test_an_idempotency_key_finds_the_first_one_s_session(self, store: Store, other: Store) -> None:
-        first = await store.start(order(idempotency_key="k"))
-        assert await other.start(order(idempotency_key="k")) == first
+        first = await store.start(new_session(idempotency_key="k"))
+        assert await other.start(new_session(idempotency_key="k")) == first
         await store.finish(first.session_id, Reply(1, "Done.", STOP), "provider")
-        assert (await store.start(order(idempotency_key="k"))).session_id == first.session_id
+        assert (await store.start(new_session(idempotency_key="k"))).session_id == first.session_id
         assert [chat.chat_id for chat in (await store.chats("ada", None, 9)).chats] == [first.chat_id]
 
     async def test_an_idempotency_key_is_its_user_s_and_its_request_s(self, store: Store) -> None:
-        first = await store.start(order(idempotency_key="k"))
-        assert await refusal(store.start(order("Other?", idempotency_key="k"))) is IdempotencyConflict
-        assert (await store.start(order(user="bob", idempotency_key="k"))).session_id != first.session_id
+        first = await store.start(new_session(idempotency_key="k"))
+        assert await refusal(store.start(new_session("Other?", idempotency_key="k"))) is IdempotencyConflict
+        assert (
+            await store.start(new_session(user="bob", idempotency_key="k"))
+        ).session_id != first.session_id
         # Somebody else's session id is nobody's either.
-        stolen = order(user="bob", new_session_id=first.session_id)
+        stolen = new_session(user="bob", new_session_id=first.session_id)
         assert await refusal(store.start(stolen)) is IdempotencyConflict
 
     async def test_equal_starts_at_the_same_instant_make_one_turn(self, store: Store, other: Store) -> None:
-        orders = [order(idempotency_key="k") for _ in range(8)]
+        orders = [new_session(idempotency_key="k") for _ in range(8)]
         stores = [store, other] * 4
         started = await asyncio.gather(
             *(place.start(asked) for place, asked in zip(stores, orders, strict=True))
@@ -192,7 +196,7 @@ class StoreSuite(StoreFixtures):
 
     async def test_a_known_reply_is_saved_with_its_session(self, store: Store, other: Store) -> None:
         version = await self._version(store)
-        asked = order(NASTY, model_version=version, answer=KNOWN, idempotency_key="k")
+        asked = new_session(NASTY, model_version=version, answer=KNOWN, idempotency_key="k")
         started = await store.start(asked)
         assert (started.answered, started.model) == (True, None)
         session = await other.session(started.session_id)
@@ -204,25 +208,27 @@ class StoreSuite(StoreFixtures):
         assert reply.completed_at is not None
         # Its chat is free, and a repeat finds it.
         assert (await store.history("ada", started.chat_id, None, 9)).active_session_id is None
-        again = await other.start(order(NASTY, idempotency_key="k", model_version=version, answer=KNOWN))
+        again = await other.start(
+            new_session(NASTY, idempotency_key="k", model_version=version, answer=KNOWN)
+        )
         assert (again.answered, replace(again, answered=True)) == (False, started)
         assert await store.finish(started.session_id, Reply(9, "Late.", STOP), "provider") == Ended(KNOWN)
-        assert (await store.start(order("And?", chat_id=started.chat_id))).chat_id == started.chat_id
+        assert (await store.start(new_session("And?", chat_id=started.chat_id))).chat_id == started.chat_id
 
     async def _version(self, store: Store, model: str = "small") -> str:
         """Learn the version of a model, as a process does."""
-        first = await store.start(order(model=model))
+        first = await store.start(new_session(model=model))
         assert first.model is not None
         assert first.model.model == (await store.session(first.session_id)).model
         return first.model.version
 
     async def test_a_repeated_order_is_answered_once(self, store: Store) -> None:
-        asked = order(model_version=await self._version(store), answer=KNOWN)
+        asked = new_session(model_version=await self._version(store), answer=KNOWN)
         started = await store.start(asked)
         # The connection was lost after it took effect.
         assert await store.start(asked) == started
         # It may have done so without the reply: then somebody may be reading by now.
-        late = replace(order(), model_version=asked.model_version)
+        late = replace(new_session(), model_version=asked.model_version)
         begun = await store.start(late)
         assert await store.start(replace(late, answer=KNOWN)) == begun
         assert (await store.session(begun.session_id)).state is SessionState.OPEN
@@ -232,8 +238,8 @@ class StoreSuite(StoreFixtures):
         version = await self._version(store)
         assert await self._version(stage.store("elsewhere")) == version
         for asked in (
-            order(answer=KNOWN),
-            order(answer=KNOWN, model_version="another"),
+            new_session(answer=KNOWN),
+            new_session(answer=KNOWN, model_version="another"),
         ):
             started = await store.start(asked)
             assert not started.answered
@@ -241,42 +247,42 @@ class StoreSuite(StoreFixtures):
             assert (await store.session(started.session_id)).state is SessionState.OPEN
         # A catalogue that was written anew is another one, and the new one is told.
         await stage.change_model("small")
-        started = await store.start(order(answer=KNOWN, model_version=version))
+        started = await store.start(new_session(answer=KNOWN, model_version=version))
         assert not started.answered
         assert started.model is not None
         assert started.model.version != version
-        assert (await store.start(order(answer=KNOWN, model_version=started.model.version))).answered
+        assert (await store.start(new_session(answer=KNOWN, model_version=started.model.version))).answered
 
     async def test_only_a_new_chat_s_question_has_a_known_reply(self, store: Store) -> None:
         version = await self._version(store)
         chat = (await turn(store, "Why?")).chat_id
         for fields in ({"chat_id": chat}, {"regenerate": True}):
-            started = await store.start(order(answer=KNOWN, model_version=version, **fields))
+            started = await store.start(new_session(answer=KNOWN, model_version=version, **fields))
             assert (started.answered, started.model) == (False, None)
             assert (await store.session(started.session_id)).state is SessionState.OPEN
 
     async def test_a_known_reply_counts_in_the_context(self, store: Store, stage: Stage) -> None:
         version = await self._version(store)
-        started = await store.start(order("Why?", answer=KNOWN, model_version=version))
-        following = await store.start(order("And?", chat_id=started.chat_id))
+        started = await store.start(new_session("Why?", answer=KNOWN, model_version=version))
+        following = await store.start(new_session("And?", chat_id=started.chat_id))
         turns = (await store.session(following.session_id)).turns
         assert [each.text for each in turns] == ["Why?", KNOWN.text, "And?"]
 
     async def test_who_may_not_ask_gets_no_known_reply(self, store: Store, stage: Stage) -> None:
         version = await self._version(store)
-        large = (await store.start(order(user="bob", model="large"))).model
+        large = (await store.start(new_session(user="bob", model="large"))).model
         assert large is not None
-        asked = order(model="large", answer=KNOWN, model_version=large.version)
+        asked = new_session(model="large", answer=KNOWN, model_version=large.version)
         assert await refusal(store.start(asked)) is ModelNotInPlan
         await stage.disable("ada")
-        assert await refusal(store.start(order(answer=KNOWN, model_version=version))) is UserDisabled
+        assert await refusal(store.start(new_session(answer=KNOWN, model_version=version))) is UserDisabled
 
     # -- one at a time ---------------------------------------------------------------------------
 
     async def test_a_chat_answers_one_message_at_a_time(self, store: Store, other: Store) -> None:
         chat = (await turn(store, "Why?")).chat_id
         outcomes = await asyncio.gather(
-            *(place.start(order(chat_id=chat)) for place in (store, other, store, other)),
+            *(place.start(new_session(chat_id=chat)) for place in (store, other, store, other)),
             return_exceptions=True,
         )
         [started] = [outcome for outcome in outcomes if isinstance(outcome, Started)]
@@ -285,14 +291,14 @@ class StoreSuite(StoreFixtures):
         assert len(await messages(store, chat)) == 4
 
     async def test_a_chat_stays_busy_while_its_writer_may_come_back(self, stage: Stage, store: Store) -> None:
-        started = await store.start(order())
+        started = await store.start(new_session())
         await store.attach(started.session_id, "key", 1, 0, writer=True)
         await stage.pass_time(1000)
-        assert await refusal(store.start(order(chat_id=started.chat_id))) is ChatBusy
+        assert await refusal(store.start(new_session(chat_id=started.chat_id))) is ChatBusy
 
     async def test_a_session_that_nobody_read_in_time_makes_room(self, stage: Stage, store: Store) -> None:
-        started = await stage.store(session_seconds=0).start(order())
-        again = await store.start(order("And now?", chat_id=started.chat_id))
+        started = await stage.store(session_seconds=0).start(new_session())
+        again = await store.start(new_session("And now?", chat_id=started.chat_id))
         kept = await messages(store, started.chat_id)
         assert [message.status for message in kept] == ["complete", "failed", "complete", "pending"]
         assert kept[1].error_code == "session_expired"
@@ -302,7 +308,7 @@ class StoreSuite(StoreFixtures):
     async def test_regenerate_answers_the_last_question_anew(self, store: Store) -> None:
         chat = (await turn(store, "One?", "1")).chat_id
         first = await turn(store, "Two?", "2", chat)
-        again = await store.start(order(None, chat_id=chat, regenerate=True))
+        again = await store.start(new_session(None, chat_id=chat, regenerate=True))
         assert again.message_id == first.message_id
         session = await store.session(again.session_id)
         assert session.regenerate
@@ -314,19 +320,19 @@ class StoreSuite(StoreFixtures):
         assert [message.position for message in kept] == [1, 2, 3, 4, 5]
         third = await turn(store, "Two?", "II", chat, regenerate=True)
         assert third.message_id == first.message_id
-        following = await store.session((await store.start(order("Three?", chat_id=chat))).session_id)
+        following = await store.session((await store.start(new_session("Three?", chat_id=chat))).session_id)
         assert [entry.text for entry in following.turns] == ["One?", "1", "Two?", "II", "Three?"]
 
     async def test_regenerate_with_another_model(self, store: Store) -> None:
         chat = (await turn(store, "Why?", user="bob")).chat_id
-        again = await store.start(order(None, "large", "bob", chat_id=chat, regenerate=True))
+        again = await store.start(new_session(None, "large", "bob", chat_id=chat, regenerate=True))
         assert (await store.session(again.session_id)).model.id == "large"
         assert (await store.chats("bob", None, 9)).chats[0].model_id == "large"
 
     # -- session ---------------------------------------------------------------------------------
 
     async def test_a_session_has_all_that_an_answer_needs(self, store: Store) -> None:
-        started = await store.start(order(model="large", user="bob"))
+        started = await store.start(new_session(model="large", user="bob"))
         session = await store.session(started.session_id)
         assert session.model == Model(
             "large", "maker", "large-1", "Large", 100, 1000, "Be kind.", {"temperature": 0.5}
@@ -343,7 +349,7 @@ class StoreSuite(StoreFixtures):
         chat = (await turn(store, "One?", "1")).chat_id
         for prompt, reply in (("Two?", "2"), ("Three?", ""), ("Four?", "4")):
             await turn(store, prompt, reply, chat)
-        started = await store.start(order("Five?", chat_id=chat))
+        started = await store.start(new_session("Five?", chat_id=chat))
         turns = (await store.session(started.session_id)).turns
         assert [entry.text for entry in turns] == [
             "One?", "1", "Two?", "2", "Three?", "", "Four?", "4", "Five?",
@@ -354,7 +360,7 @@ class StoreSuite(StoreFixtures):
         chat = (await turn(store, "0?", "0" * 300)).chat_id
         for number in range(1, 30):
             await turn(store, f"{number}?", f"{number}" * 150, chat)
-        started = await store.start(order("What was that?", chat_id=chat))
+        started = await store.start(new_session("What was that?", chat_id=chat))
         session = await store.session(started.session_id)
         turns = session.turns
         # The model takes a thousand characters: three of these replies, and their questions.
@@ -365,24 +371,24 @@ class StoreSuite(StoreFixtures):
 
     async def test_a_reply_that_was_filtered_is_no_turn(self, store: Store) -> None:
         chat = (await turn(store, "One?", "1")).chat_id
-        started = await store.start(order("Two?", chat_id=chat))
+        started = await store.start(new_session("Two?", chat_id=chat))
         filtered = Reply(1, "I won't.", Completed(FinishReason.CONTENT_FILTER, "refusal"))
         await store.attach(started.session_id, "key", 1, 60, writer=True)
         await store.finish(started.session_id, filtered, "provider")
-        started = await store.start(order("Three?", chat_id=chat))
+        started = await store.start(new_session("Three?", chat_id=chat))
         turns = normalise((await store.session(started.session_id)).turns)
         assert [entry.text for entry in turns] == ["One?", "1", "Three?"]
 
     async def test_a_session_that_is_not_there(self, stage: Stage, store: Store) -> None:
         assert await refusal(store.session("unheard-of")) is NotFound
-        expired = await stage.store(session_seconds=0).start(order())
+        expired = await stage.store(session_seconds=0).start(new_session())
         assert await refusal(store.session(expired.session_id)) is SessionExpired
-        started = await store.start(order())
+        started = await store.start(new_session())
         await stage.disable("ada")
         assert await refusal(store.session(started.session_id)) is UserDisabled
 
     async def test_a_session_stays_while_it_is_answered(self, stage: Stage, store: Store) -> None:
-        started = await store.start(order())
+        started = await store.start(new_session())
         await store.attach(started.session_id, "key", 1, 10_000, writer=True)
         await stage.pass_time(1000)
         assert (await store.session(started.session_id)).state is SessionState.STREAMING
@@ -390,7 +396,7 @@ class StoreSuite(StoreFixtures):
         assert await refusal(store.session(started.session_id)) is SessionExpired
 
     async def test_an_ended_session_shows_its_reply_for_a_while(self, stage: Stage, store: Store) -> None:
-        started = await store.start(order())
+        started = await store.start(new_session())
         await stage.pass_time(590)
         reply = Reply(7, NASTY, STOP)
         await store.finish(started.session_id, reply, "cache")
@@ -403,7 +409,7 @@ class StoreSuite(StoreFixtures):
     # -- attach, claim, pulse --------------------------------------------------------------------
 
     async def test_a_writer_becomes_the_owner(self, store: Store, other: Store) -> None:
-        session_id = (await store.start(order())).session_id
+        session_id = (await store.start(new_session())).session_id
         assert await store.attach(session_id, "key", 5, 60, writer=True) == Attached()
         here, there = await store.session(session_id), await other.session(session_id)
         assert (here.epoch, here.generation_key, here.state) == (5, "key", SessionState.STREAMING)
@@ -416,7 +422,7 @@ class StoreSuite(StoreFixtures):
         )  # fmt: skip
 
     async def test_a_reader_vouches_only_where_nobody_does(self, store: Store, other: Store) -> None:
-        session_id = (await store.start(order())).session_id
+        session_id = (await store.start(new_session())).session_id
         await store.attach(session_id, "key", 5, 60, writer=True)
         assert await other.attach(session_id, "key", 5, 60, writer=False) == Attached()
         assert (await other.session(session_id)).leased
@@ -426,14 +432,14 @@ class StoreSuite(StoreFixtures):
         assert (await store.session(session_id)).leased
 
     async def test_a_reader_of_its_own_session_renews_the_lease(self, stage: Stage, store: Store) -> None:
-        session_id = (await store.start(order())).session_id
+        session_id = (await store.start(new_session())).session_id
         await store.attach(session_id, "key", 5, 10, writer=True)
         await store.attach(session_id, "key", 5, 100, writer=False)
         await stage.pass_time(50)
         assert (await stage.store("there").session(session_id)).leased
 
     async def test_an_earlier_epoch_cannot_attach(self, store: Store, other: Store) -> None:
-        session_id = (await store.start(order())).session_id
+        session_id = (await store.start(new_session())).session_id
         await store.attach(session_id, "key", 5, 60, writer=True)
         for writer in (True, False):
             assert await other.attach(session_id, "old", 4, 60, writer=writer) == Overtaken(5)
@@ -441,13 +447,13 @@ class StoreSuite(StoreFixtures):
         assert (session.epoch, session.generation_key, session.leased) == (5, "key", False)
 
     async def test_attaching_again_changes_nothing(self, store: Store) -> None:
-        session_id = (await store.start(order())).session_id
+        session_id = (await store.start(new_session())).session_id
         for _ in range(2):
             assert await store.attach(session_id, "key", 5, 60, writer=True) == Attached()
         assert (await store.session(session_id)).epoch == 5
 
     async def test_a_claim_is_a_new_epoch(self, stage: Stage, store: Store, other: Store) -> None:
-        session_id = (await store.start(order())).session_id
+        session_id = (await store.start(new_session())).session_id
         first = await store.claim(session_id, "key", 60)
         assert isinstance(first, int)
         assert first > 1_600_000_000_000
@@ -465,13 +471,13 @@ class StoreSuite(StoreFixtures):
         assert (session.epoch, session.generation_key) == (taken_over, "key")
 
     async def test_a_claim_is_above_what_the_session_followed(self, store: Store) -> None:
-        session_id = (await store.start(order())).session_id
+        session_id = (await store.start(new_session())).session_id
         future = 9_000_000_000_000
         await store.attach(session_id, "key", future, 0, writer=False)
         assert await store.claim(session_id, "key", 60) == future + 1
 
     async def test_one_of_many_wins_the_claim(self, store: Store, other: Store) -> None:
-        session_id = (await store.start(order())).session_id
+        session_id = (await store.start(new_session())).session_id
         claims = await asyncio.gather(*(place.claim(session_id, "key", 60) for place in (store, other)))
         [epoch] = [claim for claim in claims if isinstance(claim, int)]
         assert Overtaken(epoch) in claims
@@ -485,7 +491,7 @@ class StoreSuite(StoreFixtures):
 
         with pytest.raises(NotFound):
             await take_up("unheard-of")
-        session_id = (await store.start(order())).session_id
+        session_id = (await store.start(new_session())).session_id
         await store.attach(session_id, "key", 5, 0, writer=True)
         await store.request_stop(session_id, "ada")
         assert await take_up(session_id) == Stopping(disabled=False)
@@ -496,11 +502,13 @@ class StoreSuite(StoreFixtures):
         assert await take_up(session_id) == Ended(reply)
 
     async def test_a_pulse_renews_what_is_ours(self, stage: Stage, store: Store, other: Store) -> None:
-        ours, theirs, open_ = [(await store.start(order(str(number)))).session_id for number in range(3)]
+        ours, theirs, open_ = [
+            (await store.start(new_session(str(number)))).session_id for number in range(3)
+        ]
         await store.attach(ours, "key", 5, 10, writer=True)
         await other.attach(theirs, "key", 5, 10, writer=True)
-        pulses = await store.pulse({ours: 5, theirs: 5, open_: 0}, 100)
-        calm = Pulse("", overtaken=False, ended=False, stopping=False, disabled=False)
+        pulses = await store.renew_leases({ours: 5, theirs: 5, open_: 0}, 100)
+        calm = LeaseStatus("", overtaken=False, ended=False, stopping=False, disabled=False)
         assert sorted(pulses, key=lambda pulse: pulse.session_id) == [
             replace(calm, session_id=session_id) for session_id in (ours, theirs, open_)
         ]
@@ -508,12 +516,12 @@ class StoreSuite(StoreFixtures):
         assert (await other.session(ours)).leased
         assert not (await store.session(theirs)).leased
         # What nobody vouches for any more becomes ours; an open session stays open.
-        await store.pulse({theirs: 5, open_: 0}, 100)
+        await store.renew_leases({theirs: 5, open_: 0}, 100)
         assert (await other.session(theirs)).leased
         assert (await store.session(open_)).state is SessionState.OPEN
 
     async def test_a_pulse_tells_what_changed(self, stage: Stage, store: Store, other: Store) -> None:
-        ids = [(await store.start(order(str(number)))).session_id for number in range(3)]
+        ids = [(await store.start(new_session(str(number)))).session_id for number in range(3)]
         overtaken, stopping, ended = ids
         for session_id in ids:
             await store.attach(session_id, "key", 5, 60, writer=True)
@@ -521,14 +529,14 @@ class StoreSuite(StoreFixtures):
         await store.request_stop(stopping, None)
         await store.finish(ended, Reply(5, "", STOP), "provider")
         epochs = dict.fromkeys([*ids, "unheard-of"], 5)
-        found = {pulse.session_id: pulse for pulse in await store.pulse(epochs, 60)}
+        found = {pulse.session_id: pulse for pulse in await store.renew_leases(epochs, 60)}
         assert {name for name, pulse in found.items() if pulse.overtaken} == {overtaken, "unheard-of"}
         assert {name for name, pulse in found.items() if pulse.stopping} == {stopping}
         assert {name for name, pulse in found.items() if pulse.ended} == {ended, "unheard-of"}
         assert not any(pulse.disabled for pulse in found.values())
         await stage.disable("ada")
-        assert all(pulse.disabled for pulse in await store.pulse(dict.fromkeys(ids, 5), 60))
-        assert await store.pulse({}, 60) == []
+        assert all(pulse.disabled for pulse in await store.renew_leases(dict.fromkeys(ids, 5), 60))
+        assert await store.renew_leases({}, 60) == []
 
     # -- finish, reply ---------------------------------------------------------------------------
 
@@ -547,7 +555,7 @@ class StoreSuite(StoreFixtures):
     async def test_a_reply_is_kept_with_its_end(
         self, store: Store, end: Completed | Failed, status: Status
     ) -> None:
-        started = await store.start(order())
+        started = await store.start(new_session())
         reply = Reply(1_795_391_262_123, NASTY, end)
         assert await store.finish(started.session_id, reply, "joined") == Saved()
         assert (await store.session(started.session_id)).reply == reply
@@ -564,7 +572,7 @@ class StoreSuite(StoreFixtures):
             assert (message.finish_reason, message.usage, message.error_code) == (None, None, end.code)
 
     async def test_the_first_end_stays(self, store: Store, other: Store) -> None:
-        session_id = (await store.start(order())).session_id
+        session_id = (await store.start(new_session())).session_id
         await store.attach(session_id, "key", 5, 60, writer=True)
         first = Reply(5, "All of it.", STOP)
         assert await store.finish(session_id, first, "provider") == Saved()
@@ -573,7 +581,7 @@ class StoreSuite(StoreFixtures):
         assert (await store.session(session_id)).reply == first
 
     async def test_ends_at_once_make_one(self, store: Store, other: Store) -> None:
-        session_id = (await store.start(order())).session_id
+        session_id = (await store.start(new_session())).session_id
         replies = [Reply(5, f"End {number}", STOP) for number in range(6)]
         outcomes = await asyncio.gather(
             *(
@@ -586,7 +594,7 @@ class StoreSuite(StoreFixtures):
         assert [outcome for outcome in outcomes if outcome != Ended(stored)] == [Saved()]
 
     async def test_an_earlier_epoch_cannot_finish(self, store: Store) -> None:
-        session_id = (await store.start(order())).session_id
+        session_id = (await store.start(new_session())).session_id
         await store.attach(session_id, "key", 5, 60, writer=True)
         stale = Reply(4, "Stale", STOP)
         assert await store.finish(session_id, stale, "provider") == Overtaken(5)
@@ -603,17 +611,17 @@ class StoreSuite(StoreFixtures):
     # -- stop ------------------------------------------------------------------------------------
 
     async def test_a_stop_before_anybody_answers_is_the_end(self, store: Store) -> None:
-        started = await store.start(order())
+        started = await store.start(new_session())
         for _ in range(2):
             stop = await store.request_stop(started.session_id, "ada")
             assert (stop.ended, stop.leased, stop.generation_key) == (True, False, None)
         stopped = Reply(0, "", Completed(FinishReason.STOPPED))
         assert await store.reply(started.session_id) == (False, stopped)
         assert (await messages(store, started.chat_id))[1].status is Status.STOPPED
-        await store.start(order("Next?", chat_id=started.chat_id))
+        await store.start(new_session("Next?", chat_id=started.chat_id))
 
     async def test_a_stop_of_what_is_answered_is_noted(self, store: Store, other: Store) -> None:
-        session_id = (await store.start(order())).session_id
+        session_id = (await store.start(new_session())).session_id
         await store.attach(session_id, "key", 5, 60, writer=True)
         for place in (store, other):
             assert await place.request_stop(session_id, None) == Stop(False, True, "key", 5)
@@ -623,12 +631,12 @@ class StoreSuite(StoreFixtures):
         assert (await store.request_stop(session_id, "ada")).ended
 
     async def test_a_stop_tells_where_nobody_vouches(self, store: Store) -> None:
-        session_id = (await store.start(order())).session_id
+        session_id = (await store.start(new_session())).session_id
         await store.attach(session_id, "key", 5, 0, writer=True)
         assert await store.request_stop(session_id, "ada") == Stop(False, False, "key", 5)
 
     async def test_only_its_user_stops_a_session(self, store: Store) -> None:
-        session_id = (await store.start(order())).session_id
+        session_id = (await store.start(new_session())).session_id
         assert await refusal(store.request_stop(session_id, "bob")) is NotFound
         assert await refusal(store.request_stop("unheard-of", "ada")) is NotFound
         assert await refusal(store.request_stop("unheard-of", None)) is NotFound
@@ -674,11 +682,11 @@ class StoreSuite(StoreFixtures):
             assert chat.active_session_id == page.active_session_id
             return page.active_session_id
 
-        started = await store.start(order())
+        started = await store.start(new_session())
         assert await active() == started.session_id
         await stage.pass_time(1000)
         assert await active() is None
-        started = await store.start(order(chat_id=started.chat_id))
+        started = await store.start(new_session(chat_id=started.chat_id))
         await store.attach(started.session_id, "key", 5, 10, writer=True)
         await stage.pass_time(1000)
         assert await active() == started.session_id
@@ -734,7 +742,7 @@ class StoreSuite(StoreFixtures):
 
     async def test_orphans_are_what_nobody_vouches_for(self, stage: Stage, store: Store) -> None:
         open_, orphan, stopped, held, ended = [
-            (await store.start(order(str(number)))).session_id for number in range(5)
+            (await store.start(new_session(str(number)))).session_id for number in range(5)
         ]
         for session_id in (orphan, stopped, ended):
             await store.attach(session_id, "key", 5, 10, writer=True)
@@ -756,7 +764,7 @@ class StoreSuite(StoreFixtures):
         assert open_ not in {entry.session_id for entry in found}
 
     async def test_an_orphan_can_still_be_taken_up(self, stage: Stage, store: Store) -> None:
-        session_id = (await store.start(order())).session_id
+        session_id = (await store.start(new_session())).session_id
         await store.attach(session_id, "key", 5, 10, writer=True)
         await stage.pass_time(100)
         await stage.store("purge").orphans(60, 10)
@@ -764,7 +772,7 @@ class StoreSuite(StoreFixtures):
         assert isinstance(await store.claim(session_id, "key", 60), int)
 
     async def test_sessions_that_nobody_read_expire(self, stage: Stage, store: Store) -> None:
-        ids = [(await store.start(order(str(number)))).session_id for number in range(5)]
+        ids = [(await store.start(new_session(str(number)))).session_id for number in range(5)]
         await store.attach(ids[0], "key", 5, 10, writer=True)
         await store.finish(ids[1], Reply(5, "", STOP), "provider")
         assert await store.expire_sessions(10) == 0
@@ -780,7 +788,7 @@ class StoreSuite(StoreFixtures):
 
     async def test_ended_sessions_go_and_their_messages_stay(self, stage: Stage, store: Store) -> None:
         done = [await turn(store, str(number), idempotency_key=str(number)) for number in range(3)]
-        live = await store.start(order())
+        live = await store.start(new_session())
         await store.attach(live.session_id, "key", 5, 10, writer=True)
         await stage.pass_time(250)
         assert await store.purge_sessions(10) == 0
@@ -792,11 +800,11 @@ class StoreSuite(StoreFixtures):
         assert len(await messages(store, done[0].chat_id)) == 2
         assert await store.reply(live.session_id) == (False, None)
         # The key is forgotten with its session.
-        assert await store.start(order("0", idempotency_key="0")) != done[0]
+        assert await store.start(new_session("0", idempotency_key="0")) != done[0]
 
     async def test_old_chats_go_with_all_they_have(self, stage: Stage, store: Store) -> None:
         day = 24 * 60 * 60
-        busy = await store.start(order("Busy?"))
+        busy = await store.start(new_session("Busy?"))
         old = [(await turn(store, str(number))).chat_id for number in range(3)]
         await stage.pass_time(20 * day)
         kept = (await turn(store, "Kept?")).chat_id
@@ -811,7 +819,7 @@ class StoreSuite(StoreFixtures):
 
     async def test_purges_at_once_do_not_meet(self, stage: Stage, store: Store, other: Store) -> None:
         for number in range(6):
-            await store.start(order(str(number)))
+            await store.start(new_session(str(number)))
         await stage.pass_time(1000)
         assert sum(await asyncio.gather(store.expire_sessions(10), other.expire_sessions(10))) == 6
         assert sum(await asyncio.gather(store.purge_sessions(10), other.purge_sessions(10))) == 6

@@ -2,8 +2,8 @@
 
 import pytest
 
+from tests.conformance.backends import MemoryLogStage
 from tests.conformance.log_suite import LogSuite
-from tests.conformance.stages import MemoryLogStage
 
 
 class TestMemoryLog(LogSuite):

@@ -2,8 +2,8 @@
 
 import pytest
 
+from tests.conformance.backends import MemoryStage
 from tests.conformance.limit_suite import LimitSuite
-from tests.conformance.stages import MemoryStage
 from tests.conformance.store_suite import StoreSuite
 
 

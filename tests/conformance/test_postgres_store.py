@@ -2,8 +2,8 @@
 
 import pytest
 
+from tests.conformance.backends import PostgresStage
 from tests.conformance.limit_suite import LimitSuite
-from tests.conformance.stages import PostgresStage
 from tests.conformance.store_suite import StoreSuite
 
 

@@ -8,8 +8,8 @@ import redis
 from parley.domain.conversation import Reply
 from parley.domain.ports import Log
 from parley.domain.results import Flushed, Hit, Write
+from tests.conformance.backends import ValkeyLogStage
 from tests.conformance.log_suite import NOBODY, STOP, LogSuite, elect, write
-from tests.conformance.stages import ValkeyLogStage
 
 REPLY = Reply(1_795_391_262_123, "All", STOP)
 

@@ -16,7 +16,7 @@ from local.embedded import Addresses
 from local.seed import seed
 from tests.deploy.filters import matches, values
 from tests.deploy.templates import Node, load, of_type
-from tests.harness import Fake, Reading, World, eventually
+from tests.harness import Fake, Transcript, World, eventually
 
 TEMPLATE = load()
 # By their log group and their metric: two groups may make one.
@@ -53,7 +53,7 @@ async def test_each_metric_counts_what_happened(world: World, own_postgres: Addr
     assert failed.end is not None
     assert failed.end["type"] == "error"
     started = await client.start("Will it be saved?", model)
-    reading = Reading()
+    reading = Transcript()
     reads = asyncio.create_task(client.read(started["sessionId"], reading))
     await eventually(lambda: reading.text)
     _send(own_postgres.postgres_pid, signal.SIGSTOP)

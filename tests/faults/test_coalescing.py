@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from local.fake_provider import reply_to
-from tests.harness import Client, Reading, World, eventually, text_of
+from tests.harness import Client, Transcript, World, eventually, text_of
 
 processes = pytest.mark.parametrize("processes", [1, 2])
 _WORDS = [f"{number} " for number in range(60)]
@@ -18,7 +18,7 @@ class Asker:
     def __init__(self, client: Client, started: dict[str, Any]) -> None:
         self.client = client
         self.started = started
-        self.reading = Reading()
+        self.reading = Transcript()
         self.reads = asyncio.create_task(client.read(started["sessionId"], self.reading))
 
     async def stop(self) -> None:

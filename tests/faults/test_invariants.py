@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.faults.universe import OFFSETS, Hall, Universe, Ways
+from tests.faults.chaos import OFFSETS, Chaos, Hall, Ways
 from tests.harness import Fake, World
 
 _which, _session, _tab = st.integers(0, 1), st.integers(0, 5), st.integers(0, 1)
@@ -61,10 +61,10 @@ async def hall(tmp_path: Path, demo_database_url: str, valkey_url: str, fake: Fa
 
 
 async def _live(hall: Hall, number: int, steps: list[tuple[Any, ...]]) -> None:
-    universe = Universe(hall, number)
+    chaos = Chaos(hall, number)
     for name, *arguments in steps:
-        await universe.live(name, tuple(arguments))
-    await universe.finish()
+        await chaos.live(name, tuple(arguments))
+    await chaos.finish()
 
 
 async def test_whatever_happens_the_invariants_hold(hall: Hall) -> None:

@@ -13,7 +13,7 @@ from parley.domain.conversation import Reply
 from parley.domain.events import Completed, FinishReason, Usage
 from parley.valkey.log import ValkeyLog
 from tests.faults.test_readers import LEASES
-from tests.harness import Client, Reading, Refused, World, eventually, text_of
+from tests.harness import Client, Refused, Transcript, World, eventually, text_of
 
 # Models of the harness write 1000 tokens at most.
 _MOST = 1000
@@ -139,7 +139,7 @@ async def test_25_streams_at_once(limited: World) -> None:
         assert one.error["remaining"] == {"requests": None, "streams": 0, "tokens": None}
         assert 1 <= int(one.headers["retry-after"]) <= 10
     assert _rows(limited, clients[0].user) == (3, 6, 3)
-    readings = [Reading() for _ in started]
+    readings = [Transcript() for _ in started]
     reads = [
         asyncio.create_task(client.read(one["sessionId"], reading))
         for client, one, reading in zip(clients, started, readings, strict=False)
@@ -208,7 +208,7 @@ async def test_25_what_a_stop_a_join_and_a_hit_are_charged(limited: World) -> No
     user = client.user
     # Stopped half way the provider tells no count: the question as it was set aside, the text estimated.
     started = await client.start("Tokens 00?", slow)
-    reading = Reading()
+    reading = Transcript()
     reads = asyncio.create_task(client.read(started["sessionId"], reading))
     await eventually(lambda: len(reading.text) > 40)
     await other.stop(started["sessionId"])

@@ -14,7 +14,7 @@ import pytest
 from local.fake_provider import reply_to
 from parley.postgres.migrate import migrate, pending
 from tests.faults.test_readers import LEASES
-from tests.harness import Reading, Refused, World, eventually, text_of
+from tests.harness import Refused, Transcript, World, eventually, text_of
 
 
 def _python(script: str) -> "subprocess.Popen[bytes]":
@@ -27,7 +27,7 @@ async def test_24_a_user_disabled_while_streaming_is_cut(world: World) -> None:
     model = world.model("row-24", count=1000, delay=0.05)
     client = world.client(world.server(**LEASES))
     started = await client.start("Am I still welcome?", model)
-    reading = Reading()
+    reading = Transcript()
     reads = asyncio.create_task(client.read(started["sessionId"], reading))
     await eventually(lambda: len(reading.text) > 3)
     world.sql("update users set disabled_at = now() where id = 'demo-pro'")
@@ -46,7 +46,7 @@ async def test_48_expired_sessions_go_and_live_ones_stay(world: World) -> None:
     waiting = await client.start("Does it wait?", model)
     forgotten = await client.start("Is it forgotten?", model)
     live = await client.start("Does it live?", model)
-    reading = Reading()
+    reading = Transcript()
     reads = asyncio.create_task(client.read(live["sessionId"], reading))
     await eventually(lambda: len(reading.text) > 3)
     world.sql(

@@ -17,7 +17,7 @@ from parley.domain.results import Append, Flushed, Write
 from parley.valkey.log import ValkeyLog
 from tests.faults.proxy import FaultProxy
 from tests.faults.test_readers import LEASES
-from tests.harness import Reading, World, eventually, text_of
+from tests.harness import Transcript, World, eventually, text_of
 
 
 def test_40_a_reset_at_any_moment_is_a_fault_of_the_log_and_nothing_else(valkey_url: str) -> None:
@@ -89,7 +89,7 @@ async def test_40_between_the_process_and_its_log(shared: World, how: str) -> No
         for client in (here, there):
             await client.ask("Load.", shared.model("load-network"), regenerate=True)
         started = await here.start(prompt, model)
-        reading, elsewhere = Reading(), Reading()
+        reading, elsewhere = Transcript(), Transcript()
         reads = asyncio.create_task(here.read(started["sessionId"], reading))
         await eventually(lambda: len(reading.text) > 3)
         other = asyncio.create_task(there.read(started["sessionId"], elsewhere))

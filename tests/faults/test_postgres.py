@@ -18,10 +18,10 @@ from local.embedded import Addresses
 from local.fake_provider import reply_to
 from local.seed import seed
 from parley.domain.errors import StoreUnavailable
-from parley.postgres.pool import Connections
+from parley.postgres.pool import Pool
 from tests.faults.proxy import FaultProxy
 from tests.faults.test_readers import LEASES
-from tests.harness import Fake, Reading, Refused, Server, World, eventually, text_of
+from tests.harness import Fake, Refused, Server, Transcript, World, eventually, text_of
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ async def test_45_away_at_save(fragile: tuple[World, Addresses]) -> None:
     client = world.client(world.server(DATABASE_TIMEOUT="1"))
     await client.ask("Load everything.", world.model("row-45-warm"))
     started = await client.start("Will it be saved?", model)
-    reading = Reading()
+    reading = Transcript()
     reads = asyncio.create_task(client.read(started["sessionId"], reading))
     await eventually(lambda: len(reading.text) > 3)
     _freeze(stores)
@@ -141,12 +141,12 @@ async def test_45_away_at_save(fragile: tuple[World, Addresses]) -> None:
     assert await other.reply(started) == reply
 
 
-async def _unsaved(world: World, proxy: FaultProxy, server: Server) -> tuple[dict[str, Any], Reading]:
+async def _unsaved(world: World, proxy: FaultProxy, server: Server) -> tuple[dict[str, Any], Transcript]:
     """Have a reply end while the database takes nothing, and return its session."""
     model = world.model("row-45-parked", delay=0.05)
     client = world.client(server)
     started = await client.start("Will it be saved later?", model)
-    reading = Reading()
+    reading = Transcript()
     reads = asyncio.create_task(client.read(started["sessionId"], reading))
     await eventually(lambda: len(reading.text) > 3)
     await proxy.refuse()
@@ -163,7 +163,7 @@ async def test_45_the_purge_saves_what_a_dead_process_parked(world: World) -> No
     async with FaultProxy(world.database_url) as proxy:
         server = world.server(DATABASE_URL=proxy.url)
         started, reading = await _unsaved(world, proxy, server)
-        assert "reply_parked" in server.said()
+        assert "reply_parked" in server.output()
         server.kill()
     # The log of the generation is soon gone; what was parked stays.
     with redis.Redis.from_url(world.valkey_url) as valkey:
@@ -205,7 +205,7 @@ async def test_46_between_the_process_and_its_database(world: World, how: str) -
         # As many connections as there may be, to be broken.
         await asyncio.gather(*(client.get("/chat/list") for _ in range(16)))
         started = await client.start(prompt, model)
-        reading = Reading()
+        reading = Transcript()
         reads = asyncio.create_task(client.read(started["sessionId"], reading))
         await eventually(lambda: len(reading.text) > 3)
         match how:
@@ -274,7 +274,7 @@ def _crowd(database_url: str) -> Iterator[list[psycopg.Connection]]:
 
 
 async def test_47_too_many_connections_is_a_bounded_wait(own_postgres: Addresses) -> None:
-    connections = Connections(own_postgres.database_url, size=1, timeout=2)
+    connections = Pool(own_postgres.database_url, size=1, timeout=2)
     with _crowd(own_postgres.database_url) as held:
         begin = time.monotonic()
         with pytest.raises(StoreUnavailable):
@@ -290,7 +290,7 @@ async def test_47_too_many_connections_is_a_bounded_wait(own_postgres: Addresses
 
 @pytest.mark.parametrize("state", ["40001", "40P01"])
 async def test_47_deadlock_and_serialization_failure_are_tried_again(database_url: str, state: str) -> None:
-    connections = Connections(database_url, size=1, timeout=5)
+    connections = Pool(database_url, size=1, timeout=5)
     await connections.run("create sequence tries")
     await connections.run(
         "create function third_time() returns int language plpgsql as $$ begin"

@@ -10,7 +10,7 @@ import pytest
 
 from local.fake_provider import reply_to
 from tests.faults.proxy import FaultProxy
-from tests.harness import Client, Fake, Reading, World, eventually, text_of
+from tests.harness import Client, Fake, Transcript, World, eventually, text_of
 
 WIRES = ("openai", "anthropic")
 wires = pytest.mark.parametrize("wire", WIRES)
@@ -26,7 +26,7 @@ def client(shared: World) -> Client:
 
 async def _ends(
     client: Client, model: str, prompt: str, *, status: str, text: str
-) -> tuple[Reading, dict[str, Any]]:
+) -> tuple[Transcript, dict[str, Any]]:
     """Ask; hold the end against what is stored, and what is stored against the text."""
     started, reading = await client.ask(prompt, model)
     assert reading.end is not None
@@ -275,7 +275,7 @@ async def hasty(shared: World) -> Client:
     return made
 
 
-def _thought(reading: Reading) -> int:
+def _thought(reading: Transcript) -> int:
     """Return how often a reader was told that the model thinks, in place of a comment."""
     kinds = reading.types()
     assert set(kinds[2:-1]) == {"status"}
@@ -485,7 +485,7 @@ async def test_37_a_wrong_key_fails_its_models_only_and_is_nowhere(shared: World
         ]
         assert rows
         server.terminate()
-        said = server.said()
+        said = server.output()
         assert "provider_fault" in said
         for key in (wrong, "the-right-key"):
             assert key not in said
@@ -527,7 +527,7 @@ async def test_39_tokens_are_data_everywhere(shared: World, client: Client, wire
     text = "".join(_FORGED)
     other = shared.client(shared.common_server(1))
     started = await client.start("Forge something.", model)
-    here, there = Reading(), Reading()
+    here, there = Transcript(), Transcript()
     await asyncio.gather(client.read(started["sessionId"], here), other.read(started["sessionId"], there))
     for reading in (here, there):
         assert reading.text == text
@@ -545,7 +545,7 @@ async def test_39_tokens_are_data_everywhere(shared: World, client: Client, wire
     assert int(end) == len(text)
 
     async def resume(position: int) -> None:
-        resumed = Reading()
+        resumed = Transcript()
         resumed.cursor = f"{epoch}-{position}"
         await (client if position % 2 else other).read(started["sessionId"], resumed)
         if position == len(text):
@@ -566,14 +566,14 @@ async def test_39_resumed_at_every_position_while_it_is_written(
     text = "".join(_FORGED)
     other = shared.client(shared.common_server(1))
     started = await client.start("Forge slowly.", model)
-    whole = Reading()
+    whole = Transcript()
     reads = asyncio.create_task(client.read(started["sessionId"], whole))
     await eventually(lambda: len(whole.text) > 30)
     assert whole.cursor is not None
     epoch, _, reached = whole.cursor.partition("-")
 
     async def resume(one: Client, position: int) -> None:
-        resumed = Reading()
+        resumed = Transcript()
         resumed.cursor = f"{epoch}-{position}"
         await one.read(started["sessionId"], resumed)
         assert text[:position] + resumed.text == text

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from local.fake_provider import reply_to
-from tests.harness import Client, Reading, Refused, World, eventually, text_of
+from tests.harness import Client, Refused, Transcript, World, eventually, text_of
 
 # Short leases, so that a dead process is noticed within a test's patience.
 LEASES = {"LEASE_SECONDS": "1", "SESSION_LEASE_SECONDS": "3", "PULSE_SECONDS": "1"}
@@ -19,7 +19,7 @@ async def test_01_resume_in_another_process_brings_only_the_suffix(world: World)
     here, there = (world.client(world.server()) for _ in range(2))
     started = await here.start("Tell me of row one.", model)
     first = await here.read(started["sessionId"], upto=15)
-    second = Reading()
+    second = Transcript()
     second.cursor = first.cursor
     await there.read(started["sessionId"], second)
     assert "reset" not in second.types()
@@ -83,7 +83,7 @@ async def test_05_junk_foreign_or_future_cursors(world: World, ended: bool) -> N
     if ended:
         cursors += ["%00", "1-2-3", " 1-2", f"{epoch}--1", "१-२"]
     for cursor in cursors:
-        reading = Reading()
+        reading = Transcript()
         params = {"sessionId": started["sessionId"], "cursor": cursor}
         async with client.http.stream("GET", "/chat/stream", params=params) as response:
             assert response.status_code == 200
@@ -110,9 +110,9 @@ async def test_07_a_killed_writer_is_replaced(world: World) -> None:
     model = world.model("row-7", delay=0.05)
     writer, other = world.server(**LEASES), world.server(**LEASES)
     started = await world.client(writer).start("Tell me of row seven.", model)
-    doomed = Reading()
+    doomed = Transcript()
     client = world.client(other)
-    follower = Reading()
+    follower = Transcript()
     follows = None
     async for event in world.client(writer).events(started["sessionId"], doomed):
         if event["type"] == "token" and follows is None:
@@ -136,7 +136,7 @@ async def test_08_a_frozen_writer_that_thaws_writes_nothing(world: World) -> Non
     model = world.model("row-8", delay=0.05)
     writer, other = world.server(**LEASES), world.server(**LEASES)
     started = await world.client(writer).start("Tell me of row eight.", model)
-    frozen = Reading()
+    frozen = Transcript()
     reads = asyncio.create_task(world.client(writer).read(started["sessionId"], frozen))
     await eventually(lambda: len(frozen.text) > 5)
     writer.freeze()
@@ -170,7 +170,7 @@ async def test_08_a_writer_that_thaws_beside_its_successor_writes_nothing(world:
     for one in (world.client(writer), client):
         await one.ask("Load.", world.model("load-row-8"), regenerate=True)
     started = await world.client(writer).start("Tell me of row eight, slowly.", model)
-    frozen, reading = Reading(), Reading()
+    frozen, reading = Transcript(), Transcript()
     reads = asyncio.create_task(world.client(writer).read(started["sessionId"], frozen))
     await eventually(lambda: len(frozen.text) > 20)
     writer.freeze()
@@ -199,7 +199,7 @@ async def test_11_near_the_deadline_the_partial_is_saved_as_truncated(world: Wor
     deadline = time.time() + 8
     context = json.dumps({"request_id": "r", "deadline": round(deadline * 1000)})
     client.http.headers["x-amzn-lambda-context"] = context
-    reading = Reading()
+    reading = Transcript()
     reads = asyncio.create_task(client.read(started["sessionId"], reading))
     await eventually(lambda: reading.text)
     followed = await other.read(started["sessionId"])
@@ -229,7 +229,7 @@ async def test_11_a_reader_of_another_processes_reply_is_let_go_in_time(world: W
     model = world.model("row-11-b", count=80, delay=0.1)
     writer, reader = world.client(world.server()), world.client(world.server(DEADLINE_MARGIN_SECONDS="1"))
     started = await writer.start("Tell me of the other row eleven.", model)
-    whole = Reading()
+    whole = Transcript()
     writes = asyncio.create_task(writer.read(started["sessionId"], whole))
     await eventually(lambda: whole.text)
     deadline = time.time() + 2

@@ -22,7 +22,7 @@ from local.embedded import EmbeddedStores
 from local.seed import seed
 from parley.postgres.migrate import migrate
 from tests.faults.test_readers import LEASES
-from tests.harness import Client, Fake, Reading, Refused, Server, World, eventually
+from tests.harness import Client, Fake, Refused, Server, Transcript, World, eventually
 
 # In every prompt, reply, key, cursor and name that is sent, so that no part of them can hide.
 MARK = "zqjxv"
@@ -113,7 +113,7 @@ async def test_nothing_that_a_server_writes_tells_on_its_users(fragile: tuple[Wo
     assert refused.value.status == 409
     reading = await here.read(started["sessionId"], upto=20)
     await there.read(started["sessionId"], reading, upto=40)
-    junk = Reading()
+    junk = Transcript()
     junk.cursor = MARK
     await there.read(started["sessionId"], junk, upto=10)
     await there.stop(started["sessionId"])
@@ -140,7 +140,7 @@ async def test_nothing_that_a_server_writes_tells_on_its_users(fragile: tuple[Wo
 
     # The stores go away in the middle, and a process does.
     started = await here.start(f"{MARK}, in the dark", slow)
-    reading, followed = Reading(), Reading()
+    reading, followed = Transcript(), Transcript()
     reads = asyncio.create_task(here.read(started["sessionId"], reading))
     follows = asyncio.create_task(there.read(started["sessionId"], followed))
     await eventually(lambda: len(followed.text) > 3)
@@ -152,7 +152,7 @@ async def test_nothing_that_a_server_writes_tells_on_its_users(fragile: tuple[Wo
     await asyncio.gather(reads, follows)
     os.kill(valkey_pid, signal.SIGCONT)
     started = await here.start(f"{MARK}, to be killed", slow)
-    doomed = Reading()
+    doomed = Transcript()
     with contextlib.suppress(httpx.HTTPError):
         async for _ in here.events(started["sessionId"], doomed):
             if len(doomed.text) > 5:
@@ -161,7 +161,7 @@ async def test_nothing_that_a_server_writes_tells_on_its_users(fragile: tuple[Wo
     await world.purge()
     assert other.terminate() in (0, -signal.SIGTERM)
 
-    said = server.said() + other.said()
+    said = server.output() + other.output()
     # All of that was told of, in the words that an operator knows.
     for word in (
         "reply_ended", "provider_fault", "log_unavailable", "request_broke", "run_broke", "a provider failed",

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.proxy import FaultProxy
 from tests.faults.test_readers import LEASES
-from tests.harness import Client, Fake, Reading, World, eventually, text_of
+from tests.harness import Client, Fake, Transcript, World, eventually, text_of
 
 WIRES = ("openai", "anthropic")
 
@@ -32,9 +32,9 @@ async def _saved(client: Client, started: dict[str, Any], status: str) -> dict[s
     return reply
 
 
-async def _reads(client: Client, started: dict[str, Any], *, text: bool = True) -> tuple[Reading, Any]:
+async def _reads(client: Client, started: dict[str, Any], *, text: bool = True) -> tuple[Transcript, Any]:
     """Begin to read, and return once there is text, or a first frame."""
-    reading = Reading()
+    reading = Transcript()
     task = asyncio.create_task(client.read(started["sessionId"], reading))
     await eventually(lambda: reading.text if text else reading.events)
     return reading, task
@@ -247,7 +247,7 @@ async def test_13_stop_races_the_end(shared: World, elsewhere: bool) -> None:
     async def race(number: int) -> None:
         nonlocal aim
         started = await here.start(f"Who wins race {number}?", model)
-        reading, follower = Reading(), Reading()
+        reading, follower = Transcript(), Transcript()
         follows = stops = None
         async for _ in here.events(started["sessionId"], reading):
             if follows is None and reading.text:

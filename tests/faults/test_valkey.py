@@ -20,7 +20,7 @@ from parley.domain.events import Completed, FinishReason
 from parley.domain.results import Hit, Write
 from parley.valkey.log import ValkeyLog
 from tests.faults.test_readers import LEASES
-from tests.harness import Client, Fake, Reading, World, eventually, text_of
+from tests.harness import Client, Fake, Transcript, World, eventually, text_of
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ async def test_40_broken_before_the_stream(fragile: tuple[World, Addresses], how
     assert first < 1.5
     assert second < 0.6
     # Noticed once, and not asked again by any request until it is back.
-    assert server.said().count('"log_unavailable"') == (0 if how == "wiped" else 1)
+    assert server.output().count('"log_unavailable"') == (0 if how == "wiped" else 1)
 
 
 @pytest.mark.parametrize("how", BREAKS)
@@ -97,7 +97,7 @@ async def test_40_broken_in_the_middle(fragile: tuple[World, Addresses], how: st
     model = world.model(f"row-40-middle-{how}", delay=0.05)
     here, there = (world.client(world.server(**LEASES)) for _ in range(2))
     started = await here.start(f"Is it {how} now?", model)
-    reading, elsewhere = Reading(), Reading()
+    reading, elsewhere = Transcript(), Transcript()
     reads = asyncio.create_task(here.read(started["sessionId"], reading))
     await eventually(lambda: len(reading.text) > 3)
     other = asyncio.create_task(there.read(started["sessionId"], elsewhere))

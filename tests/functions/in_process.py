@@ -59,7 +59,7 @@ def services_of(process: Process, settings: Settings) -> Services:
     """Return the services of a process in memory."""
     verifier = Passwords() if settings.auth_mode == "jwt" else None
     return Services(
-        settings, process.store, process.log, process.model, process.runs, process.answers, verifier
+        settings, process.store, process.log, process.model, process.runner, process.cached_replies, verifier
     )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 
 from local.fake_provider import reply_to
-from tests.harness import Reading, World, eventually, text_of
+from tests.harness import Transcript, World, eventually, text_of
 
 
 async def test_a_reply_arrives_token_by_token_and_is_kept(world: World) -> None:
@@ -12,7 +12,7 @@ async def test_a_reply_arrives_token_by_token_and_is_kept(world: World) -> None:
     started = await client.start("What is AI?", model)
     times = []
     loop = asyncio.get_running_loop()
-    reading = Reading()
+    reading = Transcript()
     async for event in client.events(started["sessionId"], reading):
         if event["type"] == "token":
             times.append(loop.time())
@@ -77,7 +77,7 @@ async def test_stop_saves_the_partial_and_ends_the_call(world: World) -> None:
     model = world.model("stop-1", count=1000, delay=0.02)
     client = world.client(world.server())
     started = await client.start("What is a stop?", model)
-    reading = Reading()
+    reading = Transcript()
     reading_task = asyncio.create_task(client.read(started["sessionId"], reading))
     await eventually(lambda: len(reading.text) > 20)
     closed = world.fake.stats()["closedEarly"]

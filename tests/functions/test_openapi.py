@@ -49,6 +49,6 @@ async def test_the_api_keeps_to_its_document(world: World) -> None:
     )
     for out in said:
         assert " passed" in out, out
-    assert "request_broke" not in server.said()
+    assert "request_broke" not in server.output()
     # Some of it was even carried out.
     assert world.sql("select count(*) from sessions")[0][0] > 1

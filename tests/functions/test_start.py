@@ -228,7 +228,7 @@ async def test_a_stop_stops(here: Site) -> None:
     for _ in range(2):
         response = await here.http.post("/chat/stop", json={"sessionId": run.session.id, "userId": "ada"})
         assert (response.status_code, response.json()) == (202, {})
-    await asyncio.wait_for(process.runs.settled(run, asyncio.get_running_loop().time() + 2), 2)
+    await asyncio.wait_for(process.runner.wait_until_idle(run, asyncio.get_running_loop().time() + 2), 2)
     stored = await process.stored(run)
     assert (stored.text, stored.status) == ("Hello, ", Status.STOPPED)
 

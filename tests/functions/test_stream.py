@@ -7,7 +7,7 @@ import time
 import httpx
 import pytest
 
-from tests.harness import Client, Reading, World, eventually, text_of
+from tests.harness import Client, Transcript, World, eventually, text_of
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ async def test_the_header_knows_better_than_the_query(client: Client) -> None:
     again = await stream(client, {"last-event-id": begin}, sessionId=session, cursor=whole.cursor)
     assert again.status_code == 200
     half = int(length) // 2
-    reading = Reading()
+    reading = Transcript()
     reading.text, reading.cursor = whole.text[:half], f"{epoch}-{half}"
     await client.read(session, reading)
     assert reading.text == whole.text

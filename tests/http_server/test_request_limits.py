@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from parley.http_server.request_limits import BrokenOff, Limits
+from parley.http_server.request_limits import BrokenOff, RequestLimits
 from parley.support.encoding import from_json
 from parley.support.logs import JsonFormatter
 
@@ -59,7 +59,7 @@ class Request:
         self.sent.append(message)
 
     async def answer(self, app: App = echo) -> Answer:
-        await Limits(app, MOST)(self.scope, self.receive, self.send)
+        await RequestLimits(app, MOST)(self.scope, self.receive, self.send)
         return Answer(self.sent)
 
 
@@ -152,5 +152,5 @@ async def test_what_is_no_request_passes_untouched() -> None:
         seen.append(scope["type"])
 
     request = Request()
-    await Limits(app, MOST)({"type": "lifespan"}, request.receive, request.send)
+    await RequestLimits(app, MOST)({"type": "lifespan"}, request.receive, request.send)
     assert seen == ["lifespan"]

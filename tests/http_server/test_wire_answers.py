@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
-from parley.http_server.wire import Wire
+from parley.http_server.protocol import HttpProtocol
 from tests.http_server.wire_client import (
     CHUNKED,
     ECHOED,
@@ -296,7 +296,7 @@ async def test_work_that_is_cancelled_at_the_end_ends_its_connection() -> None:
 async def test_uvicorn_serves_with_it_and_stops() -> None:
     gate = Gate()
     config = uvicorn.Config(
-        gate, http=Wire, port=0, ws="none", log_config=None, lifespan="off", server_header=False
+        gate, http=HttpProtocol, port=0, ws="none", log_config=None, lifespan="off", server_header=False
     )
     server = uvicorn.Server(config)
     serving_ = asyncio.create_task(server._serve())

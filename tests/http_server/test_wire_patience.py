@@ -6,8 +6,8 @@ import gc
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from parley.http_server import connection, wire
-from parley.http_server.wire import Wire
+from parley.http_server import connection, protocol
+from parley.http_server.protocol import HttpProtocol
 from tests.http_server.wire_client import (
     BIG,
     CHUNKED,
@@ -71,7 +71,7 @@ async def test_who_completes_an_upload_that_was_answered_is_not_kept_either() ->
 
 @pytest.mark.parametrize("asked", [GET, POST + b"content-length: 5\r\n\r\nhello"])
 async def test_who_waits_for_an_answer_is_kept(asked: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "_REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(protocol, "_REQUEST_SECONDS", 0.1)
 
     async def slow(_: Scope, __: Receive, send: Send) -> None:
         await asyncio.sleep(0.3)
@@ -90,7 +90,7 @@ async def test_who_waits_for_an_answer_is_kept(asked: bytes, monkeypatch: pytest
 async def test_a_request_that_does_not_come_to_its_end_is_not_waited_for(
     before: bytes, part: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "_REQUEST_SECONDS", 0.15)
+    monkeypatch.setattr(protocol, "_REQUEST_SECONDS", 0.15)
     async with serving(hello) as served:
         client = await served.client()
         if before:
@@ -107,7 +107,7 @@ async def test_a_request_that_does_not_come_to_its_end_is_not_waited_for(
     [POST + b"content-length: 5\r\n\r\nhe", POST + b"transfer-encoding: chunked\r\n\r\n2\r\nhe\r\n0\r\n"],
 )
 async def test_nor_is_a_body(asked: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "_REQUEST_SECONDS", 0.15)
+    monkeypatch.setattr(protocol, "_REQUEST_SECONDS", 0.15)
     heard: list[Message] = []
 
     async def app(_: Scope, receive: Receive, __: Send) -> None:
@@ -131,7 +131,7 @@ async def test_nor_is_a_body(asked: bytes, monkeypatch: pytest.MonkeyPatch) -> N
 async def test_who_waits_for_an_answer_is_kept_though_the_next_request_is_not_whole(
     part: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "_REQUEST_SECONDS", 0.15)
+    monkeypatch.setattr(protocol, "_REQUEST_SECONDS", 0.15)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/a":
@@ -353,7 +353,7 @@ async def test_who_reads_nothing_gains_no_time_by_saying_more(
 
 
 async def test_a_request_has_its_time_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "_REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr(protocol, "_REQUEST_SECONDS", 0.2)
     async with serving(hello) as served:
         client = await served.client()
         began = asyncio.get_running_loop().time()
@@ -365,11 +365,11 @@ async def test_a_request_has_its_time_as_a_whole(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_a_body_that_we_have_wait_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "_REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(protocol, "_REQUEST_SECONDS", 0.1)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(0.35)
-        monkeypatch.setattr(wire, "_REQUEST_SECONDS", 5.0)
+        monkeypatch.setattr(protocol, "_REQUEST_SECONDS", 5.0)
         await answer(send, b"%d" % len(await body_of(receive)))
 
     async with serving(app, thin=True) as served:
@@ -391,6 +391,6 @@ async def test_nothing_of_a_connection_stays() -> None:
             client.finish()
             await served.until_idle()
             await turns()
-            assert not any(type(one) is Wire for one in gc.get_objects())
+            assert not any(type(one) is HttpProtocol for one in gc.get_objects())
         finally:
             gc.enable()

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from parley.http_server import wire
+from parley.http_server import protocol
 from tests.http_server.wire_client import (
     BIG,
     CHUNKED,
@@ -30,7 +30,7 @@ from tests.http_server.wire_client import (
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not listen for long to who was refused."""
-    monkeypatch.setattr(wire, "_LINGER_SECONDS", 0.1)
+    monkeypatch.setattr(protocol, "_LINGER_SECONDS", 0.1)
 
 
 # What cannot be understood.

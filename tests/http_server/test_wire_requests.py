@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from parley.http_server import wire
+from parley.http_server import protocol
 from tests.http_server.wire_client import (
     BIG,
     CHUNKED,
@@ -199,7 +199,7 @@ async def test_who_pipelines_without_end_is_held_back() -> None:
 
 
 async def test_no_more_than_so_many_requests_come_in_one_packet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "_MOST_TOGETHER", 20)
+    monkeypatch.setattr(protocol, "_MOST_TOGETHER", 20)
     async with serving(hello) as served:
         client = await served.client()
         await client.say(GET * 30)

@@ -6,7 +6,7 @@ import gc
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from parley.http_server import wire
+from parley.http_server import protocol
 from tests.http_server.wire_client import (
     BIG,
     ECHOED,
@@ -73,12 +73,12 @@ async def test_a_stream_may_end_with_nothing(old: bool) -> None:
 async def test_a_stream_ends_after_the_work_that_comes_afterwards() -> None:
     gate, begun = asyncio.Event(), asyncio.Event()
 
-    async def afterwards() -> None:
+    async def on_complete() -> None:
         begun.set()
         await gate.wait()
 
     source = Source(b"one")
-    async with serving(streaming(source, afterwards)) as served:
+    async with serving(streaming(source, on_complete)) as served:
         client = await served.client()
         await client.say(STREAM)
         await client.hears(STREAMED + b"3\r\none\r\n")
@@ -96,10 +96,10 @@ async def test_a_stream_ends_after_the_work_that_comes_afterwards() -> None:
 
 
 async def test_work_that_breaks_does_not_leave_the_connection_hanging() -> None:
-    async def afterwards() -> None:
+    async def on_complete() -> None:
         raise ValueError("a bug")
 
-    async with serving(streaming(Source(b"end", ends=True), afterwards)) as served:
+    async with serving(streaming(Source(b"end", ends=True), on_complete)) as served:
         client = await served.client()
         await client.say(STREAM)
         await client.hears(STREAMED + b"3\r\nend\r\n")
@@ -112,10 +112,10 @@ async def test_work_that_breaks_does_not_leave_the_connection_hanging() -> None:
 
 
 async def test_work_that_is_cancelled_ends_its_connection() -> None:
-    async def afterwards() -> None:
+    async def on_complete() -> None:
         await asyncio.Event().wait()
 
-    async with serving(streaming(Source(b"end", ends=True), afterwards)) as served:
+    async with serving(streaming(Source(b"end", ends=True), on_complete)) as served:
         client = await served.client()
         await client.say(STREAM)
         await client.hears(STREAMED + b"3\r\nend\r\n")
@@ -214,11 +214,11 @@ async def test_a_stream_may_be_the_last_answer() -> None:
 
 @pytest.mark.parametrize("waits", [True, False])
 async def test_an_old_client_has_a_stream_without_chunks(waits: bool) -> None:
-    async def afterwards() -> None:
+    async def on_complete() -> None:
         await asyncio.sleep(0.02)
 
     source = Source(b"one")
-    async with serving(streaming(source, afterwards if waits else None)) as served:
+    async with serving(streaming(source, on_complete if waits else None)) as served:
         client = await served.client()
         await client.say(b"GET /stream HTTP/1.0\r\n\r\n")
         await client.hears(OK + b"x: y\r\nconnection: close\r\n\r\none")
@@ -270,10 +270,10 @@ async def test_a_stream_is_not_of_a_length_that_was_said() -> None:
 @pytest.mark.parametrize("begun", [True, False])
 @pytest.mark.parametrize("waits", [True, False])
 async def test_a_stream_is_told_that_its_client_left(politely: bool, begun: bool, waits: bool) -> None:
-    async def afterwards() -> None: ...
+    async def on_complete() -> None: ...
 
     source = Source(b"one") if begun else Source()
-    async with serving(streaming(source, afterwards if waits else None)) as served:
+    async with serving(streaming(source, on_complete if waits else None)) as served:
         client = await served.client()
         await client.say(STREAM)
         await eventually(lambda: source.begun)
@@ -294,11 +294,11 @@ async def test_a_stream_is_told_that_its_client_left(politely: bool, begun: bool
 async def test_a_client_may_leave_while_its_stream_has_ended_but_for_the_work() -> None:
     gate, done = asyncio.Event(), asyncio.Event()
 
-    async def afterwards() -> None:
+    async def on_complete() -> None:
         await gate.wait()
         done.set()
 
-    async with serving(streaming(Source(b"end", ends=True), afterwards)) as served:
+    async with serving(streaming(Source(b"end", ends=True), on_complete)) as served:
         client = await served.client()
         await client.say(STREAM)
         await client.hears(STREAMED + b"3\r\nend\r\n")
@@ -393,7 +393,7 @@ async def test_a_stream_that_breaks_ends_its_connection() -> None:
 async def test_a_stream_may_be_quiet_for_longer_than_a_connection_idles(
     more: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "_REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(protocol, "_REQUEST_SECONDS", 0.1)
     source = Source()
     async with serving(streaming(source), idle=0.1) as served:
         client = await served.client()
@@ -410,11 +410,11 @@ async def test_a_stream_may_be_quiet_for_longer_than_a_connection_idles(
 
 @pytest.mark.parametrize("waits", [True, False])
 async def test_a_stream_is_not_cut_by_the_end_of_the_server(waits: bool) -> None:
-    async def afterwards() -> None:
+    async def on_complete() -> None:
         await asyncio.sleep(0.02)
 
     source = Source(b"one")
-    async with serving(streaming(source, afterwards if waits else None)) as served:
+    async with serving(streaming(source, on_complete if waits else None)) as served:
         client = await served.client()
         await client.say(STREAM)
         await client.hears(STREAMED + b"3\r\none\r\n")

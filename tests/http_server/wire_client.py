@@ -13,9 +13,9 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from parley.http_server.exchange import Afterwards
+from parley.http_server.protocol import HttpProtocol
+from parley.http_server.request_cycle import OnComplete
 from parley.http_server.security_headers import HEADERS
-from parley.http_server.wire import Wire
 from parley.support.encoding import from_json
 
 Header = tuple[bytes, bytes]
@@ -167,7 +167,7 @@ async def serving(
     options: dict[str, Any] = {"timeout_keep_alive": idle}
     config = uvicorn.Config(
         app,
-        http=Wire,
+        http=HttpProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -186,8 +186,8 @@ async def serving(
     served = Served(state, listening.getsockname()[1], narrow=thin)
     loop.set_exception_handler(lambda _, context: served.errors.append(context))
 
-    def connection() -> Wire:
-        return Wire(config=config, server_state=state, app_state=app_state or {})
+    def connection() -> HttpProtocol:
+        return HttpProtocol(config=config, server_state=state, app_state=app_state or {})
 
     server = await loop.create_server(connection, sock=listening)
     try:
@@ -201,7 +201,7 @@ async def serving(
         served.leave()
         for task in state.tasks:
             task.cancel()
-        for left in cast("set[Wire]", set(state.connections)):
+        for left in cast("set[HttpProtocol]", set(state.connections)):
             left.give_up()
         await turns()
 
@@ -374,7 +374,7 @@ BIG = bytes(range(256)) * (SIZE // 256)
 POST_BIG = POST + b"content-length: %d\r\n\r\n" % len(BIG) + BIG
 
 
-def streaming(source: Source, afterwards: Afterwards | None = None, *headers: Header) -> ASGIApp:
+def streaming(source: Source, on_complete: OnComplete | None = None, *headers: Header) -> ASGIApp:
     """Return an application that has its connection stream; `/` is answered as ever."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -382,7 +382,7 @@ def streaming(source: Source, afterwards: Afterwards | None = None, *headers: He
             await echo(scope, receive, send)
         else:
             await start(send, (b"x", b"y"), *headers)
-            scope["extensions"]["parley.stream"](source, afterwards)
+            scope["extensions"]["parley.stream"](source, on_complete)
 
     return app
 

@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 from parley.domain.conversation import (
     ChatPage,
     ChatSummary,
+    NewSession,
     OfferedModel,
-    Order,
     Page,
     Reply,
     Session,
@@ -17,7 +17,7 @@ from parley.domain.conversation import (
 from parley.domain.errors import NotFound, SessionExpired
 from parley.domain.events import Completed, FinishReason, Status
 from parley.domain.limits import charged
-from parley.domain.results import Attached, Ended, Orphan, Overtaken, Pulse, Saved, Stop, Stopping
+from parley.domain.results import Attached, Ended, LeaseStatus, Orphan, Overtaken, Saved, Stop, Stopping
 from tests.memory_store.start import start
 from tests.memory_store.tables import ChatRow, MemoryDatabase, SessionRow
 
@@ -36,9 +36,12 @@ class MemoryStore:
     def _now(self) -> datetime:
         return self._database.clock()
 
-    async def start(self, order: Order) -> Started:
+    async def start(self, new_session: NewSession) -> Started:
         return start(
-            self._database, order, session_seconds=self._session_seconds, create_users=self._create_users
+            self._database,
+            new_session,
+            session_seconds=self._session_seconds,
+            create_users=self._create_users,
         )
 
     async def session(self, session_id: str) -> Session:
@@ -120,17 +123,17 @@ class MemoryStore:
             return Stopping(self._database.users[row.user_id].disabled)
         return Overtaken(row.epoch)
 
-    async def pulse(self, epochs: dict[str, int], lease_seconds: float) -> list[Pulse]:
+    async def renew_leases(self, epochs: dict[str, int], lease_seconds: float) -> list[LeaseStatus]:
         return [self._pulse(session_id, epoch, lease_seconds) for session_id, epoch in epochs.items()]
 
-    def _pulse(self, session_id: str, epoch: int, lease_seconds: float) -> Pulse:
+    def _pulse(self, session_id: str, epoch: int, lease_seconds: float) -> LeaseStatus:
         row, now = self._database.sessions.get(session_id), self._now()
         if row is None:
-            return Pulse(session_id, overtaken=True, ended=True, stopping=False, disabled=False)
+            return LeaseStatus(session_id, overtaken=True, ended=True, stopping=False, disabled=False)
         streaming = row.state is SessionState.STREAMING
         if streaming and row.epoch == epoch and not row.leased(now, besides=self._owner):
             self._lease(row, lease_seconds, now)
-        return Pulse(
+        return LeaseStatus(
             session_id,
             overtaken=row.epoch != epoch,
             ended=row.state is SessionState.ENDED,

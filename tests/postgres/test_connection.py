@@ -7,16 +7,16 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
-from parley.postgres.connection import Link
-from parley.postgres.pool import Connections
+from parley.postgres.connection import Connection
+from parley.postgres.pool import Pool
 from parley.postgres.prepared import numbered
 from tests.faults.proxy import FaultProxy
 from tests.harness import eventually
 
 
 @pytest.fixture(params=[False, True], ids=["planned anew", "plans kept"])
-async def link(database_url: str, request: pytest.FixtureRequest) -> AsyncIterator[Link]:
-    made = await Link.open(database_url, timeout=2, prepare=request.param)
+async def connection(database_url: str, request: pytest.FixtureRequest) -> AsyncIterator[Connection]:
+    made = await Connection.open(database_url, timeout=2, prepare=request.param)
     yield made
     made.close()
 
@@ -35,69 +35,69 @@ def test_placeholders_are_numbered(statement: str, query: str, names: tuple[str,
     assert found[1] == names
 
 
-async def test_a_statement_takes_values_of_other_types_the_next_time(link: Link) -> None:
+async def test_a_statement_takes_values_of_other_types_the_next_time(connection: Connection) -> None:
     statement = "select %(a)s::text, %(n)s::bigint, %(a)s is null"
     for _ in range(2):
-        assert await link.ask(statement, {"n": 1, "a": "é😀"}) == [("é😀", 1, False)]
-        assert await link.ask(statement, {"n": 2**40, "a": None}) == [(None, 2**40, True)]
-        assert await link.ask(statement, {"n": None, "a": ""}) == [("", None, False)]
+        assert await connection.execute(statement, {"n": 1, "a": "é😀"}) == [("é😀", 1, False)]
+        assert await connection.execute(statement, {"n": 2**40, "a": None}) == [(None, 2**40, True)]
+        assert await connection.execute(statement, {"n": None, "a": ""}) == [("", None, False)]
 
 
-async def test_rows_are_many_none_or_not_there(link: Link) -> None:
-    assert await link.ask("select n from generate_series(1, %s) n", [3]) == [(1,), (2,), (3,)]
-    assert await link.ask("select 1 where %s", [False]) == []
-    assert await link.ask("create temp table t (x int)") == []
-    assert await link.ask("insert into t values (%s), (2) returning x", [1]) == [(1,), (2,)]
+async def test_rows_are_many_none_or_not_there(connection: Connection) -> None:
+    assert await connection.execute("select n from generate_series(1, %s) n", [3]) == [(1,), (2,), (3,)]
+    assert await connection.execute("select 1 where %s", [False]) == []
+    assert await connection.execute("create temp table t (x int)") == []
+    assert await connection.execute("insert into t values (%s), (2) returning x", [1]) == [(1,), (2,)]
 
 
-async def test_what_no_buffer_holds_is_sent_and_received(link: Link) -> None:
+async def test_what_no_buffer_holds_is_sent_and_received(connection: Connection) -> None:
     text = "0123456789abcdef" * (2 << 20)
-    [[back]] = await link.ask("select %s::text", [text])
+    [[back]] = await connection.execute("select %s::text", [text])
     assert back == text
 
 
-async def test_a_mistake_leaves_the_connection_as_it_was(link: Link) -> None:
+async def test_a_mistake_leaves_the_connection_as_it_was(connection: Connection) -> None:
     with pytest.raises(psycopg.errors.DivisionByZero):
-        await link.ask("select 1 / %s::int", [0])
+        await connection.execute("select 1 / %s::int", [0])
     with pytest.raises(psycopg.errors.UndefinedTable):
-        await link.ask("select * from unheard_of where a = %s", [0])
+        await connection.execute("select * from unheard_of where a = %s", [0])
     with pytest.raises(UnicodeEncodeError):
-        await link.ask("select %s::text", ["\ud800"])
+        await connection.execute("select %s::text", ["\ud800"])
     with pytest.raises(psycopg.Error):
-        await link.ask("select %s::text", ["\x00"])
+        await connection.execute("select %s::text", ["\x00"])
     with pytest.raises(psycopg.ProgrammingError):
-        await link.ask("select %s::text", [object()])
-    assert await link.ask("select 1 / %s::int", [1]) == [(1,)]
-    assert not link.closed
+        await connection.execute("select %s::text", [object()])
+    assert await connection.execute("select 1 / %s::int", [1]) == [(1,)]
+    assert not connection.closed
 
 
-async def test_a_value_that_cannot_be_read_is_told(link: Link) -> None:
+async def test_a_value_that_cannot_be_read_is_told(connection: Connection) -> None:
     # Python has no year so late.
     with pytest.raises(psycopg.DataError):
-        await link.ask("select '20000-01-01'::date")
-    assert await link.ask("select 1") == [(1,)]
+        await connection.execute("select '20000-01-01'::date")
+    assert await connection.execute("select 1") == [(1,)]
 
 
 async def test_a_connection_that_ends_while_nobody_asks_is_seen_to_be_closed(
-    link: Link, database_url: str
+    connection: Connection, database_url: str
 ) -> None:
-    [[pid]] = await link.ask("select pg_backend_pid()")
+    [[pid]] = await connection.execute("select pg_backend_pid()")
     with psycopg.connect(database_url, autocommit=True) as admin:
         admin.execute("select pg_terminate_backend(%s, 1000)", [pid])
 
     async def closed() -> bool:
-        return link.closed
+        return connection.closed
 
     await eventually(closed)
     with pytest.raises(psycopg.OperationalError):
-        await link.ask("select 1")
+        await connection.execute("select 1")
 
 
 async def test_a_connection_that_ends_while_it_is_asked_fails_its_asker(
-    link: Link, database_url: str
+    connection: Connection, database_url: str
 ) -> None:
-    [[pid]] = await link.ask("select pg_backend_pid()")
-    answer = link.ask("select pg_sleep(5)")
+    [[pid]] = await connection.execute("select pg_backend_pid()")
+    answer = connection.execute("select pg_sleep(5)")
     await asyncio.sleep(0.05)
     with psycopg.connect(database_url, autocommit=True) as admin:
         admin.execute("select pg_terminate_backend(%s, 1000)", [pid])
@@ -108,17 +108,17 @@ async def test_a_connection_that_ends_while_it_is_asked_fails_its_asker(
 async def test_a_cut_or_a_close_in_the_middle_fails_its_asker(database_url: str) -> None:
     async with FaultProxy(database_url) as proxy:
         for end in (proxy.cut, proxy.reset):
-            link = await Link.open(proxy.url, timeout=2, prepare=True)
-            answer = link.ask("select pg_sleep(5)")
+            connection = await Connection.open(proxy.url, timeout=2, prepare=True)
+            answer = connection.execute("select pg_sleep(5)")
             await asyncio.sleep(0.05)
             end()
             with pytest.raises(psycopg.OperationalError):
                 await answer
-            assert link.closed
-        link = await Link.open(proxy.url, timeout=2, prepare=True)
-        answer = link.ask("select pg_sleep(5)")
-        link.close()
-        link.close()
+            assert connection.closed
+        connection = await Connection.open(proxy.url, timeout=2, prepare=True)
+        answer = connection.execute("select pg_sleep(5)")
+        connection.close()
+        connection.close()
         with pytest.raises(psycopg.OperationalError):
             await answer
 
@@ -126,7 +126,7 @@ async def test_a_cut_or_a_close_in_the_middle_fails_its_asker(database_url: str)
 async def test_a_connection_that_comes_too_late_is_closed(database_url: str) -> None:
     async with FaultProxy(database_url) as proxy:
         proxy.stall()
-        opening = asyncio.create_task(Link.open(proxy.url, timeout=5, prepare=False))
+        opening = asyncio.create_task(Connection.open(proxy.url, timeout=5, prepare=False))
         await eventually(lambda: proxy.open_connections)
         opening.cancel()
         await asyncio.wait({opening})
@@ -138,13 +138,13 @@ async def test_a_connection_that_comes_too_late_is_closed(database_url: str) -> 
         assert proxy.down.bytes > 0
 
 
-async def test_a_wrong_number_of_values_is_told(link: Link) -> None:
+async def test_a_wrong_number_of_values_is_told(connection: Connection) -> None:
     for arguments in ([], [1, 2]):
         with pytest.raises(psycopg.ProgrammingError):
-            await link.ask("select %s::int", arguments)
+            await connection.execute("select %s::int", arguments)
     with pytest.raises(KeyError):
-        await link.ask("select %(a)s::int", {"b": 1})
-    assert await link.ask("select %s::int", [1]) == [(1,)]
+        await connection.execute("select %(a)s::int", {"b": 1})
+    assert await connection.execute("select %s::int", [1]) == [(1,)]
 
 
 @pytest.mark.parametrize("statement", ["select %s, %(a)s", "select 5 %% 3", "select 'a%'"])
@@ -153,23 +153,23 @@ def test_what_would_be_numbered_wrongly_is_refused(statement: str) -> None:
         numbered(statement)
 
 
-async def test_one_statement_at_a_time(link: Link) -> None:
-    answer = link.ask("select pg_sleep(0.05)")
+async def test_one_statement_at_a_time(connection: Connection) -> None:
+    answer = connection.execute("select pg_sleep(0.05)")
     with pytest.raises(RuntimeError):
-        link.ask("select 1")
+        connection.execute("select 1")
     await answer
 
 
-async def test_no_answer_is_kept(link: Link) -> None:
-    await link.ask("select repeat('x', %s)", [1 << 20])
-    for statement in link._statements.values():
+async def test_no_answer_is_kept(connection: Connection) -> None:
+    await connection.execute("select repeat('x', %s)", [1 << 20])
+    for statement in connection._statements.values():
         assert statement.transformer.pgresult is None
 
 
-async def test_a_copy_is_refused(link: Link) -> None:
+async def test_a_copy_is_refused(connection: Connection) -> None:
     with pytest.raises(psycopg.OperationalError):
-        await asyncio.wait_for(link.ask("copy (select 1) to stdout"), 2)
-    assert link.closed
+        await asyncio.wait_for(connection.execute("copy (select 1) to stdout"), 2)
+    assert connection.closed
 
 
 @pytest.mark.parametrize(
@@ -184,12 +184,12 @@ async def test_a_server_that_talks_nonsense_loses_its_connection_and_nothing_els
     database_url: str, lie: bytes
 ) -> None:
     async with FaultProxy(database_url) as proxy:
-        connections = Connections(proxy.url, size=1, timeout=1)
+        connections = Pool(proxy.url, size=1, timeout=1)
         [[before]] = await connections.run("select pg_backend_pid()")
-        [link] = connections._idle
+        [connection] = connections._idle
         proxy.lie(proxy.down, lie)
         [[after]] = await connections.run("select pg_backend_pid()")
-        assert link.closed
+        assert connection.closed
         assert before != after
         # Its number is free: whoever gets it next is heard.
         here, there = socket.socketpair()
@@ -204,12 +204,12 @@ async def test_a_server_that_talks_nonsense_loses_its_connection_and_nothing_els
 
 async def test_a_cut_while_much_is_being_sent(database_url: str) -> None:
     async with FaultProxy(database_url) as proxy:
-        link = await Link.open(proxy.url, timeout=2, prepare=False)
+        connection = await Connection.open(proxy.url, timeout=2, prepare=False)
         proxy.stall()
-        answer = link.ask("select length(%s)", ["x" * (32 << 20)])
+        answer = connection.execute("select length(%s)", ["x" * (32 << 20)])
         await asyncio.sleep(0.1)
         assert not answer.done()
         proxy.reset()
         with pytest.raises(psycopg.OperationalError):
             await answer
-        assert link.closed
+        assert connection.closed

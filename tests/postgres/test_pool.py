@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from parley.domain.errors import StoreUnavailable, Unavailable
-from parley.postgres.pool import Connections
+from parley.postgres.pool import Pool
 from tests.faults.proxy import FaultProxy
 from tests.harness import eventually
 
@@ -18,13 +18,13 @@ _NOWHERE = "postgresql://parley@127.0.0.1:1/parley"
 
 
 @pytest.fixture
-async def connections(database_url: str) -> AsyncIterator[Connections]:
-    made = Connections(database_url, size=3, timeout=2)
+async def connections(database_url: str) -> AsyncIterator[Pool]:
+    made = Pool(database_url, size=3, timeout=2)
     yield made
     await made.close()
 
 
-async def backends(connections: Connections) -> int:
+async def backends(connections: Pool) -> int:
     statement = (
         "select count(*)::int from pg_stat_activity"
         " where datname = current_database() and application_name = 'parley'"
@@ -33,20 +33,20 @@ async def backends(connections: Connections) -> int:
     return int(count)
 
 
-async def test_rows_and_json_come_as_they_are(connections: Connections) -> None:
+async def test_rows_and_json_come_as_they_are(connections: Pool) -> None:
     rows = await connections.run("select %s::text, %s::jsonb, 1.5::float8", ["é😀", '{"a": [1, null]}'])
     assert rows == [("é😀", {"a": [1, None]}, 1.5)]
     assert await connections.run("select %(a)s::int", {"a": 3}) == [(3,)]
     assert await connections.run("create temp table t (x int)") == []
 
 
-async def test_one_connection_serves_one_after_the_other(connections: Connections) -> None:
+async def test_one_connection_serves_one_after_the_other(connections: Pool) -> None:
     pids = {(await connections.run("select pg_backend_pid()"))[0][0] for _ in range(5)}
     assert len(pids) == 1
     assert await backends(connections) == 1
 
 
-async def test_many_at_once_share_so_many_connections(connections: Connections) -> None:
+async def test_many_at_once_share_so_many_connections(connections: Pool) -> None:
     rows = await asyncio.gather(
         *(
             connections.run("select pg_backend_pid(), %s::int, pg_sleep(0.02)", [number])
@@ -58,7 +58,7 @@ async def test_many_at_once_share_so_many_connections(connections: Connections) 
     assert await backends(connections) <= 3
 
 
-async def test_a_killed_connection_is_replaced_unseen(connections: Connections, database_url: str) -> None:
+async def test_a_killed_connection_is_replaced_unseen(connections: Pool, database_url: str) -> None:
     before = await asyncio.gather(
         *(connections.run("select pg_backend_pid(), pg_sleep(0.02)") for _ in range(3))
     )
@@ -69,7 +69,7 @@ async def test_a_killed_connection_is_replaced_unseen(connections: Connections, 
     assert not {row[0][0] for row in after} & {row[0][0] for row in before}
 
 
-async def test_a_connection_lost_again_is_replaced_again_but_not_for_ever(connections: Connections) -> None:
+async def test_a_connection_lost_again_is_replaced_again_but_not_for_ever(connections: Pool) -> None:
     await connections.run("create sequence losses")
     statement = """
         select case when nextval('losses') < %s then pg_terminate_backend(pg_backend_pid(), 1000) end is null
@@ -81,7 +81,7 @@ async def test_a_connection_lost_again_is_replaced_again_but_not_for_ever(connec
     assert await connections.run("select last_value::int from losses") == [(6,)]
 
 
-async def test_a_mistake_is_told_and_leaves_the_connection(connections: Connections) -> None:
+async def test_a_mistake_is_told_and_leaves_the_connection(connections: Pool) -> None:
     [[pid]] = await connections.run("select pg_backend_pid()")
     for _ in range(5):
         with pytest.raises(psycopg.errors.UndefinedTable):
@@ -90,7 +90,7 @@ async def test_a_mistake_is_told_and_leaves_the_connection(connections: Connecti
 
 
 async def test_a_statement_that_takes_too_long_is_left_behind(database_url: str) -> None:
-    connections = Connections(database_url, size=1, timeout=0.3)
+    connections = Pool(database_url, size=1, timeout=0.3)
     begun = time.monotonic()
     with pytest.raises(StoreUnavailable):
         await connections.run("select pg_sleep(5)")
@@ -101,7 +101,7 @@ async def test_a_statement_that_takes_too_long_is_left_behind(database_url: str)
 
 async def test_the_time_that_this_process_was_away_does_not_count(database_url: str) -> None:
     for number in range(5):
-        connections = Connections(database_url, size=1, timeout=0.5)
+        connections = Pool(database_url, size=1, timeout=0.5)
         task = asyncio.create_task(connections.run("select %s::int", [number]))
         await asyncio.sleep(0.001 * number)
         # As a sandbox that is frozen, or a machine that has no time.
@@ -112,7 +112,7 @@ async def test_the_time_that_this_process_was_away_does_not_count(database_url: 
 
 async def test_connections_that_died_without_a_word_cost_one_wait(database_url: str) -> None:
     async with FaultProxy(database_url) as proxy:
-        connections = Connections(proxy.url, size=4, timeout=0.5)
+        connections = Pool(proxy.url, size=4, timeout=0.5)
         await asyncio.gather(*(connections.run("select pg_sleep(0.05)") for _ in range(4)))
         proxy.half_open()
         await proxy.heal()
@@ -123,7 +123,7 @@ async def test_connections_that_died_without_a_word_cost_one_wait(database_url: 
         await connections.close()
 
 
-async def test_a_lost_packet_does_not_take_all_the_time_there_is(connections: Connections) -> None:
+async def test_a_lost_packet_does_not_take_all_the_time_there_is(connections: Pool) -> None:
     await connections.run("select 1")
     [connection] = connections._idle
     with socket.socket(fileno=os.dup(connection.fileno())) as peer:
@@ -132,7 +132,7 @@ async def test_a_lost_packet_does_not_take_all_the_time_there_is(connections: Co
 
 
 async def test_waiting_for_a_connection_is_bounded_too(database_url: str) -> None:
-    connections = Connections(database_url, size=1, timeout=0.3)
+    connections = Pool(database_url, size=1, timeout=0.3)
     begun = time.monotonic()
     outcomes = await asyncio.gather(
         *(connections.run("select pg_sleep(0.25)") for _ in range(4)), return_exceptions=True
@@ -144,7 +144,7 @@ async def test_waiting_for_a_connection_is_bounded_too(database_url: str) -> Non
     await connections.close()
 
 
-async def test_a_cancelled_statement_gives_nobody_its_answer(connections: Connections) -> None:
+async def test_a_cancelled_statement_gives_nobody_its_answer(connections: Pool) -> None:
     for number in range(10):
         task = asyncio.create_task(connections.run("select 'stale', pg_sleep(0.05)"))
         await asyncio.sleep(0.002 * number)
@@ -159,7 +159,7 @@ async def test_a_cancelled_statement_gives_nobody_its_answer(connections: Connec
     await eventually(few)
 
 
-async def test_a_serialization_failure_is_tried_again(connections: Connections) -> None:
+async def test_a_serialization_failure_is_tried_again(connections: Pool) -> None:
     await connections.run("create table tries (n serial)")
     statement = """
         do $$ begin
@@ -173,7 +173,7 @@ async def test_a_serialization_failure_is_tried_again(connections: Connections) 
 
 
 async def test_a_server_that_is_not_there() -> None:
-    connections = Connections(_NOWHERE, size=1, timeout=1)
+    connections = Pool(_NOWHERE, size=1, timeout=1)
     begun = time.monotonic()
     for _ in range(2):
         with pytest.raises(StoreUnavailable) as caught:
@@ -184,10 +184,10 @@ async def test_a_server_that_is_not_there() -> None:
     await connections.close()
 
 
-async def test_closing_leaves_no_connection(connections: Connections, database_url: str) -> None:
+async def test_closing_leaves_no_connection(connections: Pool, database_url: str) -> None:
     await asyncio.gather(*(connections.run("select pg_sleep(0.02)") for _ in range(3)))
     await connections.close()
-    observer = Connections(database_url, size=1, timeout=2)
+    observer = Pool(database_url, size=1, timeout=2)
 
     async def alone() -> bool:
         return await backends(observer) == 1
@@ -197,7 +197,7 @@ async def test_closing_leaves_no_connection(connections: Connections, database_u
 
 
 async def test_plans_are_kept_and_made_anew_where_they_do_not_fit(database_url: str) -> None:
-    connections = Connections(database_url, size=1, timeout=2, prepare=True)
+    connections = Pool(database_url, size=1, timeout=2, prepare=True)
     prepared = "select count(*)::int from pg_prepared_statements"
     await connections.run("drop table if exists planned")
     await connections.run("create table planned (a int)")
@@ -217,7 +217,7 @@ async def test_plans_are_kept_and_made_anew_where_they_do_not_fit(database_url: 
     await connections.close()
 
 
-async def test_without_plans_nothing_is_kept(connections: Connections) -> None:
+async def test_without_plans_nothing_is_kept(connections: Pool) -> None:
     for _ in range(4):
         await connections.run("select %s::int", [1])
     assert await connections.run("select count(*)::int from pg_prepared_statements") == [(0,)]
@@ -232,7 +232,7 @@ async def test_45_a_secret_that_cannot_be_read_keeps_the_database_away(database_
             raise found
         return found
 
-    connections = Connections(url, size=1, timeout=2)
+    connections = Pool(url, size=1, timeout=2)
     for _ in range(2):
         with pytest.raises(StoreUnavailable) as caught:
             await connections.run("select 1")

@@ -15,7 +15,7 @@ from local.fake_provider.script import Fault
 from parley.domain.conversation import Model, Role, Turn
 from parley.domain.errors import ProviderFault
 from parley.domain.events import Delta, Finish, FinishReason, ModelEvent, Ping, Reasoning, Usage
-from parley.domain.ports import ChatModel, Question
+from parley.domain.ports import ChatModel, ModelRequest
 
 KEY = "sk-a-key-that-must-never-be-seen"
 PROMPT = "A prompt that must never be seen"
@@ -27,11 +27,11 @@ def question(
     system: str = "",
     parameters: Mapping[str, object] | None = None,
     limit: int = 500,
-) -> Question:
+) -> ModelRequest:
     """Return a question whose turns alternate, the user's first."""
     roles = (Role.USER, Role.ASSISTANT)
     said = tuple(Turn(roles[number % 2], text) for number, text in enumerate(turns or (PROMPT,)))
-    return Question(Model("id", "p", model, "Title", limit, 10_000, system, parameters or {}), said)
+    return ModelRequest(Model("id", "p", model, "Title", limit, 10_000, system, parameters or {}), said)
 
 
 def text_of(events: list[ModelEvent]) -> str:
@@ -69,7 +69,7 @@ class ChatModelSuite:
         yield made
         await made.close()
 
-    async def ask(self, model: ChatModel, asked: Question | None = None) -> list[ModelEvent]:
+    async def ask(self, model: ChatModel, asked: ModelRequest | None = None) -> list[ModelEvent]:
         """Return all events of an answer."""
         return [event async for event in model.stream(asked or question())]
 

@@ -15,7 +15,7 @@ import pytest
 from local.fake_provider import FakeProvider, Script
 from local.fake_provider.script import Fault
 from parley.providers import http_connection as provider_wire
-from parley.providers.http_connection import Place, Wires
+from parley.providers.http_connection import ConnectionPool, Origin
 from parley.providers.http_response import Answer, Disconnected
 from tests.harness import eventually
 from tests.providers.tls import Deaf
@@ -33,7 +33,7 @@ class Server:
         self.connections = 0
         self.open = 0
         self.says: list[bytes | None] = []
-        self.place = Place("", 0, False)
+        self.place = Origin("", 0, False)
         self._serving: set[asyncio.Task[None]] = set()
 
     def end(self) -> None:
@@ -71,17 +71,17 @@ async def server() -> AsyncIterator[Server]:
     made = Server()
     async with await asyncio.start_server(made.serve, "127.0.0.1", 0) as listening:
         host, port = listening.sockets[0].getsockname()
-        made.place = Place(host, port, False)
+        made.place = Origin(host, port, False)
         yield made
         made.end()
         await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
-async def opened(context: ssl.SSLContext | None = None) -> AsyncIterator[Wires]:
-    wires = Wires(context or ssl.create_default_context())
-    yield wires
-    await wires.close()
+async def opened(context: ssl.SSLContext | None = None) -> AsyncIterator[ConnectionPool]:
+    pool = ConnectionPool(context or ssl.create_default_context())
+    yield pool
+    await pool.close()
 
 
 async def all_of(answer: Answer) -> bytes:
@@ -109,9 +109,9 @@ async def all_of(answer: Answer) -> bytes:
 )  # fmt: skip
 async def test_answers_of_every_form(server: Server, says: list[bytes | None], body: bytes) -> None:
     server.says = says
-    async with opened() as wires:
+    async with opened() as pool:
         for number in range(3):
-            answer = await wires.send(server.place, HEAD, b"%d" % number)
+            answer = await pool.send(server.place, HEAD, b"%d" % number)
             assert answer.status_code in (200, 204)
             assert await all_of(answer) == body
             assert await answer.read() == b""
@@ -133,9 +133,9 @@ async def test_answers_of_every_form(server: Server, says: list[bytes | None], b
 )
 async def test_a_cut_answer_is_an_error(server: Server, says: list[bytes | None]) -> None:
     server.says = says
-    async with opened() as wires:
+    async with opened() as pool:
         with pytest.raises(Disconnected):
-            await all_of(await wires.send(server.place, HEAD, b""))
+            await all_of(await pool.send(server.place, HEAD, b""))
 
 
 @pytest.mark.parametrize(
@@ -151,9 +151,9 @@ async def test_a_cut_answer_is_an_error(server: Server, says: list[bytes | None]
 )
 async def test_nonsense_is_an_error_and_ends_the_connection(server: Server, says: list[bytes | None]) -> None:
     server.says = says
-    async with opened() as wires:
+    async with opened() as pool:
         with pytest.raises((httptools.HttpParserError, ValueError)):
-            await all_of(await wires.send(server.place, HEAD, b""))
+            await all_of(await pool.send(server.place, HEAD, b""))
 
         async def alone() -> bool:
             return server.open == 0
@@ -163,8 +163,8 @@ async def test_nonsense_is_an_error_and_ends_the_connection(server: Server, says
 
 async def test_what_came_before_an_error_is_read_first(server: Server) -> None:
     server.says = [OK + CHUNKED + b"2\r\nhe\r\nnonsense\r\n"]
-    async with opened() as wires:
-        answer = await wires.send(server.place, HEAD, b"")
+    async with opened() as pool:
+        answer = await pool.send(server.place, HEAD, b"")
         assert await answer.read() == b"he"
         with pytest.raises(httptools.HttpParserError):
             await answer.read()
@@ -172,20 +172,20 @@ async def test_what_came_before_an_error_is_read_first(server: Server) -> None:
 
 async def test_an_answer_to_no_question_ends_the_connection(server: Server) -> None:
     server.says = [OK + b"content-length: 0\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nand"]
-    async with opened() as wires:
-        assert await all_of(await wires.send(server.place, HEAD, b"")) == b""
+    async with opened() as pool:
+        assert await all_of(await pool.send(server.place, HEAD, b"")) == b""
         await asyncio.sleep(0.05)
         server.says = [OK + b"content-length: 5\r\n\r\nhello"]
-        assert await all_of(await wires.send(server.place, HEAD, b"")) == b"hello"
+        assert await all_of(await pool.send(server.place, HEAD, b"")) == b"hello"
     assert server.connections == 2
 
 
 async def test_an_answer_begun_with_the_end_of_the_right_one_is_nobody_s(server: Server) -> None:
     foreign = b"HTTP/1.1 200 OK\r\ncontent-length: 300\r\n\r\n" + b"x" * 100
     server.says = [OK + b"content-length: 5\r\n\r\nhello" + foreign]
-    async with opened() as wires:
+    async with opened() as pool:
         for _ in range(3):
-            assert await all_of(await wires.send(server.place, HEAD, b"")) == b"hello"
+            assert await all_of(await pool.send(server.place, HEAD, b"")) == b"hello"
     assert server.connections == 3
 
 
@@ -200,14 +200,14 @@ async def test_an_answer_begun_with_the_end_of_the_right_one_is_nobody_s(server:
 )
 async def test_what_servers_at_home_write_is_read(server: Server, says: list[bytes | None]) -> None:
     server.says = says
-    async with opened() as wires:
-        assert await all_of(await wires.send(server.place, HEAD, b"")) == b"hello"
+    async with opened() as pool:
+        assert await all_of(await pool.send(server.place, HEAD, b"")) == b"hello"
 
 
 async def test_a_cancelled_connect_leaves_nothing_open(server: Server) -> None:
-    async with opened() as wires:
+    async with opened() as pool:
         for turns in range(60):
-            task = asyncio.create_task(wires.send(server.place, HEAD, b""))
+            task = asyncio.create_task(pool.send(server.place, HEAD, b""))
             for _ in range(turns % 12):
                 await asyncio.sleep(0)
             task.cancel()
@@ -222,18 +222,18 @@ async def test_a_cancelled_connect_leaves_nothing_open(server: Server) -> None:
 
 async def test_a_connection_that_was_closed_meanwhile_is_not_used(server: Server) -> None:
     server.says = [OK + b"content-length: 5\r\n\r\nhello", b"", None]
-    async with opened() as wires:
+    async with opened() as pool:
         for _ in range(2):
-            assert await all_of(await wires.send(server.place, HEAD, b"")) == b"hello"
+            assert await all_of(await pool.send(server.place, HEAD, b"")) == b"hello"
             await asyncio.sleep(0.05)
     assert server.connections == 2
 
 
 async def test_many_at_once_have_connections_of_their_own(server: Server) -> None:
     server.says = [OK + b"content-length: 5\r\n\r\n", b"he", b"llo"]
-    async with opened() as wires:
+    async with opened() as pool:
         for _ in range(2):
-            answers = await asyncio.gather(*(wires.send(server.place, HEAD, b"") for _ in range(5)))
+            answers = await asyncio.gather(*(pool.send(server.place, HEAD, b"") for _ in range(5)))
             assert await asyncio.gather(*map(all_of, answers)) == [b"hello"] * 5
         assert server.connections == 5
     await asyncio.sleep(0.05)
@@ -243,8 +243,8 @@ async def test_many_at_once_have_connections_of_their_own(server: Server) -> Non
 async def test_a_connection_does_not_idle_for_ever(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provider_wire, "KEEPALIVE_SECONDS", 0.1)
     server.says = [OK + b"content-length: 5\r\n\r\nhello"]
-    async with opened() as wires:
-        assert await all_of(await wires.send(server.place, HEAD, b"")) == b"hello"
+    async with opened() as pool:
+        assert await all_of(await pool.send(server.place, HEAD, b"")) == b"hello"
         assert server.open == 1
         await asyncio.sleep(0.3)
         assert server.open == 0
@@ -253,29 +253,29 @@ async def test_a_connection_does_not_idle_for_ever(server: Server, monkeypatch: 
 async def test_a_reader_that_is_late_has_the_provider_wait(server: Server) -> None:
     part = b"x" * (1 << 16)
     server.says = [OK + b"content-length: %d\r\n\r\n" % (len(part) * 200), *[part] * 200]
-    async with opened() as wires:
-        answer = await wires.send(server.place, HEAD, b"")
+    async with opened() as pool:
+        answer = await pool.send(server.place, HEAD, b"")
         await asyncio.sleep(0.5)
         assert answer._size < len(part) * 100
         assert len(await all_of(answer)) == len(part) * 200
         # And the next question is answered as ever.
         server.says = [OK + b"content-length: 5\r\n\r\nhello"]
-        assert await all_of(await wires.send(server.place, HEAD, b"")) == b"hello"
+        assert await all_of(await pool.send(server.place, HEAD, b"")) == b"hello"
     assert server.connections == 1
 
 
 async def test_a_body_that_fills_every_buffer_is_sent(server: Server) -> None:
     server.says = [OK + b"content-length: 5\r\n\r\nhello"]
     body = b"0123456789abcdef" * (1 << 19)
-    async with opened() as wires:
-        assert await all_of(await wires.send(server.place, HEAD, body)) == b"hello"
+    async with opened() as pool:
+        assert await all_of(await pool.send(server.place, HEAD, body)) == b"hello"
     assert server.heard[0].endswith(body)
 
 
 async def test_nobody_there() -> None:
-    async with opened() as wires:
+    async with opened() as pool:
         with pytest.raises(OSError, match=r"refused|Connect call failed"):
-            await wires.send(Place("127.0.0.1", 1, False), HEAD, b"")
+            await pool.send(Origin("127.0.0.1", 1, False), HEAD, b"")
 
 
 async def test_who_does_not_take_the_connection_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,10 +291,10 @@ async def test_who_does_not_take_the_connection_is_not_waited_for(monkeypatch: p
 
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as listening:
         host, port = listening.sockets[0].getsockname()
-        async with opened() as wires:
+        async with opened() as pool:
             with pytest.raises(TimeoutError):
                 # It never says hello by TLS.
-                await wires.send(Place(host, port, True), HEAD, b"")
+                await pool.send(Origin(host, port, True), HEAD, b"")
             await asyncio.wait_for(left.wait(), 2)
             await asyncio.sleep(0)
 
@@ -316,7 +316,7 @@ async def test_an_address_where_nobody_answers_does_not_take_all_the_time(
     async def resolved(*_: object, **__: object) -> list[Any]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in hosts]
 
-    async def addresses(_: Place) -> list[str]:
+    async def addresses(_: Origin) -> list[str]:
         return hosts
 
     monkeypatch.setattr(provider_wire, "_TURN_SECONDS", 0.3)
@@ -325,9 +325,9 @@ async def test_an_address_where_nobody_answers_does_not_take_all_the_time(
     if isinstance(loop, asyncio.BaseEventLoop):
         monkeypatch.setattr(loop, "getaddrinfo", resolved)
     try:
-        async with opened() as wires:
+        async with opened() as pool:
             server.says = [OK + b"content-length: 5\r\n\r\nhello"]
-            assert await all_of(await wires.send(Place("two.test", port, False), HEAD, b"")) == b"hello"
+            assert await all_of(await pool.send(Origin("two.test", port, False), HEAD, b"")) == b"hello"
     finally:
         listening.close()
         for sock in (full, *waiting):
@@ -340,9 +340,9 @@ QUESTION = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"Hi
 async def test_over_tls_it_reads_to_the_end_and_keeps_the_connection(
     secure: FakeProvider, certificate: Path
 ) -> None:
-    async with opened(ssl.create_default_context(cafile=str(certificate))) as wires:
+    async with opened(ssl.create_default_context(cafile=str(certificate))) as pool:
         for _ in range(3):
-            answer = await wires.send(Place("localhost", secure.port, True), HEAD, QUESTION)
+            answer = await pool.send(Origin("localhost", secure.port, True), HEAD, QUESTION)
             assert (await all_of(answer)).endswith(b"[DONE]\n\n")
     assert secure.stats.connections == 1
 
@@ -353,16 +353,16 @@ async def test_over_tls_a_cancelled_question_ends_its_connection_at_once(
 ) -> None:
     secure.script("m", Script(fault=fault, fault_after=1))
 
-    async def ask(wires: Wires, port: int) -> None:
-        answer = await wires.send(Place("localhost", port, True), HEAD, QUESTION)
+    async def ask(pool: ConnectionPool, port: int) -> None:
+        answer = await pool.send(Origin("localhost", port, True), HEAD, QUESTION)
         try:
             await all_of(answer)
         finally:
             await answer.aclose()
 
     context = ssl.create_default_context(cafile=str(certificate))
-    async with opened(context) as wires, Deaf(secure.port) as deaf:
-        task = asyncio.create_task(ask(wires, deaf.port))
+    async with opened(context) as pool, Deaf(secure.port) as deaf:
+        task = asyncio.create_task(ask(pool, deaf.port))
         await secure.until(lambda: secure.stats.active == 1)
         await asyncio.sleep(0.05)
         deaf.heeds = False
@@ -373,7 +373,7 @@ async def test_over_tls_a_cancelled_question_ends_its_connection_at_once(
 
 
 async def test_it_distrusts_a_stranger(secure: FakeProvider) -> None:
-    async with opened() as wires:
+    async with opened() as pool:
         with pytest.raises(ssl.SSLCertVerificationError):
-            await wires.send(Place("localhost", secure.port, True), HEAD, QUESTION)
+            await pool.send(Origin("localhost", secure.port, True), HEAD, QUESTION)
     assert secure.stats.calls == 0

@@ -10,8 +10,8 @@ import pytest
 
 from local.fake_provider import FakeProvider, Script
 from local.fake_provider.script import Fault
-from parley.providers.http_transport import Envelope, ProviderTransport, Refused
-from parley.providers.sdk_client import refusal
+from parley.providers.http_transport import ProviderTransport, RequestTemplate, StatusError
+from parley.providers.sdk_client import error_status
 from tests.providers.tls import Deaf
 
 BODY = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
@@ -84,7 +84,7 @@ async def test_goes_by_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPa
             key = {"authorization": "Bearer key"}
             far = await client.post("http://models.example/v1", headers=key, content=b"1")
             near = await client.post(f"http://127.0.0.1:{port}/v1", content=b"2")
-            later = await transport.post(Envelope(far.request), b"34")
+            later = await transport.post(RequestTemplate(far.request), b"34")
             assert later.content_type == "text/event-stream"
             assert await later.source.read() == b"data"
             assert await later.source.read() == b""
@@ -111,9 +111,9 @@ async def test_a_proxy_has_room_for_every_stream(monkeypatch: pytest.MonkeyPatch
         # As many name it: without a scheme.
         monkeypatch.setenv("http_proxy", f"127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
         transport = ProviderTransport(ssl.create_default_context())
-        envelope = Envelope(httpx2.Request("POST", "http://models.example/v1"))
+        template = RequestTemplate(httpx2.Request("POST", "http://models.example/v1"))
         async with asyncio.timeout(10):
-            begun = await asyncio.gather(*(transport.post(envelope, b"") for _ in range(120)))
+            begun = await asyncio.gather(*(transport.post(template, b"") for _ in range(120)))
             assert {await each.source.read() for each in begun} == {b"data"}
         gate.set()
         for each in begun:
@@ -125,7 +125,7 @@ async def test_a_proxy_has_room_for_every_stream(monkeypatch: pytest.MonkeyPatch
 def test_a_header_that_would_end_its_line_is_refused_unquoted(value: str) -> None:
     request = httpx2.Request("POST", "http://models.example/v1", headers=[(b"x-org", value.encode())])
     with pytest.raises(ValueError, match="control") as caught:
-        Envelope(request)
+        RequestTemplate(request)
     assert "org" not in str(caught.value)
 
 
@@ -138,9 +138,9 @@ async def test_a_proxy_s_refusal_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as proxy:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
         transport = ProviderTransport(ssl.create_default_context())
-        with pytest.raises(Refused) as caught:
-            await transport.post(Envelope(httpx2.Request("POST", "http://models.example/v1")), b"")
+        with pytest.raises(StatusError) as caught:
+            await transport.post(RequestTemplate(httpx2.Request("POST", "http://models.example/v1")), b"")
         await transport.aclose()
-    found = refusal(caught.value)
+    found = error_status(caught.value)
     assert found is not None
     assert (found.status, found.headers.get("retry-after"), found.body) == (429, "3", {"error": 1})

@@ -8,7 +8,7 @@ import pytest
 from local.fake_provider import FakeProvider, Script
 from parley.domain.errors import ProviderFault, Unavailable
 from parley.domain.events import Finish
-from parley.providers.key_rotation import RenewingModels
+from parley.providers.key_rotation import RotatingModels
 from parley.settings import Settings, SettingsError
 from tests.providers.chat_models import KEY, question, text_of
 
@@ -32,8 +32,8 @@ class Keys:
         return self.held
 
 
-async def ask(models: RenewingModels) -> str:
-    events = [event async for event in models.of("anthropic").stream(question())]
+async def ask(models: RotatingModels) -> str:
+    events = [event async for event in models.get("anthropic").stream(question())]
     assert isinstance(events[-1], Finish)
     return text_of(events)
 
@@ -41,7 +41,7 @@ async def ask(models: RenewingModels) -> str:
 @pytest.mark.parametrize("before", ["sk-rotated-away", ""])
 async def test_37_a_rotated_key_is_fetched_once(fake: FakeProvider, before: str) -> None:
     keys = Keys(fake, before)
-    models = RenewingModels(keys.settings, keys.renew)
+    models = RotatingModels(keys.settings, keys.renew)
     keys.held = Settings(anthropic_base_url=fake.url, anthropic_api_key=KEY)
     first = await ask(models)
     assert first
@@ -58,7 +58,7 @@ async def test_37_a_rotated_key_is_fetched_once(fake: FakeProvider, before: str)
 async def test_37_a_refusal_in_a_reply_s_place_renews_the_key_as_well() -> None:
     async with FakeProvider() as fake:
         keys = Keys(fake, "sk-rotated-away")
-        models = RenewingModels(keys.settings, keys.renew)
+        models = RotatingModels(keys.settings, keys.renew)
         keys.held = Settings(anthropic_base_url=fake.url, anthropic_api_key=KEY)
         fake.script("m", Script(body='{"type": "error", "error": {"type": "authentication_error"}}'))
         with pytest.raises(ProviderFault):
@@ -69,7 +69,7 @@ async def test_37_a_refusal_in_a_reply_s_place_renews_the_key_as_well() -> None:
 
 async def test_37_a_key_that_stays_wrong_is_refused(fake: FakeProvider) -> None:
     keys = Keys(fake, "sk-wrong")
-    models = RenewingModels(keys.settings, keys.renew)
+    models = RotatingModels(keys.settings, keys.renew)
     with pytest.raises(ProviderFault) as caught:
         await ask(models)
     assert caught.value.fault == "provider_auth"
@@ -80,7 +80,7 @@ async def test_37_a_key_that_stays_wrong_is_refused(fake: FakeProvider) -> None:
 
 async def test_37_a_missing_key_is_named_when_the_model_is_asked(fake: FakeProvider) -> None:
     keys = Keys(fake, "")
-    models = RenewingModels(keys.settings, keys.renew)
+    models = RotatingModels(keys.settings, keys.renew)
     with pytest.raises(ProviderFault) as caught:
         await ask(models)
     assert caught.value.fault == "model_not_configured"
@@ -90,7 +90,7 @@ async def test_37_a_missing_key_is_named_when_the_model_is_asked(fake: FakeProvi
 
 async def test_many_refused_at_once_have_the_new_key(fake: FakeProvider) -> None:
     keys = Keys(fake, "sk-rotated-away")
-    models = RenewingModels(keys.settings, keys.renew)
+    models = RotatingModels(keys.settings, keys.renew)
     keys.held = Settings(anthropic_base_url=fake.url, anthropic_api_key=KEY)
     replies = await asyncio.gather(*(ask(models) for _ in range(10)))
     assert len(set(replies)) == 1
@@ -103,7 +103,7 @@ async def test_keys_that_cannot_be_fetched_leave_the_refusal(fake: FakeProvider,
     async def renew(_: Settings) -> Settings:
         raise error
 
-    models = RenewingModels(Keys(fake, "sk-wrong").settings, renew)
+    models = RotatingModels(Keys(fake, "sk-wrong").settings, renew)
     with pytest.raises(ProviderFault) as caught:
         await ask(models)
     assert caught.value.fault == "provider_auth"
@@ -112,7 +112,7 @@ async def test_keys_that_cannot_be_fetched_leave_the_refusal(fake: FakeProvider,
 
 async def test_other_faults_are_left_to_others(fake: FakeProvider) -> None:
     keys = Keys(fake, KEY)
-    models = RenewingModels(keys.settings, keys.renew)
+    models = RotatingModels(keys.settings, keys.renew)
     fake.script("m", Script(status=429))
     with pytest.raises(ProviderFault) as caught:
         await ask(models)

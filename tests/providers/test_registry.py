@@ -28,7 +28,7 @@ VERSIONS = {
 def test_makes_each_once(provider: str) -> None:
     models = ConfiguredModels(ALL)
     assert models.version(provider) == VERSIONS[provider]
-    assert models.of(provider) is models.of(provider)
+    assert models.get(provider) is models.get(provider)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_37_missing_key(provider: str, name: str) -> None:
     models = ConfiguredModels(Settings(openai_api_key=" \n"))
     for _ in range(2):
         with pytest.raises(ProviderFault) as caught:
-            models.of(provider)
+            models.get(provider)
         assert (caught.value.fault, caught.value.may_retry) == ("model_not_configured", False)
         assert name in caught.value.message
 
@@ -47,7 +47,7 @@ def test_37_missing_key(provider: str, name: str) -> None:
 def test_37_one_missing_key_leaves_the_others() -> None:
     models = ConfiguredModels(Settings(xai_api_key=KEY))
     with pytest.raises(ProviderFault):
-        models.of("openai")
+        models.get("openai")
     assert [models.version(name) for name in ("xai", "openai", "x")] == [
         *map(VERSIONS.get, ("xai", "openai")),
         "",
@@ -60,7 +60,7 @@ def test_37_one_missing_key_leaves_the_others() -> None:
 @pytest.mark.parametrize("key", ["sk-\u2026abc", "sk-a\nX-Evil: 1", "sk-\x00"])
 def test_37_what_cannot_be_a_key_is_not_quoted(key: str) -> None:
     with pytest.raises(ProviderFault) as caught:
-        ConfiguredModels(Settings(openai_api_key=key)).of("openai")
+        ConfiguredModels(Settings(openai_api_key=key)).get("openai")
     assert caught.value.fault == "provider_auth"
     assert "sk-" not in caught.value.message
 
@@ -68,7 +68,7 @@ def test_37_what_cannot_be_a_key_is_not_quoted(key: str) -> None:
 async def test_a_compatible_server_needs_no_key() -> None:
     async with FakeProvider() as fake:
         models = ConfiguredModels(Settings(openai_base_url=fake.openai_url))
-        events = [event async for event in models.of("openai").stream(question())]
+        events = [event async for event in models.get("openai").stream(question())]
         assert isinstance(events[-1], Finish)
         await models.close()
         await fake.until(lambda: fake.stats.open_connections == 0)
@@ -78,7 +78,7 @@ async def test_a_key_s_file_may_end_in_a_line() -> None:
     async with FakeProvider(api_key=KEY) as fake:
         settings = Settings(anthropic_api_key=f"{KEY}\n", anthropic_base_url=fake.anthropic_url)
         models = ConfiguredModels(settings)
-        assert [event async for event in models.of("anthropic").stream(question())]
+        assert [event async for event in models.get("anthropic").stream(question())]
         await models.close()
 
 
@@ -90,7 +90,9 @@ async def test_the_keys_of_the_environment_are_not_used(monkeypatch: pytest.Monk
             openai_base_url=fake.openai_url, anthropic_base_url=fake.url, anthropic_api_key=KEY
         )
         models = ConfiguredModels(settings)
-        await asyncio.gather(*(anext(models.of(name).stream(question())) for name in ("openai", "anthropic")))
+        await asyncio.gather(
+            *(anext(models.get(name).stream(question())) for name in ("openai", "anthropic"))
+        )
         assert "environment" not in repr(fake.requests)
         await models.close()
 
@@ -121,7 +123,7 @@ async def test_settings_of_openai_s_sdk_reach_openai_s_server_alone(monkeypatch:
         models = ConfiguredModels(settings)
         for name, ours in (("openai", 3), ("xai", 0), ("anthropic", 0)):
             for _ in range(2):  # by the SDK, and by ourselves
-                assert [event async for event in models.of(name).stream(question())]
+                assert [event async for event in models.get(name).stream(question())]
                 assert repr(fake.requests[-1].headers).count("of-ours") == ours
         await models.close()
 
@@ -132,7 +134,7 @@ import sys
 from parley.providers.registry import ConfiguredModels
 from parley.settings import Settings
 models = ConfiguredModels(Settings(openai_api_key="k", anthropic_api_key="k", xai_api_key="k"))
-print([models.of(name) for name in ("openai", "anthropic", "xai")])
+print([models.get(name) for name in ("openai", "anthropic", "xai")])
 print(sorted({"openai", "anthropic", "httpx2", "aiohttp", "pydantic"} & set(sys.modules)))
 """
     done = subprocess.run(

@@ -9,7 +9,7 @@ from local.fake_provider import FakeProvider, Script
 from parley.domain.conversation import Model, ModelOptions, Role, Turn
 from parley.domain.errors import ProviderFault
 from parley.domain.events import Finish
-from parley.domain.ports import Question
+from parley.domain.ports import ModelRequest
 from parley.providers.openai import OpenAIModel
 from parley.providers.request_fields import RequestFields
 from tests.providers.chat_models import question
@@ -64,7 +64,7 @@ async def test_a_refusal_is_remembered_for_a_row_that_said_otherwise() -> None:
         asked = OpenAIModel(api_key="", base_url=fake.openai_url)
         fake.script("m", Script(unknown_fields=(NEW,)))
         for _ in range(3):
-            events = [event async for event in asked.stream(Question(model(output_limit=NEW), TURNS))]
+            events = [event async for event in asked.stream(ModelRequest(model(output_limit=NEW), TURNS))]
             assert isinstance(events[-1], Finish)
         assert fake.stats.calls == 4
         await asked.close()
@@ -76,7 +76,7 @@ async def test_what_the_parameters_have_is_not_asked_again() -> None:
         fake.script("m", Script(unknown_fields=(OLD,)))
         for row in (model({OLD: 9}), model({OLD: 9}, output_limit="nonsense")):
             with pytest.raises(ProviderFault):
-                assert [event async for event in asked.stream(Question(row, TURNS))]
+                assert [event async for event in asked.stream(ModelRequest(row, TURNS))]
         assert fake.stats.calls == 2
         await asked.close()
 

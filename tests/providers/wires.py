@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Iterable
 
 from parley.domain.errors import ProviderFault
 from parley.domain.events import Delta, Finish, FinishReason, ModelEvent, Reasoning
-from parley.providers.chat_completion import ChatCompletion
-from parley.providers.event_stream import Wire, stream
-from parley.providers.messages import Messages
+from parley.providers.chat_completion import ChatCompletionParser
+from parley.providers.event_stream import ReplyParser, stream
+from parley.providers.messages import MessagesParser
 from parley.providers.response_body import Opened
 
 DONE = "data: [DONE]\n\n"
@@ -81,7 +81,7 @@ class Heard:
 
 
 async def hear(
-    wire: Wire,
+    parser: ReplyParser,
     pieces: Iterable[str | bytes | Exception],
     content_type: str = "text/event-stream",
     **headers: str,
@@ -98,7 +98,7 @@ async def hear(
     events: list[ModelEvent] = []
     fault = None
     try:
-        async for found in _events(stream("The server", wire, opened, lambda _: None)):
+        async for found in _events(stream("The server", parser, opened, lambda _: None)):
             events.append(found)
     except ProviderFault as error:
         fault = error
@@ -112,9 +112,9 @@ async def _events(events: AsyncIterator[ModelEvent]) -> AsyncIterator[ModelEvent
 
 async def chat(*pieces: str | bytes | Exception, label: str = "text/event-stream", **headers: str) -> Heard:
     """Read a chat completion."""
-    return await hear(ChatCompletion("The server"), pieces, label, **headers)
+    return await hear(ChatCompletionParser("The server"), pieces, label, **headers)
 
 
 async def messages(*pieces: str | bytes | Exception, label: str = "text/event-stream") -> Heard:
     """Read a reply on Anthropic's wire."""
-    return await hear(Messages("The server"), pieces, label)
+    return await hear(MessagesParser("The server"), pieces, label)

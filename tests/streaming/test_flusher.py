@@ -11,7 +11,7 @@ from parley.domain.events import Completed, FinishReason
 from parley.domain.results import Append, Fenced, Flushed, Write
 from parley.memory.log import MemoryLog
 from parley.streaming.flusher import Flusher
-from parley.streaming.text_buffer import Tape
+from parley.streaming.text_buffer import TextBuffer
 
 STOP = Completed(FinishReason.STOP)
 
@@ -45,7 +45,7 @@ class Pen:
     def __init__(self, key: str, epoch: int) -> None:
         self.key = key
         self.owner = f"owner of {key}"
-        self.tape = Tape(epoch)
+        self.buffer = TextBuffer(epoch)
         self.stops: frozenset[str] = frozenset()
         self.logged = True
         self.lost = False
@@ -83,14 +83,14 @@ async def pen(flusher: Flusher, log: Spy, key: str) -> Pen:
 
 
 async def text(log: Spy, pen: Pen) -> str:
-    return (await log.read(pen.key, pen.tape.epoch, 0)).text
+    return (await log.read(pen.key, pen.buffer.epoch, 0)).text
 
 
 async def test_what_comes_together_goes_together(flusher: Flusher, log: Spy) -> None:
     pens = [await pen(flusher, log, f"key {number}") for number in range(20)]
     for each in pens:
-        each.tape.append(each.key)
-        each.tape.append("!")
+        each.buffer.append(each.key)
+        each.buffer.append("!")
     await asyncio.sleep(0.03)
     assert [len(batch) for batch in log.batches] == [20]
     assert [await text(log, each) for each in pens] == [f"key {number}!" for number in range(20)]
@@ -99,7 +99,7 @@ async def test_what_comes_together_goes_together(flusher: Flusher, log: Spy) -> 
 async def test_more_than_a_batch_goes_in_several(flusher: Flusher, log: Spy) -> None:
     pens = [await pen(flusher, log, f"key {number}") for number in range(600)]
     for each in pens:
-        each.tape.append("x")
+        each.buffer.append("x")
     await asyncio.sleep(0.1)
     assert [len(batch) for batch in log.batches[:3]] == [256, 256, 88]
     assert {await text(log, each) for each in pens} == {"x"}
@@ -108,24 +108,24 @@ async def test_more_than_a_batch_goes_in_several(flusher: Flusher, log: Spy) -> 
 async def test_who_ends_while_others_are_flushed_is_left_out(flusher: Flusher, log: Spy) -> None:
     pens = [await pen(flusher, log, f"key {number}") for number in range(300)]
     for each in pens:
-        each.tape.append("x")
+        each.buffer.append("x")
     log.slow = 0.05
     await asyncio.sleep(0.03)
     last = pens[-1]
-    assert await flusher.end(last, Reply(last.tape.epoch, "x", STOP))
+    assert await flusher.end(last, Reply(last.buffer.epoch, "x", STOP))
     await asyncio.sleep(0.2)
     assert not last.lost
     assert all(append.key != last.key for batch in log.batches for append in batch)
-    assert (await log.read(last.key, last.tape.epoch, 0)).end == STOP
+    assert (await log.read(last.key, last.buffer.epoch, 0)).end == STOP
 
 
 async def test_a_slow_log_gets_larger_pieces_not_more(flusher: Flusher, log: Spy) -> None:
     log.slow = 0.1
     writer = await pen(flusher, log, "key")
     for _ in range(60):
-        writer.tape.append("x")
+        writer.buffer.append("x")
         await asyncio.sleep(0.005)
-    await flusher.end(writer, Reply(writer.tape.epoch, "x" * 60, STOP))
+    await flusher.end(writer, Reply(writer.buffer.epoch, "x" * 60, STOP))
     assert len(log.batches) < 8
     assert await text(log, writer) == "x" * 60
 
@@ -140,21 +140,21 @@ async def test_silent_writers_keep_their_leases(flusher: Flusher, log: Spy) -> N
 async def test_a_stop_is_heard_and_a_log_that_nobody_wants_abandoned(flusher: Flusher, log: Spy) -> None:
     writer, other = await pen(flusher, log, "key"), await pen(flusher, log, "other")
     await log.stop("key", "s")
-    flusher.hurry(writer)
+    flusher.flush_soon(writer)
     await asyncio.sleep(0.03)
     assert (writer.stops, writer.lost, other.lost) == (frozenset({"s"}), True, False)
-    assert (await log.read("key", writer.tape.epoch, 0)).superseded
+    assert (await log.read("key", writer.buffer.epoch, 0)).superseded
 
 
 async def test_who_is_replaced_is_told_and_writes_no_more(flusher: Flusher, log: Spy) -> None:
     writer, other = await pen(flusher, log, "key"), await pen(flusher, log, "other")
     writer.owner = "somebody else"
-    writer.tape.append("late")
-    other.tape.append("fine")
+    writer.buffer.append("late")
+    other.buffer.append("fine")
     await asyncio.sleep(0.03)
     assert (writer.lost, other.lost, await text(log, writer)) == (True, False, "")
     before = len(log.batches)
-    writer.tape.append("later")
+    writer.buffer.append("later")
     await asyncio.sleep(0.03)
     assert all(append.key != "key" for batch in log.batches[before:] for append in batch)
 
@@ -163,11 +163,11 @@ async def test_who_is_replaced_is_told_and_writes_no_more(flusher: Flusher, log:
 async def test_while_the_log_is_away_text_is_kept(flusher: Flusher, log: Spy, broken: bool) -> None:
     writer = await pen(flusher, log, "key")
     log.away, log.broken = not broken, broken
-    writer.tape.append("One ")
+    writer.buffer.append("One ")
     await asyncio.sleep(0.05)
     assert not writer.logged
     log.away = log.broken = False
-    writer.tape.append("two.")
+    writer.buffer.append("two.")
     await asyncio.sleep(0.4)
     assert (writer.logged, await text(log, writer)) == (True, "One two.")
 
@@ -176,8 +176,8 @@ async def test_one_refused_alone_does_not_hold_up_the_others(flusher: Flusher, l
     log.refuses = "key"
     refused, other = await pen(flusher, log, "key"), await pen(flusher, log, "other")
     for _ in range(5):
-        refused.tape.append("x")
-        other.tape.append("x")
+        refused.buffer.append("x")
+        other.buffer.append("x")
         await asyncio.sleep(0.03)
     assert (refused.logged, other.logged, await text(log, other)) == (False, True, "xxxxx")
     assert sum(append.key == "key" for batch in log.batches for append in batch) <= 2
@@ -186,17 +186,17 @@ async def test_one_refused_alone_does_not_hold_up_the_others(flusher: Flusher, l
 async def test_the_end_waits_for_a_flush_that_is_under_way(flusher: Flusher, log: Spy) -> None:
     writer = await pen(flusher, log, "key")
     log.slow = 0.05
-    writer.tape.append("One ")
+    writer.buffer.append("One ")
     await asyncio.sleep(0.03)
-    writer.tape.append("two.")
-    assert await flusher.end(writer, Reply(writer.tape.epoch, "One two.", STOP))
+    writer.buffer.append("two.")
+    assert await flusher.end(writer, Reply(writer.buffer.epoch, "One two.", STOP))
     assert [append.text for batch in log.batches for append in batch] == ["One "]
-    found = await log.read("key", writer.tape.epoch, 0)
+    found = await log.read("key", writer.buffer.epoch, 0)
     assert (found.text, found.end) == ("One two.", STOP)
 
 
 async def test_the_end_of_a_replaced_writer_counts_for_nothing(flusher: Flusher, log: Spy) -> None:
     writer = await pen(flusher, log, "key")
     writer.owner = "somebody else"
-    assert not await flusher.end(writer, Reply(writer.tape.epoch, "x", STOP))
-    assert (await log.read("key", writer.tape.epoch, 0)).end is None
+    assert not await flusher.end(writer, Reply(writer.buffer.epoch, "x", STOP))
+    assert (await log.read("key", writer.buffer.epoch, 0)).end is None

@@ -24,7 +24,7 @@ from parley.domain.events import (
     StreamState,
     Usage,
 )
-from parley.domain.ports import Question
+from parley.domain.ports import ModelRequest
 from parley.usecases import sessions
 from tests.memory import LIMITS, STOP, ScriptedModel, Step, World, answer, shown, until
 
@@ -40,7 +40,7 @@ class Calls(ScriptedModel):
         super().__init__()
         self._scripts = list(scripts)
 
-    async def stream(self, question: Question) -> AsyncGenerator[ModelEvent, None]:
+    async def stream(self, question: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         self.script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
         async for event in super().stream(question):
             yield event
@@ -54,10 +54,10 @@ class Narrow(ScriptedModel):
         self._room = room
         self._counts = counts
 
-    async def stream(self, question: Question) -> AsyncGenerator[ModelEvent, None]:
+    async def stream(self, question: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         size = sum(len(turn.text) for turn in question.turns)
         if size > self._room:
-            self.questions.append(question)
+            self.requests.append(question)
             raise self._counts(size)
         async for event in super().stream(question):
             yield event
@@ -87,7 +87,7 @@ async def test_the_first_token_is_waited_for_longer_than_the_others(world: World
     model = ScriptedModel(first, 0.5, Delta("Hi"), STOP)
     process = world.process(model, limits=limits(first_token=30, gap=0.1, total=60))
     assert (await answer(await process.ask())).reply.text == "Hi"
-    assert len(model.questions) == 1
+    assert len(model.requests) == 1
 
 
 async def test_a_model_that_is_silent_for_too_long_is_not_asked_again(world: World) -> None:
@@ -96,7 +96,7 @@ async def test_a_model_that_is_silent_for_too_long_is_not_asked_again(world: Wor
     end = (await answer(await process.ask())).reply.end
     assert isinstance(end, Failed)
     assert (end.code, end.retryable) == ("provider_timeout", True)
-    assert (len(model.questions), model.talking) == (1, 0)
+    assert (len(model.requests), model.talking) == (1, 0)
 
 
 async def test_the_silence_after_text_has_the_bound_of_a_gap(world: World) -> None:
@@ -124,7 +124,7 @@ async def test_the_model_s_row_has_bounds_of_its_own(world: World) -> None:
     assert end.code == "provider_timeout"
     model = ScriptedModel(BUSY)
     await answer(await world.process(model).ask("Again?"))
-    assert len(model.questions) == 1
+    assert len(model.requests) == 1
 
 
 async def test_a_server_that_loads_its_model_is_waited_for(world: World) -> None:
@@ -132,9 +132,9 @@ async def test_a_server_that_loads_its_model_is_waited_for(world: World) -> None
     process = world.process(model, limits=limits(first_token=60, total=60))
     run = await process.ask()
     assert (await answer(run)).reply.text == "Hi"
-    assert len(model.questions) == 9
+    assert len(model.requests) == 9
     assert run.generation is not None
-    assert run.generation.tape.status is StreamState.RETRYING
+    assert run.generation.buffer.status is StreamState.RETRYING
 
 
 async def test_a_server_that_loads_for_ever_is_given_up(world: World) -> None:
@@ -144,7 +144,7 @@ async def test_a_server_that_loads_for_ever_is_given_up(world: World) -> None:
     assert isinstance(end, Failed)
     assert (end.code, end.retryable) == ("provider_loading", True)
     assert end.retry_after_ms
-    assert len(model.questions) > LIMITS.attempts
+    assert len(model.requests) > LIMITS.attempts
 
 
 async def test_loading_counts_as_no_attempt(world: World) -> None:
@@ -168,11 +168,11 @@ async def test_a_context_that_is_too_long_is_asked_again_with_fewer_turns(
         found = await answer(run)
         assert found.reply.status is Status.COMPLETE
         chat = run.session.chat_id
-        asked = model.questions[-1].turns
+        asked = model.requests[-1].turns
         assert asked[-1].text == f"Question {number}?"
         assert len(asked) % 2 == 1
-    assert len(model.questions) > 6
-    assert len(model.questions[-1].turns) > 1
+    assert len(model.requests) > 6
+    assert len(model.requests[-1].turns) > 1
 
 
 async def test_a_question_that_is_too_long_alone_says_so(world: World) -> None:
@@ -183,7 +183,7 @@ async def test_a_question_that_is_too_long_alone_says_so(world: World) -> None:
     found = await answer(await process.ask("x" * 31, chat_id=first.session.chat_id))
     assert isinstance(found.reply.end, Failed)
     assert (found.reply.end.code, found.reply.end.retryable) == ("context_too_long", False)
-    assert [len(question.turns) for question in model.questions] == [1, 3, 1]
+    assert [len(question.turns) for question in model.requests] == [1, 3, 1]
     again = await answer(await process.ask("Short again?", chat_id=first.session.chat_id))
     assert again.reply.status is Status.COMPLETE
 

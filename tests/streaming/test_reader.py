@@ -16,7 +16,7 @@ from parley.domain.events import Completed, Cursor, Failed, FinishReason, Source
 from parley.streaming.frames import HEARTBEAT
 from parley.streaming.generation import Generation
 from parley.streaming.reader import Reader, at_end
-from parley.streaming.session_run import Run
+from parley.streaming.session_run import SessionRun
 from parley.support.sse_decoder import Decoder
 
 EPOCH = 1_795_391_262_123
@@ -27,21 +27,21 @@ SESSION = Session("s", "ada", "c", "m", "r", SessionState.OPEN, False, 0, False,
 texts = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("\n\r\u2028😀 e\u0301")))
 
 
-def new_run() -> Run:
-    return Run(SESSION, "key", None)
+def new_run() -> SessionRun:
+    return SessionRun(SESSION, "key", None)
 
 
-def begin(run: Run, *pieces: str, epoch: int = EPOCH) -> Generation:
+def begin(run: SessionRun, *pieces: str, epoch: int = EPOCH) -> Generation:
     """Have a generation whose tape has these pieces, and the run follow it."""
     generation = Generation("key", epoch, "owner", writing=True)
     run.turn_to(generation)
     for piece in pieces:
-        generation.tape.append(piece)
+        generation.buffer.append(piece)
     return generation
 
 
 def settle(
-    run: Run, text: str, end: Completed | Failed = STOP, *, epoch: int = EPOCH, saved: bool = True
+    run: SessionRun, text: str, end: Completed | Failed = STOP, *, epoch: int = EPOCH, saved: bool = True
 ) -> None:
     run.settle(Reply(epoch, text, end), saved=saved)
 
@@ -77,7 +77,7 @@ class Screen:
 
 
 async def show(
-    run: Run, screen: Screen | None = None, *, hinted: bool | None = None, **options: Any
+    run: SessionRun, screen: Screen | None = None, *, hinted: bool | None = None, **options: Any
 ) -> Screen:
     """Read a run to its end from where the screen stands."""
     screen = screen or Screen()
@@ -89,7 +89,7 @@ async def show(
     return screen
 
 
-async def beside(run: Run, acts: Sequence[Callable[[], object]]) -> None:
+async def beside(run: SessionRun, acts: Sequence[Callable[[], object]]) -> None:
     """Do one thing after the other, and let the readers see each."""
     for act in acts:
         for _ in range(3):
@@ -110,10 +110,10 @@ def test_any_text_in_any_chunks_from_any_cursor_is_exact(
 
     async def read() -> Screen:
         run = new_run()
-        tape = begin(run, *pieces[:already]).tape
+        buffer = begin(run, *pieces[:already]).buffer
         screen = Screen(whole[:position], Cursor(EPOCH, position) if hinted else None)
-        acts: list[Callable[[], object]] = [partial(tape.append, piece) for piece in pieces[already:]]
-        acts += [lambda: tape.finish(STOP), lambda: settle(run, whole)]
+        acts: list[Callable[[], object]] = [partial(buffer.append, piece) for piece in pieces[already:]]
+        acts += [lambda: buffer.finish(STOP), lambda: settle(run, whole)]
         await asyncio.gather(show(run, screen), beside(run, acts))
         return screen
 
@@ -142,7 +142,7 @@ def test_any_chain_of_disconnects_is_exact(pieces: list[str], data: st.DataObjec
 
     async def read() -> Screen:
         run = new_run()
-        tape = begin(run).tape
+        buffer = begin(run).buffer
         screen = Screen()
         left = list(pieces)
         for frames_to_read in breaks:
@@ -150,11 +150,11 @@ def test_any_chain_of_disconnects_is_exact(pieces: list[str], data: st.DataObjec
             async with aclosing(reader.frames()) as frames:
                 for _ in range(frames_to_read):
                     if left:
-                        tape.append(left.pop(0))
+                        buffer.append(left.pop(0))
                     screen.take(await anext(frames))
                     assert whole.startswith(screen.text)
         for piece in left:
-            tape.append(piece)
+            buffer.append(piece)
         settle(run, whole)
         return await show(run, screen)
 
@@ -164,12 +164,12 @@ def test_any_chain_of_disconnects_is_exact(pieces: list[str], data: st.DataObjec
 
 async def test_readers_of_one_run_show_the_same_and_leave_nothing_behind() -> None:
     run = new_run()
-    tape = begin(run).tape
-    acts = [lambda: tape.append("One "), lambda: tape.append("two"), lambda: settle(run, "One two")]
+    buffer = begin(run).buffer
+    acts = [lambda: buffer.append("One "), lambda: buffer.append("two"), lambda: settle(run, "One two")]
     *screens, _ = await asyncio.gather(show(run), show(run), show(run), beside(run, acts))
     assert [screen.text for screen in screens] == ["One two"] * 3
-    assert not run.bells
-    assert not tape.bells
+    assert not run.listeners
+    assert not buffer.listeners
 
 
 # -- opening --------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ async def test_a_reader_ahead_of_a_follower_s_copy_is_believed_for_a_moment() ->
     generation = begin(run, "One ")
     generation.writing = False
     screen = Screen("One two", Cursor(EPOCH, 7))
-    acts = [lambda: generation.tape.append("two"), lambda: generation.tape.append(" three")]
+    acts = [lambda: generation.buffer.append("two"), lambda: generation.buffer.append(" three")]
     acts.append(lambda: settle(run, "One two three"))
     await asyncio.gather(show(run, screen), beside(run, acts))
     assert screen.text == "One two three"
@@ -263,25 +263,25 @@ async def test_a_new_epoch_begins_with_a_reset() -> None:
 
 async def test_a_reply_that_was_saved_elsewhere_with_less_text_resets() -> None:
     run = new_run()
-    tape = begin(run, "One two three").tape
+    buffer = begin(run, "One two three").buffer
     acts = [lambda: settle(run, "One", Completed(FinishReason.STOPPED))]
     screen = Screen()
     await asyncio.gather(show(run, screen), beside(run, acts))
     assert screen.text == "One"
     assert screen.events[-1]["finishReason"] == "stopped"
-    assert not tape.bells
+    assert not buffer.listeners
 
 
 async def test_a_stopped_run_shows_no_more_than_it_saves() -> None:
     run = new_run()
-    tape = begin(run, "One ").tape
+    buffer = begin(run, "One ").buffer
 
     def stop() -> None:
-        run.limit = tape.length
-        tape.append("two")
+        run.limit = buffer.length
+        buffer.append("two")
 
     screen = Screen()
-    acts = [stop, lambda: tape.append("!"), lambda: settle(run, "One ", Completed(FinishReason.STOPPED))]
+    acts = [stop, lambda: buffer.append("!"), lambda: settle(run, "One ", Completed(FinishReason.STOPPED))]
     await asyncio.gather(show(run, screen), beside(run, acts))
     assert screen.types() == ["start", "token", "done"]
     assert screen.text == "One "
@@ -289,11 +289,11 @@ async def test_a_stopped_run_shows_no_more_than_it_saves() -> None:
 
 async def test_retries_are_told_until_there_is_text() -> None:
     run = new_run()
-    tape = begin(run).tape
+    buffer = begin(run).buffer
     acts = [
-        lambda: tape.tell(StreamState.RETRYING),
-        lambda: tape.append("x"),
-        lambda: tape.tell(StreamState.FALLBACK),
+        lambda: buffer.tell(StreamState.RETRYING),
+        lambda: buffer.append("x"),
+        lambda: buffer.tell(StreamState.FALLBACK),
         lambda: settle(run, "x"),
     ]
     screen = Screen()
@@ -326,9 +326,9 @@ async def test_silence_is_filled_with_heartbeats() -> None:
 
     async def happen() -> None:
         await asyncio.sleep(0.05)
-        tape = begin(run).tape
+        buffer = begin(run).buffer
         await asyncio.sleep(0.05)
-        tape.append("x")
+        buffer.append("x")
         await asyncio.sleep(0.05)
         settle(run, "x")
 
@@ -351,10 +351,10 @@ async def test_nobody_thinks_while_the_next_attempt_is_waited_for() -> None:
     run = new_run()
 
     async def happen() -> None:
-        tape = begin(run).tape
-        tape.tell(StreamState.RETRYING)
+        buffer = begin(run).buffer
+        buffer.tell(StreamState.RETRYING)
         await asyncio.sleep(0.1)
-        tape.waits = False
+        buffer.waits = False
         await asyncio.sleep(0.1)
         settle(run, "x")
 
@@ -381,14 +381,14 @@ async def test_a_stream_breaks_off_without_an_end_at_its_limit() -> None:
 
 async def test_a_reader_that_leaves_ends_its_stream() -> None:
     run = new_run()
-    tape = begin(run, "x").tape
+    buffer = begin(run, "x").buffer
     reader = Reader(run, None, hinted=False, heartbeat=5)
     frames = reader.frames()
     assert [await anext(frames), await anext(frames)]
     reader.leave()
     assert [piece async for piece in frames] == []
-    assert not run.bells
-    assert not tape.bells
+    assert not run.listeners
+    assert not buffer.listeners
 
 
 @pytest.mark.parametrize("ready", [True, False])
@@ -410,21 +410,21 @@ async def test_a_reader_that_leaves_while_it_waits_ends_its_stream(ready: bool) 
 
 async def test_a_reader_that_leaves_before_it_saw_a_new_epoch_hangs_nowhere() -> None:
     run = new_run()
-    first = begin(run, "x").tape
+    first = begin(run, "x").buffer
     reader = Reader(run, None, hinted=False, heartbeat=5)
     reader.begin(lambda: None)
     reader.take()
-    second = begin(run, "y", epoch=EPOCH + 1).tape
+    second = begin(run, "y", epoch=EPOCH + 1).buffer
     reader.leave()
     await asyncio.sleep(0)
-    assert not any(len(bells) for bells in (run.bells, first.bells, second.bells))
+    assert not any(len(listeners) for listeners in (run.listeners, first.listeners, second.listeners))
 
 
 @given(texts)
 def test_a_paced_hit_is_exact(whole: str) -> None:
     run = new_run()
     run.source = Source.CACHE
-    begin(run, whole).tape.finish(STOP)
+    begin(run, whole).buffer.finish(STOP)
     settle(run, whole)
     screen = asyncio.run(show(run, pace=1e9))
     assert screen.text == whole

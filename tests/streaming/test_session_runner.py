@@ -48,8 +48,8 @@ async def test_a_session_is_answered_and_its_reply_is_saved(world: World) -> Non
     assert process.model.talking == 0
     # Opened once more, it is history.
     again = await process.read(run.session.id)
-    assert (again.source, again.answer) == (Source.HISTORY, found)
-    assert len(process.model.questions) == 1
+    assert (again.source, again.result) == (Source.HISTORY, found)
+    assert len(process.model.requests) == 1
 
 
 async def test_a_session_has_one_run_in_a_process(world: World) -> None:
@@ -64,7 +64,7 @@ async def test_the_model_is_asked_with_the_chat_s_history(world: World) -> None:
     first = await process.ask("One?")
     await answer(first)
     await answer(await process.ask("Two?", chat_id=first.session.chat_id))
-    turns = [(turn.role, turn.text) for turn in process.model.questions[1].turns]
+    turns = [(turn.role, turn.text) for turn in process.model.requests[1].turns]
     assert turns == [(Role.USER, "One?"), (Role.ASSISTANT, WHOLE), (Role.USER, "Two?")]
 
 
@@ -76,7 +76,7 @@ async def test_equal_questions_make_one_call(world: World) -> None:
         await shown(run, 5)
     gate.set()
     answers = [await answer(run) for run in runs]
-    assert len(model.questions) == 1
+    assert len(model.requests) == 1
     assert {found.reply.text for found in answers} == {WHOLE}
     assert all(found.saved for found in answers)
     assert [run.source for run in runs].count(Source.PROVIDER) == 1
@@ -87,7 +87,7 @@ async def test_equal_questions_at_the_same_instant_make_one_call(world: World) -
     process = world.process()
     runs = await asyncio.gather(*(process.ask(user=user) for user in ["ada", "bob"] * 10))
     assert {(await answer(run)).reply.text for run in runs} == {WHOLE}
-    assert len(process.model.questions) == 1
+    assert len(process.model.requests) == 1
 
 
 async def test_an_equal_question_later_is_a_hit(world: World) -> None:
@@ -96,7 +96,7 @@ async def test_an_equal_question_later_is_a_hit(world: World) -> None:
     run = await there.ask(user="bob")
     assert (await answer(run)).reply == first.reply
     assert run.source is Source.CACHE
-    assert there.model.questions == []
+    assert there.model.requests == []
     assert await there.stored(run) == first.reply
 
 
@@ -104,7 +104,7 @@ async def test_users_share_only_what_the_settings_let_them(world: World) -> None
     process = world.process(share_context_free=False)
     for user in ("ada", "bob", "ada"):
         await answer(await process.ask(user=user))
-    assert len(process.model.questions) == 2
+    assert len(process.model.requests) == 2
 
 
 async def test_the_same_prompt_again_in_a_chat_is_a_hit_but_regenerate_is_not(world: World) -> None:
@@ -118,7 +118,7 @@ async def test_the_same_prompt_again_in_a_chat_is_a_hit_but_regenerate_is_not(wo
     anew = await process.read((await process.start(None, chat_id=chat, regenerate=True)).session_id)
     await answer(anew)
     assert anew.source is Source.PROVIDER
-    assert len(process.model.questions) == 2
+    assert len(process.model.requests) == 2
 
 
 async def test_who_goes_on_pays_when_the_one_who_asked_has_stopped(world: World) -> None:
@@ -131,21 +131,21 @@ async def test_who_goes_on_pays_when_the_one_who_asked_has_stopped(world: World)
     await answer(asked)
     gate.set()
     assert (await answer(joined)).reply.text == WHOLE
-    assert len(model.questions) == 1
+    assert len(model.requests) == 1
     assert (await world.stage.used("bob"))["small"] == (3, 4)
 
 
 async def test_a_call_that_cannot_be_counted_does_not_end_the_pulse(world: World) -> None:
     model, gate = gated()
-    process = world.process(model, pulse=0.05, session_lease=0.4)
+    process = world.process(model, renew_every=0.05, session_lease=0.4)
     run = await process.ask()
     await shown(run, 7)
-    broken = process.runs._vouching
-    pulse, broken._store.pulse = broken._store.pulse, None  # type: ignore[method-assign,assignment]
+    broken = process.runner._lease_keeper
+    pulse, broken._store.renew_leases = broken._store.renew_leases, None  # type: ignore[method-assign,assignment]
     await asyncio.sleep(0.6)
-    broken._store.pulse = pulse  # type: ignore[method-assign]
-    assert broken._beating is not None
-    assert not broken._beating.done()
+    broken._store.renew_leases = pulse  # type: ignore[method-assign]
+    assert broken._renewing is not None
+    assert not broken._renewing.done()
     gate.set()
     assert (await answer(run)).reply.text == WHOLE
 
@@ -159,7 +159,7 @@ async def test_stopping_one_of_two_leaves_the_other(world: World) -> None:
     await sessions.stop(here.store, here.log, mine.session.id, "ada")
     stopped = await answer(mine)
     assert (stopped.reply.text, stopped.reply.status, stopped.saved) == ("Hello, ", Status.STOPPED, True)
-    assert yours.answer is None
+    assert yours.result is None
     assert model.talking == 1
     gate.set()
     assert (await answer(yours)).reply.text == WHOLE
@@ -201,10 +201,10 @@ async def test_a_stop_in_the_writer_s_own_process_needs_nobody(world: World) -> 
     process = world.process(model)
     run = await process.ask()
     await shown(run, 7)
-    process.runs.halt(run.session.id)
+    process.runner.halt(run.session.id)
     assert (await answer(run)).reply.status is Status.STOPPED
     await until(lambda: model.talking == 0, 1)
-    process.runs.halt("unheard-of")
+    process.runner.halt("unheard-of")
 
 
 async def test_stopping_one_leaves_the_other_also_where_the_log_forgot_them(world: World) -> None:
@@ -218,7 +218,7 @@ async def test_stopping_one_leaves_the_other_also_where_the_log_forgot_them(worl
     assert (await answer(mine)).reply.status is Status.STOPPED
     gate.set()
     assert (await answer(yours)).reply.text == WHOLE
-    assert len(model.questions) == 1
+    assert len(model.requests) == 1
 
 
 async def test_a_stop_before_anybody_reads_asks_nobody(world: World) -> None:
@@ -227,9 +227,9 @@ async def test_a_stop_before_anybody_reads_asks_nobody(world: World) -> None:
     session = await process.store.session(started.session_id)
     await sessions.stop(process.store, process.log, started.session_id, "ada")
     # A reader that looked just before finds out too.
-    found = await answer(process.runs.open(session, None))
+    found = await answer(process.runner.open(session, None))
     assert (found.reply.text, found.reply.status) == ("", Status.STOPPED)
-    assert process.model.questions == []
+    assert process.model.requests == []
 
 
 async def test_a_crashed_writer_s_session_is_taken_over(world: World) -> None:
@@ -241,9 +241,9 @@ async def test_a_crashed_writer_s_session_is_taken_over(world: World) -> None:
     again = await there.read(run.session.id)
     found = await answer(again)
     assert (found.reply.text, found.saved) == (WHOLE, True)
-    assert found.reply.epoch == run.generation.tape.epoch + 1  # type: ignore[union-attr]
+    assert found.reply.epoch == run.generation.buffer.epoch + 1  # type: ignore[union-attr]
     assert again.source is Source.PROVIDER
-    assert (len(model.questions), len(there.model.questions)) == (1, 1)
+    assert (len(model.requests), len(there.model.requests)) == (1, 1)
 
 
 async def test_followers_of_a_crashed_writer_go_on_together(world: World) -> None:
@@ -255,9 +255,9 @@ async def test_followers_of_a_crashed_writer_go_on_together(world: World) -> Non
         await shown(other, 7)
     here.crash()
     assert {(await answer(other)).reply.text for other in others} == {WHOLE}
-    assert len(there.model.questions) == 1
+    assert len(there.model.requests) == 1
     assert (await answer(await there.read(run.session.id))).reply.text == WHOLE
-    assert len(there.model.questions) == 1
+    assert len(there.model.requests) == 1
 
 
 async def test_without_a_log_one_process_writes_and_the_others_wait(world: World) -> None:
@@ -273,7 +273,7 @@ async def test_without_a_log_one_process_writes_and_the_others_wait(world: World
     gate.set()
     assert (await answer(other)).reply == (await answer(run)).reply
     assert (await answer(other)).reply.text == WHOLE
-    assert there.model.questions == []
+    assert there.model.requests == []
 
 
 async def test_a_log_that_goes_away_and_comes_back_costs_nothing(world: World) -> None:
@@ -287,11 +287,11 @@ async def test_a_log_that_goes_away_and_comes_back_costs_nothing(world: World) -
     gate.set()
     assert (await answer(run)).reply.text == WHOLE
     assert (await answer(await there.ask(user="bob"))).reply.text == WHOLE
-    assert there.model.questions == []
+    assert there.model.requests == []
 
 
 async def test_a_reply_that_cannot_be_saved_is_parked_and_saved_later(world: World) -> None:
-    process = world.process(pulse=0.05, session_lease=0.4)
+    process = world.process(renew_every=0.05, session_lease=0.4)
     started = await process.start()
     process.store_switch.turn_off("finish")
     run = await process.read(started.session_id)
@@ -299,7 +299,7 @@ async def test_a_reply_that_cannot_be_saved_is_parked_and_saved_later(world: Wor
     assert (found.reply.text, found.saved) == (WHOLE, False)
     assert [entry[0] for entry in await world.log.parked(9)] == [started.session_id]
     process.store_switch.turn_on()
-    await until(lambda: process.runs._vouching._unsaved == {})
+    await until(lambda: process.runner._lease_keeper._unsaved == {})
     assert await process.stored(run) == found.reply
     assert await world.log.parked(9) == []
 
@@ -308,7 +308,7 @@ async def test_a_reply_that_no_store_takes_does_not_stand_before_the_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = world.process()
-    vouching = process.runs._vouching
+    vouching = process.runner._lease_keeper
     refused = Reply(1, "x", Completed(FinishReason.STOP))
     vouching._unsaved["refused"] = (refused, Source.PROVIDER)
     taken = []
@@ -327,13 +327,13 @@ async def test_a_reply_that_no_store_takes_does_not_stand_before_the_others(
 
 
 async def test_a_parked_reply_of_a_deleted_session_is_forgotten(world: World) -> None:
-    process = world.process(pulse=0.05, session_lease=0.4)
+    process = world.process(renew_every=0.05, session_lease=0.4)
     started = await process.start()
     process.store_switch.turn_off("finish")
     await answer(await process.read(started.session_id))
     world.stage.database.delete_chat(started.chat_id)
     process.store_switch.turn_on()
-    await until(lambda: process.runs._vouching._unsaved == {})
+    await until(lambda: process.runner._lease_keeper._unsaved == {})
     assert await world.log.parked(9) == []
 
 
@@ -342,7 +342,7 @@ async def test_a_store_that_is_away_is_an_error_worth_a_retry(world: World) -> N
     started = await process.start()
     session = await process.store.session(started.session_id)
     process.store_switch.turn_off()
-    found = await answer(process.runs.open(session, None))
+    found = await answer(process.runner.open(session, None))
     assert isinstance(found.reply.end, Failed)
     assert (found.reply.end.code, found.reply.end.retryable, found.saved) == ("unavailable", True, False)
     process.store_switch.turn_on()
@@ -351,7 +351,7 @@ async def test_a_store_that_is_away_is_an_error_worth_a_retry(world: World) -> N
 
 async def test_a_disabled_user_is_cut_off(world: World) -> None:
     model, _ = gated()
-    process = world.process(model, pulse=0.05, session_lease=0.4)
+    process = world.process(model, renew_every=0.05, session_lease=0.4)
     run = await process.ask()
     await shown(run, 7)
     await world.stage.disable("ada")
@@ -391,7 +391,7 @@ async def test_how_a_provider_may_end(
     found = await answer(run)
     end = found.reply.end
     assert (end.code if isinstance(end, Failed) else end.finish_reason) == outcome
-    assert (found.reply.text, len(model.questions), model.talking) == (text, calls, 0)
+    assert (found.reply.text, len(model.requests), model.talking) == (text, calls, 0)
     assert await process.stored(run) == found.reply
     # Nothing of it is given to the next one.
     assert (await answer(await world.process().ask(user="bob"))).reply.text == WHOLE
@@ -405,7 +405,7 @@ async def test_a_reply_ends_at_its_deadline(world: World) -> None:
     run = await process.read(started.session_id, deadline)
     found = await answer(run)
     assert (found.reply.text, found.reply.status) == ("Hello, ", Status.TRUNCATED)
-    await process.runs.settled(run, deadline + 1)
+    await process.runner.wait_until_idle(run, deadline + 1)
     assert model.talking == 0
 
 
@@ -414,7 +414,7 @@ async def test_closing_saves_what_there_is(world: World) -> None:
     process = world.process(model)
     run = await process.ask()
     await shown(run, 7)
-    await process.runs.close()
+    await process.runner.close()
     found = await answer(run)
     assert (found.reply.text, found.reply.status, found.saved) == ("Hello, ", Status.TRUNCATED, True)
     assert await process.stored(run) == found.reply
@@ -426,15 +426,15 @@ async def test_a_session_that_is_gone_ends_its_run(world: World) -> None:
     started = await process.start()
     session = await process.store.session(started.session_id)
     world.stage.database.delete_chat(started.chat_id)
-    found = await answer(process.runs.open(session, None))
+    found = await answer(process.runner.open(session, None))
     assert isinstance(found.reply.end, Failed)
     assert found.reply.end.code == NotFound.code
-    assert process.model.questions == []
+    assert process.model.requests == []
 
 
 async def test_a_pulse_keeps_the_sessions_of_long_replies(world: World) -> None:
     model, gate = gated()
-    here, there = world.process(model, pulse=0.1, session_lease=0.5), world.process()
+    here, there = world.process(model, renew_every=0.1, session_lease=0.5), world.process()
     run = await here.ask()
     await shown(run, 7)
     await asyncio.sleep(1)

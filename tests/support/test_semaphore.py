@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from parley.support.semaphore import Places
+from parley.support.semaphore import FastSemaphore
 from tests.harness import eventually
 
 
@@ -14,78 +14,78 @@ def soon(seconds: float) -> float:
 
 
 async def test_who_finds_a_place_takes_it_and_who_waits_is_first() -> None:
-    places = Places(1)
-    assert places.take()
-    assert not places.take()
+    semaphore = FastSemaphore(1)
+    assert semaphore.try_acquire()
+    assert not semaphore.try_acquire()
     turns: list[int] = []
 
     async def come(number: int) -> None:
-        await places.wait(soon(5))
+        await semaphore.wait(soon(5))
         turns.append(number)
 
     tasks = [asyncio.create_task(come(number)) for number in range(3)]
     await asyncio.sleep(0)
     for number in range(3):
-        places.give()
-        assert not places.take()
+        semaphore.release()
+        assert not semaphore.try_acquire()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert turns == list(range(number + 1))
-    places.give()
-    assert places.take()
+    semaphore.release()
+    assert semaphore.try_acquire()
     await asyncio.gather(*tasks)
 
 
 async def test_nobody_waits_beyond_the_deadline() -> None:
-    places = Places(1)
-    await places.wait(soon(5))
+    semaphore = FastSemaphore(1)
+    await semaphore.wait(soon(5))
     loop = asyncio.get_running_loop()
     begun = loop.time()
 
     async def come(seconds: float) -> float:
         with pytest.raises(TimeoutError):
-            await places.wait(soon(seconds))
+            await semaphore.wait(soon(seconds))
         return loop.time() - begun
 
     waited = await asyncio.gather(come(0.05), come(0.1), come(0.2))
     for seconds, took in zip((0.05, 0.1, 0.2), waited, strict=True):
         assert seconds - 0.005 < took < seconds + 1
-    places.give()
-    assert places.take()
+    semaphore.release()
+    assert semaphore.try_acquire()
 
 
 async def test_a_cancelled_wait_loses_no_place() -> None:
-    places = Places(1)
-    assert places.take()
-    waits = [asyncio.create_task(places.wait(soon(5))) for _ in range(3)]
+    semaphore = FastSemaphore(1)
+    assert semaphore.try_acquire()
+    waits = [asyncio.create_task(semaphore.wait(soon(5))) for _ in range(3)]
     await asyncio.sleep(0)
     waits[0].cancel()
     await asyncio.sleep(0)
     # Given to the second, which is cancelled before it knows: the third gets it.
-    places.give()
+    semaphore.release()
     waits[1].cancel()
     outcomes = await asyncio.wait_for(asyncio.gather(*waits, return_exceptions=True), 1)
     assert [type(outcome) for outcome in outcomes] == [
         asyncio.CancelledError, asyncio.CancelledError, type(None),
     ]  # fmt: skip
-    places.give()
-    assert places.take()
+    semaphore.release()
+    assert semaphore.try_acquire()
 
 
 async def test_in_any_order_of_events_no_place_is_lost_or_doubled() -> None:
-    places = Places(3)
+    semaphore = FastSemaphore(3)
     inside = most = 0
 
     async def come(chance: random.Random) -> None:
         nonlocal inside, most
-        await places.wait(soon(chance.choice([0.001, 0.01, 5])))
+        await semaphore.wait(soon(chance.choice([0.001, 0.01, 5])))
         inside += 1
         most = max(most, inside)
         try:
             await asyncio.sleep(chance.random() * 0.002)
         finally:
             inside -= 1
-            places.give()
+            semaphore.release()
 
     chance = random.Random(7)
     tasks = [asyncio.create_task(come(chance)) for _ in range(400)]
@@ -100,4 +100,4 @@ async def test_in_any_order_of_events_no_place_is_lost_or_doubled() -> None:
 
     await eventually(free)
     assert most == 3
-    assert [places.take() for _ in range(4)] == [True, True, True, False]
+    assert [semaphore.try_acquire() for _ in range(4)] == [True, True, True, False]

@@ -7,22 +7,22 @@ from collections.abc import Callable
 import pytest
 
 from local.loop import new_event_loop
-from parley.support.timer import Timed
+from parley.support.timer import Deadline
 
 
-class Alarm(Timed):
+class Alarm(Deadline):
     def __init__(self) -> None:
         super().__init__()
-        self.rung: list[float] = []
+        self.notified: list[float] = []
 
     def set(self, seconds: float) -> None:
-        self._set_due(asyncio.get_running_loop().time() + seconds)
+        self._reschedule(asyncio.get_running_loop().time() + seconds)
 
     def unset(self) -> None:
-        self._set_due(math.inf)
+        self._reschedule(math.inf)
 
-    def _on_due(self) -> None:
-        self.rung.append(asyncio.get_running_loop().time())
+    def _on_deadline(self) -> None:
+        self.notified.append(asyncio.get_running_loop().time())
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, new_event_loop], ids=["asyncio", "uvloop"])
@@ -35,7 +35,7 @@ def run(request: pytest.FixtureRequest) -> Callable[..., list[float]]:
             for seconds in times:
                 alarm.unset() if seconds is None else alarm.set(seconds)
             await asyncio.sleep(0.15)
-            return [rung - begun for rung in alarm.rung]
+            return [notified - begun for notified in alarm.notified]
 
         with asyncio.Runner(loop_factory=request.param) as runner:
             return runner.run(main())
@@ -59,8 +59,8 @@ def run(request: pytest.FixtureRequest) -> Callable[..., list[float]]:
 def test_it_rings_once_for_the_last_time_it_was_set_to(
     run: Callable[..., list[float]], times: tuple[float, ...], least: float
 ) -> None:
-    [rung] = run(*times)
-    assert least <= rung < 0.15
+    [notified] = run(*times)
+    assert least <= notified < 0.15
 
 
 @pytest.mark.parametrize("times", [(0.05, None), (0.0003, None), (5.0,), (0.0003, 5.0)])

@@ -10,10 +10,10 @@ import pytest
 from parley.domain.conversation import Started
 from parley.domain.events import Source
 from parley.usecases import sessions
-from parley.usecases.sessions import Ask
+from parley.usecases.sessions import StartRequest
 from tests.memory import Process, World, answer
 
-ASK = Ask("ada", "Why?", "small", None, regenerate=False, idempotency_key=None)
+ASK = StartRequest("ada", "Why?", "small", None, regenerate=False, idempotency_key=None)
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ async def world() -> AsyncIterator[World]:
 
 async def start(process: Process, **fields: Any) -> Started:
     return await sessions.start(
-        process.store, process.answers, replace(ASK, **fields), prompt_characters=1000
+        process.store, process.cached_replies, replace(ASK, **fields), prompt_characters=1000
     )
 
 
@@ -33,7 +33,7 @@ async def knowing(world: World, **policy: Any) -> Process:
     """Return a process that has opened a session for the model before, where somebody was answered."""
     process = world.process(**policy)
     await answer(await process.read((await start(process)).session_id))
-    assert len(process.model.questions) == 1
+    assert len(process.model.requests) == 1
     return process
 
 
@@ -42,10 +42,10 @@ async def test_a_known_reply_is_there_at_once(world: World) -> None:
     started = await start(process, user_id="bob")
     assert started.answered
     run = await process.read(started.session_id)
-    assert run.answer is not None
-    assert run.answer.saved
-    assert (run.source, run.answer.reply.text) == (Source.CACHE, "Hello, world!")
-    assert len(process.model.questions) == 1
+    assert run.result is not None
+    assert run.result.saved
+    assert (run.source, run.result.reply.text) == (Source.CACHE, "Hello, world!")
+    assert len(process.model.requests) == 1
 
 
 async def test_a_model_is_known_once_a_session_was_opened_for_it(world: World) -> None:
@@ -53,7 +53,7 @@ async def test_a_model_is_known_once_a_session_was_opened_for_it(world: World) -
     other = world.process()
     assert not (await start(other)).answered
     assert (await start(other)).answered
-    assert other.model.questions == []
+    assert other.model.requests == []
 
 
 @pytest.mark.parametrize("fields", [{"prompt": "Why not?"}, {"regenerate": True}])

@@ -19,10 +19,10 @@ from parley.domain.errors import (
 from parley.domain.events import Completed, FinishReason, Status
 from parley.domain.results import Append
 from parley.usecases import sessions
-from parley.usecases.sessions import Ask
+from parley.usecases.sessions import StartRequest
 from tests.memory import World
 
-ASK = Ask("ada", "Why?", "small", None, regenerate=False, idempotency_key=None)
+ASK = StartRequest("ada", "Why?", "small", None, regenerate=False, idempotency_key=None)
 STOP = Completed(FinishReason.STOP)
 
 
@@ -35,7 +35,9 @@ async def world() -> AsyncIterator[World]:
 
 async def start(world: World, **fields: Any) -> Any:
     process = world.process()
-    return await sessions.start(process.store, process.answers, replace(ASK, **fields), prompt_characters=20)
+    return await sessions.start(
+        process.store, process.cached_replies, replace(ASK, **fields), prompt_characters=20
+    )
 
 
 async def test_a_start_makes_ids_that_nobody_guesses_and_a_title(world: World) -> None:

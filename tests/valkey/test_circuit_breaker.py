@@ -6,7 +6,7 @@ import time
 import pytest
 
 from parley.domain.errors import LogUnavailable
-from parley.valkey.circuit_breaker import Breaker
+from parley.valkey.circuit_breaker import CircuitBreaker
 
 
 class Away(Exception):
@@ -44,11 +44,11 @@ def dependency() -> Dependency:
 
 
 @pytest.fixture
-def breaker(dependency: Dependency) -> Breaker:
-    return Breaker(dependency.probe, faults=(Away, TimeoutError), pause=0.02)
+def breaker(dependency: Dependency) -> CircuitBreaker:
+    return CircuitBreaker(dependency.probe, faults=(Away, TimeoutError), pause=0.02)
 
 
-async def fails(breaker: Breaker, dependency: Dependency) -> float:
+async def fails(breaker: CircuitBreaker, dependency: Dependency) -> float:
     """Return how long a failing call took."""
     begun = time.monotonic()
     with pytest.raises(LogUnavailable) as caught:
@@ -57,14 +57,14 @@ async def fails(breaker: Breaker, dependency: Dependency) -> float:
     return time.monotonic() - begun
 
 
-async def test_what_works_passes(breaker: Breaker, dependency: Dependency) -> None:
+async def test_what_works_passes(breaker: CircuitBreaker, dependency: Dependency) -> None:
     assert await breaker.call(dependency.work) == "answer"
     assert (breaker.closed, dependency.probes) == (True, 0)
 
 
 @pytest.mark.parametrize("mode", [Away, 0.05])
 async def test_a_fault_opens_it_until_a_probe_succeeds(
-    breaker: Breaker, dependency: Dependency, mode: type[Exception] | float
+    breaker: CircuitBreaker, dependency: Dependency, mode: type[Exception] | float
 ) -> None:
     dependency.mode = mode
     assert await fails(breaker, dependency) < 0.2
@@ -83,7 +83,7 @@ async def test_a_fault_opens_it_until_a_probe_succeeds(
 
 
 async def test_calls_that_were_under_way_wait_no_longer_each(
-    breaker: Breaker, dependency: Dependency
+    breaker: CircuitBreaker, dependency: Dependency
 ) -> None:
     dependency.mode = 0.05
     times = await asyncio.gather(*(fails(breaker, dependency) for _ in range(20)))
@@ -91,14 +91,14 @@ async def test_calls_that_were_under_way_wait_no_longer_each(
     await breaker.close()
 
 
-async def test_our_own_bugs_are_not_hidden(breaker: Breaker, dependency: Dependency) -> None:
+async def test_our_own_bugs_are_not_hidden(breaker: CircuitBreaker, dependency: Dependency) -> None:
     dependency.mode = ZeroDivisionError
     with pytest.raises(ZeroDivisionError):
         await breaker.call(dependency.work)
     assert breaker.closed
 
 
-async def test_a_cancelled_call_is_cancelled(breaker: Breaker, dependency: Dependency) -> None:
+async def test_a_cancelled_call_is_cancelled(breaker: CircuitBreaker, dependency: Dependency) -> None:
     dependency.mode = 10.0
     call = asyncio.create_task(breaker.call(dependency.work))
     await asyncio.sleep(0)
@@ -108,7 +108,7 @@ async def test_a_cancelled_call_is_cancelled(breaker: Breaker, dependency: Depen
     assert breaker.closed
 
 
-async def test_closing_ends_the_probes(breaker: Breaker, dependency: Dependency) -> None:
+async def test_closing_ends_the_probes(breaker: CircuitBreaker, dependency: Dependency) -> None:
     dependency.mode = Away
     await fails(breaker, dependency)
     await breaker.close()
@@ -119,7 +119,7 @@ async def test_closing_ends_the_probes(breaker: Breaker, dependency: Dependency)
 
 
 def test_a_probe_of_an_earlier_event_loop_is_not_waited_for(dependency: Dependency) -> None:
-    breaker = Breaker(dependency.probe, faults=(Away,), pause=0.01)
+    breaker = CircuitBreaker(dependency.probe, faults=(Away,), pause=0.01)
     dependency.mode = Away
     asyncio.run(fails(breaker, dependency))
     assert not breaker.closed

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from parley.valkey.client import ErrorReply, Lane, ServerFault
+from parley.valkey.client import ErrorReply, PipelinedClient, ServerFault
 from tests.certificates import certificate_for_localhost
 from tests.faults.proxy import FaultProxy
 
@@ -17,10 +17,10 @@ Answerer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None
 
 
 @pytest.fixture
-async def lane(valkey_url: str) -> AsyncIterator[Lane]:
-    lane = Lane(valkey_url, timeout=2)
-    yield lane
-    await lane.close()
+async def client(valkey_url: str) -> AsyncIterator[PipelinedClient]:
+    client = PipelinedClient(valkey_url, timeout=2)
+    yield client
+    await client.close()
 
 
 async def fake(answer: Answerer, context: ssl.SSLContext | None = None) -> tuple[asyncio.Server, str]:
@@ -38,24 +38,24 @@ async def fake(answer: Answerer, context: ssl.SSLContext | None = None) -> tuple
     return server, "{}:{}".format(*server.sockets[0].getsockname())
 
 
-async def test_answers_come_in_order(lane: Lane) -> None:
-    answers = await lane.send([("ECHO", "a"), ("ECHO", b"\0\r\n"), ("GET", "no such key"), ("ECHO", 7)])
+async def test_answers_come_in_order(client: PipelinedClient) -> None:
+    answers = await client.send([("ECHO", "a"), ("ECHO", b"\0\r\n"), ("GET", "no such key"), ("ECHO", 7)])
     assert answers == [b"a", b"\0\r\n", None, b"7"]
-    assert await lane.send([]) == []
+    assert await client.send([]) == []
 
 
-async def test_many_callers_share_the_connection(lane: Lane) -> None:
-    [before] = await lane.send([("INFO", "clients")])
+async def test_many_callers_share_the_connection(client: PipelinedClient) -> None:
+    [before] = await client.send([("INFO", "clients")])
     numbers = [f"number {number}" for number in range(500)]
-    answers = await asyncio.gather(*(lane.send([("ECHO", number), ("ECHO", "x")]) for number in numbers))
+    answers = await asyncio.gather(*(client.send([("ECHO", number), ("ECHO", "x")]) for number in numbers))
     assert answers == [[number.encode(), b"x"] for number in numbers]
-    [after] = await lane.send([("INFO", "clients")])
+    [after] = await client.send([("INFO", "clients")])
     assert before.split(b"connected_clients:")[1][:2] == after.split(b"connected_clients:")[1][:2]
 
 
-async def test_43_an_answer_whose_caller_is_gone_reaches_nobody_else(lane: Lane) -> None:
+async def test_43_an_answer_whose_caller_is_gone_reaches_nobody_else(client: PipelinedClient) -> None:
     for number in range(100):
-        calls = [asyncio.create_task(lane.send([("ECHO", f"{number}/{place}")])) for place in range(5)]
+        calls = [asyncio.create_task(client.send([("ECHO", f"{number}/{place}")])) for place in range(5)]
         await asyncio.sleep(number * 0.00002)
         for call in calls[::2]:
             call.cancel()
@@ -64,9 +64,9 @@ async def test_43_an_answer_whose_caller_is_gone_reaches_nobody_else(lane: Lane)
                 assert result == [f"{number}/{place}".encode()]
 
 
-async def test_a_refusal_is_an_answer_and_quotes_nothing(lane: Lane) -> None:
-    await lane.send([("SET", "text", "secret words")])
-    answers = await lane.send(
+async def test_a_refusal_is_an_answer_and_quotes_nothing(client: PipelinedClient) -> None:
+    await client.send([("SET", "text", "secret words")])
+    answers = await client.send(
         [("LPUSH", "text", "secret words"), ("ECHO", "fine"), ("NOSUCH", "secret words")]
     )
     assert [getattr(answer, "code", answer) for answer in answers] == ["WRONGTYPE", b"fine", "ERR"]
@@ -86,12 +86,12 @@ async def test_40_a_server_that_refuses_is_left_for_the_one_that_took_its_place(
 
     server, address = await fake(answer)
     async with server:
-        lane = Lane(f"redis://{address}", timeout=1)
+        client = PipelinedClient(f"redis://{address}", timeout=1)
         with pytest.raises(ServerFault):
-            await lane.send([("SET", "a", 1)])
-        assert await lane.send([("SET", "a", 1)]) == [b"OK"]
+            await client.send([("SET", "a", 1)])
+        assert await client.send([("SET", "a", 1)]) == [b"OK"]
         assert greeted == 2
-        await lane.close()
+        await client.close()
 
 
 async def test_a_greeting_that_nobody_answers_leaves_no_connection() -> None:
@@ -105,14 +105,14 @@ async def test_a_greeting_that_nobody_answers_leaves_no_connection() -> None:
 
     server, address = await fake(say_nothing)
     async with server:
-        lane = Lane(f"redis://:secret@{address}", timeout=0.05)
+        client = PipelinedClient(f"redis://:secret@{address}", timeout=0.05)
         for _ in range(5):
             with pytest.raises(TimeoutError):
-                await lane.send([("ECHO", "?")])
+                await client.send([("ECHO", "?")])
         async with asyncio.timeout(2):
             for _ in range(5):
                 await left.acquire()
-        await lane.close()
+        await client.close()
 
 
 @pytest.mark.parametrize("code", ["OOM", "READONLY", "LOADING", "CLUSTERDOWN", "MISCONF"])
@@ -123,22 +123,22 @@ async def test_40_a_refusal_of_everything_is_a_fault(code: str) -> None:
 
     server, address = await fake(refuse)
     async with server:
-        lane = Lane(f"redis://{address}", timeout=1)
+        client = PipelinedClient(f"redis://{address}", timeout=1)
         with pytest.raises(ServerFault) as caught:
-            await lane.send([("SET", "a", 1)])
+            await client.send([("SET", "a", 1)])
         assert (caught.value.code, str(caught.value)) == (code, code)
-        await lane.close()
+        await client.close()
 
 
 async def test_a_connection_that_was_closed_is_replaced_unseen(valkey_url: str) -> None:
     async with FaultProxy(valkey_url) as proxy:
-        lane = Lane(proxy.url, timeout=2)
+        client = PipelinedClient(proxy.url, timeout=2)
         for how in (proxy.reset, proxy.cut):
-            assert await lane.send([("ECHO", "before")]) == [b"before"]
+            assert await client.send([("ECHO", "before")]) == [b"before"]
             how()
             await proxy.heal()
-            assert await lane.send([("ECHO", "after")]) == [b"after"]
-        await lane.close()
+            assert await client.send([("ECHO", "after")]) == [b"after"]
+        await client.close()
 
 
 async def test_40_a_silent_server_costs_one_timeout_for_all() -> None:
@@ -147,22 +147,22 @@ async def test_40_a_silent_server_costs_one_timeout_for_all() -> None:
 
     server, address = await fake(say_nothing)
     async with server:
-        lane = Lane(f"redis://{address}", timeout=0.2)
+        client = PipelinedClient(f"redis://{address}", timeout=0.2)
         loop = asyncio.get_running_loop()
         begin = loop.time()
-        calls = [asyncio.create_task(lane.send([("ECHO", "?")])) for _ in range(10)]
+        calls = [asyncio.create_task(client.send([("ECHO", "?")])) for _ in range(10)]
         await asyncio.sleep(0.1)
-        calls += [asyncio.create_task(lane.send([("ECHO", "?")])) for _ in range(10)]
+        calls += [asyncio.create_task(client.send([("ECHO", "?")])) for _ in range(10)]
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(result) for result in results} == {TimeoutError}
         assert 0.19 < loop.time() - begin < 1
-        await lane.close()
+        await client.close()
 
 
-async def test_an_answer_that_came_in_time_is_never_late(lane: Lane) -> None:
-    await lane.send([("ECHO", "connect")])
-    quick = Lane.__new__(Lane)
-    quick.__dict__.update(lane.__dict__, _timeout=0.05)
+async def test_an_answer_that_came_in_time_is_never_late(client: PipelinedClient) -> None:
+    await client.send([("ECHO", "connect")])
+    quick = PipelinedClient.__new__(PipelinedClient)
+    quick.__dict__.update(client.__dict__, _timeout=0.05)
     call = asyncio.create_task(quick.send([("ECHO", "in time")]))
     await asyncio.sleep(0)
     # The process is busy until long after the deadline; the answer lies in the socket meanwhile.
@@ -180,28 +180,28 @@ async def test_40_nonsense_is_a_lost_connection(nonsense: bytes) -> None:
 
     server, address = await fake(talk)
     async with server:
-        lane = Lane(f"redis://{address}", timeout=1)
+        client = PipelinedClient(f"redis://{address}", timeout=1)
         for _ in range(2):
             try:
-                assert await lane.send([("ECHO", "?")]) == [1]
+                assert await client.send([("ECHO", "?")]) == [1]
             except ConnectionError:
                 continue
-        await lane.close()
+        await client.close()
 
 
-async def test_signs_in_and_selects_a_database(valkey_url: str, lane: Lane) -> None:
-    await lane.send([("ACL", "SETUSER", "ada", "on", ">secret", "~*", "+@all"), ("SET", "where", "zero")])
+async def test_signs_in_and_selects_a_database(valkey_url: str, client: PipelinedClient) -> None:
+    await client.send([("ACL", "SETUSER", "ada", "on", ">secret", "~*", "+@all"), ("SET", "where", "zero")])
     host = valkey_url.partition("://")[2].rpartition("@")[2].partition("/")[0]
-    signed_in = Lane(f"redis://ada:secret@{host}/3", timeout=2)
+    signed_in = PipelinedClient(f"redis://ada:secret@{host}/3", timeout=2)
     assert await signed_in.send([("ACL", "WHOAMI"), ("GET", "where")]) == [b"ada", None]
     await signed_in.close()
     for url, code in ((f"redis://ada:wrong@{host}", "WRONGPASS"), (f"redis://ada:secret@{host}/99", "ERR")):
-        refused = Lane(url, timeout=2)
+        refused = PipelinedClient(url, timeout=2)
         with pytest.raises(ServerFault) as caught:
             await refused.send([("ECHO", "?")])
         assert caught.value.code == code
         await refused.close()
-    await lane.send([("ACL", "DELUSER", "ada")])
+    await client.send([("ACL", "DELUSER", "ada")])
 
 
 async def test_speaks_tls_and_checks_who_answers(tmp_path: Path) -> None:
@@ -215,10 +215,10 @@ async def test_speaks_tls_and_checks_who_answers(tmp_path: Path) -> None:
     server, address = await fake(answer, context)
     port = address.rpartition(":")[2]
     async with server:
-        trusting = Lane(f"rediss://localhost:{port}?ssl_ca_certs={file}", timeout=2)
+        trusting = PipelinedClient(f"rediss://localhost:{port}?ssl_ca_certs={file}", timeout=2)
         assert await trusting.send([("PING",)]) == [b"PONG"]
         await trusting.close()
-        wary = Lane(f"rediss://localhost:{port}", timeout=2)
+        wary = PipelinedClient(f"rediss://localhost:{port}", timeout=2)
         with pytest.raises(OSError, match="certificate"):
             await wary.send([("PING",)])
         await wary.close()
@@ -226,12 +226,12 @@ async def test_speaks_tls_and_checks_who_answers(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_connection_of_an_earlier_event_loop_is_left_alone(valkey_url: str) -> None:
-    lane = Lane(valkey_url, timeout=2)
+    client = PipelinedClient(valkey_url, timeout=2)
 
     async def ask(*, last: bool) -> list[bytes]:
-        answers = await lane.send([("ECHO", "here")])
+        answers = await client.send([("ECHO", "here")])
         if last:
-            await lane.close()
+            await client.close()
         return answers
 
     assert asyncio.run(ask(last=False)) == [b"here"]

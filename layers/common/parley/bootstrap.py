@@ -8,17 +8,17 @@ from parley.aws.secrets import Secrets
 from parley.domain.ids import new_id
 from parley.domain.ports import ChatModels, Log
 from parley.memory.log import MemoryLog
-from parley.postgres.pool import Connections, UrlSource
+from parley.postgres.pool import Pool, UrlSource
 from parley.postgres.store import PostgresStore
-from parley.providers.key_rotation import RenewingModels
+from parley.providers.key_rotation import RotatingModels
 from parley.providers.registry import ConfiguredModels
 from parley.services import Services, Verifier
 from parley.settings import Settings, SettingsError
 from parley.streaming.generation_keys import GenerationKeys
-from parley.streaming.model_call import Limits
-from parley.streaming.session_runner import Policy, Runs
+from parley.streaming.model_call import CallLimits
+from parley.streaming.session_runner import Policy, SessionRunner
 from parley.support import logs
-from parley.usecases.cached_replies import Answers
+from parley.usecases.cached_replies import CachedReplies
 
 
 def build(settings: Settings) -> Services:
@@ -31,7 +31,7 @@ def build(settings: Settings) -> Services:
         raise SettingsError("KEY_SECRET is not set.")
     owner = new_id()
     store = PostgresStore(
-        Connections(
+        Pool(
             _database(settings, secrets),
             size=settings.database_pool_size,
             timeout=settings.database_timeout,
@@ -41,13 +41,13 @@ def build(settings: Settings) -> Services:
         session_seconds=settings.session_seconds,
         create_users=settings.auth_mode == "jwt",
     )
-    log = _log(settings)
+    log = _logger(settings)
     models = _models(settings, secrets)
     keys = GenerationKeys(
         models, settings.key_secret.encode(), share_context_free=settings.share_context_free
     )
-    runs = Runs(store, log, models, keys, _policy(settings))
-    return Services(settings, store, log, models, runs, Answers(log, keys), _verifier(settings))
+    runs = SessionRunner(store, log, models, keys, _policy(settings))
+    return Services(settings, store, log, models, runs, CachedReplies(log, keys), _verifier(settings))
 
 
 def _database(settings: Settings, secrets: Secrets) -> str | UrlSource:
@@ -59,7 +59,7 @@ def _database(settings: Settings, secrets: Secrets) -> str | UrlSource:
 def _models(settings: Settings, secrets: Secrets) -> ChatModels:
     if not settings.keys_secret_arn:
         return ConfiguredModels(settings)
-    return RenewingModels(settings, lambda refused: asyncio.to_thread(secrets.keys, refused))
+    return RotatingModels(settings, lambda refused: asyncio.to_thread(secrets.keys, refused))
 
 
 class _LateVerifier:
@@ -73,7 +73,7 @@ class _LateVerifier:
         if self._verifier is None:
             from parley.auth.jwt import JwtVerifier  # noqa: PLC0415
 
-            self._verifier = JwtVerifier.of(self._settings)
+            self._verifier = JwtVerifier.from_settings(self._settings)
         return await self._verifier.verify(token)
 
 
@@ -82,7 +82,7 @@ def _verifier(settings: Settings) -> Verifier | None:
     return _LateVerifier(settings) if settings.auth_mode == "jwt" and settings.jwt_issuer else None
 
 
-def _log(settings: Settings) -> Log:
+def _logger(settings: Settings) -> Log:
     if not settings.valkey_url:
         return MemoryLog(lease_seconds=settings.lease_seconds, cache_seconds=settings.cache_seconds)
     from parley.valkey.log import ValkeyLog  # noqa: PLC0415 - redis takes a while to import
@@ -98,7 +98,7 @@ def _log(settings: Settings) -> Log:
 
 def _policy(settings: Settings) -> Policy:
     return Policy(
-        limits=Limits(
+        limits=CallLimits(
             first_token=settings.provider_first_token_seconds,
             gap=settings.provider_gap_seconds,
             total=settings.provider_total_seconds,
@@ -109,7 +109,7 @@ def _policy(settings: Settings) -> Policy:
             characters=settings.reply_characters,
         ),
         session_lease=settings.session_lease_seconds,
-        pulse=settings.pulse_seconds,
+        renew_every=settings.pulse_seconds,
     )
 
 

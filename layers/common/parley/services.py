@@ -5,8 +5,8 @@ from typing import Protocol
 
 from parley.domain.ports import ChatModels, Log, Store
 from parley.settings import Settings
-from parley.streaming.session_runner import Runs
-from parley.usecases.cached_replies import Answers
+from parley.streaming.session_runner import SessionRunner
+from parley.usecases.cached_replies import CachedReplies
 
 
 class Verifier(Protocol):
@@ -25,13 +25,13 @@ class Services:
     store: Store
     log: Log
     models: ChatModels
-    runs: Runs
-    answers: Answers
+    runner: SessionRunner
+    cached_replies: CachedReplies
     verifier: Verifier | None = None
 
     async def close(self) -> None:
         """End what runs, save it, and close every connection."""
-        await self.runs.close()
+        await self.runner.close()
         await self.models.close()
         await self.log.close()
         await self.store.close()

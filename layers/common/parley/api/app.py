@@ -9,27 +9,27 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from parley.api.direct import DirectApp
-from parley.api.schemas import Body, ErrorBody, answer
+from parley.api.schemas import CamelModel, ErrorBody, json_response
 from parley.domain.errors import ParleyError
-from parley.http_server.request_limits import Limits
+from parley.http_server.request_limits import RequestLimits
 from parley.http_server.security_headers import SecurityHeaders
 from parley.services import Services
 from parley.settings import Settings, SettingsError
 from parley.support.logs import logger
 
-_log = logger("http")
+_logger = logger("http")
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
 Documentation = dict[int | str, dict[str, Any]]
 
 
-def answers(status: int, model: type[Body], *refusals: int) -> Documentation:
+def documented(status: int, model: type[CamelModel], *refusals: int) -> Documentation:
     """Return the documentation of what a route may answer: a body, or an error."""
-    return {status: {"model": model}} | refused(*refusals)
+    return {status: {"model": model}} | error_responses(*refusals)
 
 
-def refused(*statuses: int) -> Documentation:
+def error_responses(*statuses: int) -> Documentation:
     """Return the documentation of the errors that a route may answer with."""
     return {status: {"model": ErrorBody} for status in statuses}
 
@@ -54,7 +54,7 @@ def create_app(
     app.add_exception_handler(ParleyError, _on_parley_error)
     app.add_exception_handler(SettingsError, _on_misconfigured)
     app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_middleware(Limits, body_bytes=settings.body_bytes)
+    app.add_middleware(RequestLimits, body_bytes=settings.body_bytes)
     if settings.allowed_origins:
         # Outside of the limits, so that a page can read refusals too.
         app.add_middleware(
@@ -73,7 +73,7 @@ def create_app(
 def error_response(error: ParleyError) -> Response:
     """Return the response that tells of an error."""
     detail = {"code": error.code, "message": error.message, "retryable": error.retryable}
-    response = answer({"error": detail | error.details()}, error.status)
+    response = json_response({"error": detail | error.details()}, error.status)
     if error.retry_after is not None:
         response.headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     return response
@@ -86,13 +86,13 @@ async def _on_parley_error(request: Request, error: Exception) -> Response:
 
 async def _on_misconfigured(request: Request, error: Exception) -> Response:
     # Names a setting and quotes no secret, but is the operator's to read.
-    _log.error("misconfigured", extra={"reason": str(error)})
+    _logger.error("misconfigured", extra={"reason": str(error)})
     detail = {
         "code": "internal",
         "message": "This server is not set up right; its log says how.",
         "retryable": False,
     }
-    return answer({"error": detail}, 500)
+    return json_response({"error": detail}, 500)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -101,6 +101,6 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     detail = {"code": code, "message": "There is no such thing here.", "retryable": False}
     if error.status_code == 405:
         detail["message"] = "This path does not take this method."
-    response = answer({"error": detail}, error.status_code)
+    response = json_response({"error": detail}, error.status_code)
     response.headers.update(error.headers or {})
     return response

@@ -2,14 +2,14 @@
 
 from fastapi import APIRouter, Request, Response
 
-from parley.api.schemas import Body, answer
+from parley.api.schemas import CamelModel, json_response
 from parley.api.services import services_of
 from parley.domain.errors import LogUnavailable, StoreUnavailable
 
 router = APIRouter()
 
 
-class HealthBody(Body):
+class HealthBody(CamelModel):
     status: str
     database: str
     valkey: str
@@ -18,19 +18,19 @@ class HealthBody(Body):
 @router.get("/health", responses={200: {"model": HealthBody}, 503: {"model": HealthBody}})
 async def health(request: Request) -> Response:
     """Tell whether the database and Valkey answer; without Valkey, streams go on."""
-    its = services_of(request)
+    services = services_of(request)
     database = valkey = "ok"
     try:
-        await its.store.check()
+        await services.store.check()
     except StoreUnavailable:
         database = "unavailable"
     try:
-        await its.log.check()
+        await services.log.check()
     except LogUnavailable:
         valkey = "unavailable"
     status = "ok" if database == "ok" else "unavailable"
     body = {"status": status, "database": database, "valkey": valkey}
-    return answer(body, 200 if database == "ok" else 503)
+    return json_response(body, 200 if database == "ok" else 503)
 
 
 @router.get("/ready", include_in_schema=False)

@@ -15,13 +15,13 @@ from parley.streaming.frames import usage_json
 from parley.support.encoding import to_json
 
 
-class Body(BaseModel):
+class CamelModel(BaseModel):
     """A JSON object in camelCase; types are not coerced, and unknown fields are ignored."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=False, strict=True)
 
 
-class StartBody(Body):
+class StartBody(CamelModel):
     prompt: str | None = None
     model_id: str
     chat_id: str | None = None
@@ -29,12 +29,12 @@ class StartBody(Body):
     regenerate: bool = False
 
 
-class StopBody(Body):
+class StopBody(CamelModel):
     session_id: str
     user_id: str | None = None
 
 
-class StartedBody(Body):
+class StartedBody(CamelModel):
     session_id: str
     chat_id: str
     message_id: str
@@ -42,22 +42,22 @@ class StartedBody(Body):
     expires_at: datetime
 
 
-class StoppedBody(Body):
+class StoppedBody(CamelModel):
     """Empty: the session is stopping, or has ended before."""
 
 
-class UsageBody(Body):
+class UsageBody(CamelModel):
     input_tokens: int
     output_tokens: int
     total_tokens: int
 
 
-class PartBody(Body):
+class PartBody(CamelModel):
     type: str
     text: str
 
 
-class MessageBody(Body):
+class MessageBody(CamelModel):
     id: str
     position: int
     role: str
@@ -74,7 +74,7 @@ class MessageBody(Body):
     completed_at: datetime | None
 
 
-class HistoryBody(Body):
+class HistoryBody(CamelModel):
     chat_id: str
     title: str
     messages: list[MessageBody]
@@ -82,7 +82,7 @@ class HistoryBody(Body):
     active_session_id: str | None
 
 
-class ChatBody(Body):
+class ChatBody(CamelModel):
     chat_id: str
     title: str
     model_id: str | None
@@ -91,12 +91,12 @@ class ChatBody(Body):
     active_session_id: str | None
 
 
-class ChatListBody(Body):
+class ChatListBody(CamelModel):
     chats: list[ChatBody]
     next_before: str | None
 
 
-class ModelBody(Body):
+class ModelBody(CamelModel):
     id: str
     title: str
     provider: str
@@ -105,11 +105,11 @@ class ModelBody(Body):
     plans: list[str]
 
 
-class ModelListBody(Body):
+class ModelListBody(CamelModel):
     models: list[ModelBody]
 
 
-class RemainingBody(Body):
+class RemainingBody(CamelModel):
     """What is left of each limit of the user's plan; null of an unlimited one."""
 
     requests: int | None
@@ -117,7 +117,7 @@ class RemainingBody(Body):
     tokens: int | None
 
 
-class ErrorDetail(Body):
+class ErrorDetail(CamelModel):
     code: str
     message: str
     retryable: bool
@@ -127,11 +127,11 @@ class ErrorDetail(Body):
     remaining: RemainingBody | None = None
 
 
-class ErrorBody(Body):
+class ErrorBody(CamelModel):
     error: ErrorDetail
 
 
-B = TypeVar("B", bound=Body)
+B = TypeVar("B", bound=CamelModel)
 
 
 async def read_body(request: Request, kind: type[B]) -> B:
@@ -166,7 +166,7 @@ class JsonResponse(Response):
 _JSON = (b"content-type", b"application/json")
 
 
-def answer(body: object, status: int = 200) -> Response:
+def json_response(body: object, status: int = 200) -> Response:
     """Return `body` as a JSON response."""
     return JsonResponse(to_json(body), status)
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from parley.settings import SettingsError
 from parley.support.logs import logger
 
-_log = logger("jwks")
+_logger = logger("jwks")
 
 # Seconds. A key taken out of the set is refused after _FRESH; while the host is away, after _KEPT.
 _FRESH = 3600.0
@@ -62,7 +62,7 @@ class Jwks:
                 keys = _parse(_fetch(self._url))
             except Exception as error:
                 # Whatever the host answered: a token that cannot be checked is refused, no failure of ours.
-                _log.warning("jwks_unavailable", extra={"error": type(error).__name__})
+                _logger.warning("jwks_unavailable", extra={"error": type(error).__name__})
                 return
             self._keys = keys
             self._fetched = time.time()

@@ -10,7 +10,7 @@ from parley.domain.ids import is_subject
 from parley.settings import Settings, SettingsError
 from parley.support.logs import logger
 
-_log = logger("jwt")
+_logger = logger("jwt")
 _LEEWAY_SECONDS = 30
 _LONGEST = 16_384
 
@@ -33,7 +33,7 @@ class JwtVerifier:
         self._jwks = Jwks(jwks_url or f"{issuer.rstrip('/')}/.well-known/jwks.json")
 
     @classmethod
-    def of(cls, settings: Settings) -> "JwtVerifier":
+    def from_settings(cls, settings: Settings) -> "JwtVerifier":
         """Return the verifier that the settings describe; raises `SettingsError`."""
         return cls(
             issuer=settings.jwt_issuer,
@@ -48,7 +48,7 @@ class JwtVerifier:
             return await self._verify(token)
         except Exception as error:
             # Whatever a token makes a parser do, it is not valid. The log tells operators the kind only.
-            _log.info("token_refused", extra={"error": type(error).__name__})
+            _logger.info("token_refused", extra={"error": type(error).__name__})
             raise Unauthorized("The bearer token is not valid.") from None
 
     async def _verify(self, token: str) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_log = logger("secrets")
+_logger = logger("secrets")
 # A wrong password must not turn into one call of Secrets Manager for each request.
 _REFETCH_SECONDS = 10.0
 
@@ -89,7 +89,7 @@ class SecretsManager:
         try:
             value = self._provider.get(arn, force_fetch=True)
         except GetParameterError as error:
-            _log.warning("secret_unavailable", extra={"error": type(error).__name__})
+            _logger.warning("secret_unavailable", extra={"error": type(error).__name__})
             raise Unavailable("The service's keys cannot be read right now.", retry_after=2) from None
         if not isinstance(value, str) or not value:
             raise SettingsError("A secret must be text.")

@@ -145,7 +145,7 @@ class ChatPage(Struct, frozen=True):
     next_before: str | None
 
 
-class Order(Struct, frozen=True):
+class NewSession(Struct, frozen=True):
     """A request to have a prompt answered.
 
     `session_id` and the other ids are made by the caller, so that carrying out the same order twice

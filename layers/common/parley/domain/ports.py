@@ -7,8 +7,8 @@ from typing import Protocol
 from parley.domain.conversation import (
     ChatPage,
     Model,
+    NewSession,
     OfferedModel,
-    Order,
     Page,
     Reply,
     Session,
@@ -24,9 +24,9 @@ from parley.domain.results import (
     Flushed,
     Follow,
     Hit,
+    LeaseStatus,
     Orphan,
     Overtaken,
-    Pulse,
     Saved,
     Slice,
     Stop,
@@ -34,7 +34,7 @@ from parley.domain.results import (
     Wait,
     Write,
 )
-from parley.support.wakeup import Bell
+from parley.support.wakeup import Wakeup
 
 
 class Clock(Protocol):
@@ -50,7 +50,7 @@ class Clock(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ModelRequest:
     """What a model is asked."""
 
     model: Model
@@ -60,7 +60,7 @@ class Question:
 class ChatModel(Protocol):
     """A provider's way to answer."""
 
-    def stream(self, question: Question) -> AsyncGenerator[ModelEvent, None]:
+    def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         """Ask once, and yield what comes, as it comes; what arrived together is one `Delta`.
 
         The last event is `Finish`; a stream that ends without one was cut off. One may come before, as soon
@@ -78,7 +78,7 @@ class ChatModel(Protocol):
 class ChatModels(Protocol):
     """All providers this installation has a key for."""
 
-    def of(self, provider: str) -> ChatModel:
+    def get(self, provider: str) -> ChatModel:
         """Return the adapter of `provider`; raises `ProviderFault` where there is no key for it."""
         ...
 
@@ -90,7 +90,7 @@ class ChatModels(Protocol):
         ...
 
     def has(self, provider: str) -> bool:
-        """Return whether `of` finds an adapter."""
+        """Return whether `get` finds an adapter."""
         ...
 
     async def close(self) -> None:
@@ -105,7 +105,7 @@ class Store(Protocol):
     nothing more.
     """
 
-    async def start(self, order: Order) -> Started:
+    async def start(self, new_session: NewSession) -> Started:
         """Open a session, in one transaction; where the order has its answer, with the reply saved.
 
         An answer of another version of the model than the present one is ignored.
@@ -147,7 +147,7 @@ class Store(Protocol):
         """
         ...
 
-    async def pulse(self, epochs: dict[str, int], lease_seconds: float) -> list[Pulse]:
+    async def renew_leases(self, epochs: dict[str, int], lease_seconds: float) -> list[LeaseStatus]:
         """Vouch for this process's sessions, each with its epoch, and learn what changed."""
         ...
 
@@ -270,8 +270,8 @@ class Log(Protocol):
         """Return what follows `position` in `epoch`."""
         ...
 
-    async def watch(self, key: str, bell: Bell) -> Watch:
-        """Ring `bell` whenever the generation's log grows or a stop is asked."""
+    async def watch(self, key: str, wakeup: Wakeup) -> Watch:
+        """Ring `wakeup` whenever the generation's log grows or a stop is asked."""
         ...
 
     async def stop(self, key: str, session_id: str) -> int:

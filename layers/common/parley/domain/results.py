@@ -40,7 +40,7 @@ class Stop(Struct, frozen=True):
     epoch: int
 
 
-class Pulse(Struct, frozen=True):
+class LeaseStatus(Struct, frozen=True):
     """What a process learns of one of its sessions when it vouches for it."""
 
     session_id: str

@@ -3,13 +3,13 @@
 import asyncio
 from typing import Any, cast
 
-from parley.support.timer import Timed
+from parley.support.timer import Deadline
 
 # A client that has read nothing of what was written, for so long, is not there any more.
 _DEAF_SECONDS = 60.0
 
 
-class Connection(Timed, asyncio.Protocol):
+class Connection(Deadline, asyncio.Protocol):
     """`paused` says that the client does not keep up."""
 
     __slots__ = ("_loop", "_transport", "_unread", "_writable", "paused")
@@ -71,7 +71,7 @@ class Connection(Timed, asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
             self._note_unread()
-            self._set_due(self._loop.time() + _DEAF_SECONDS)
+            self._reschedule(self._loop.time() + _DEAF_SECONDS)
 
     def _hang_up(self) -> None:
         """Close once the client has read what it was told: to close while it speaks would take that from it.
@@ -87,7 +87,7 @@ class Connection(Timed, asyncio.Protocol):
     def _await_client(self) -> None:
         """Set how long the client may take to do what is its turn now."""
         if self._transport is not None and not self._transport.is_closing():
-            self._set_due(self._loop.time() + (_DEAF_SECONDS if self.paused else self._patience()))
+            self._reschedule(self._loop.time() + (_DEAF_SECONDS if self.paused else self._patience()))
 
     def _patience(self) -> float:
         """Return how long a client that keeps up may take to do what is its turn, in seconds."""
@@ -100,13 +100,13 @@ class Connection(Timed, asyncio.Protocol):
             self._unread = self._transport.get_write_buffer_size()
         return self._unread < before
 
-    def _on_due(self) -> None:
+    def _on_deadline(self) -> None:
         transport = self._transport
         if transport is None:
             return
         if self.paused or transport.is_closing():
             if self._note_unread():
-                self._set_due(self._loop.time() + _DEAF_SECONDS)
+                self._reschedule(self._loop.time() + _DEAF_SECONDS)
             else:
                 transport.abort()
         elif not transport.is_reading():

@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from parley.support.encoding import to_json
 from parley.support.logs import logger
 
-_log = logger("http")
+_logger = logger("http")
 # More digits than any body has bytes; Python refuses to read thousands of them.
 _LENGTH_DIGITS = 18
 
@@ -20,7 +20,7 @@ class BrokenOff(Exception):
     """An answer broke off in the middle; the log has the reason, without quoting it."""
 
 
-class Limits:
+class RequestLimits:
     """ASGI middleware that answers 413 as soon as a body is known to be too long, and 500 to bugs.
 
     Bugs end here because servers write an exception's message into their logs, and it may quote data.
@@ -65,7 +65,7 @@ class Limits:
                 raise BrokenOff from None
             await self._refuse(noted)
         except Exception as error:
-            _log.error("request_broke", exc_info=error, extra={"path": scope["path"]})
+            _logger.error("request_broke", exc_info=error, extra={"path": scope["path"]})
             if started:
                 raise BrokenOff from None
             await _answer(

@@ -28,13 +28,13 @@ class SecurityHeaders:
             await self._app(scope, receive, send)
             return
 
-        its = _SECURE_HEADERS if scope["scheme"] == "https" else HEADERS
+        fields = _SECURE_HEADERS if scope["scheme"] == "https" else HEADERS
 
         def dressed(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 headers = [*message.get("headers", ())]
                 has = [name.lower() for name, _ in headers]
-                headers += [header for header in its if header[0] not in has]
+                headers += [header for header in fields if header[0] not in has]
                 message["headers"] = headers
             return send(message)
 

@@ -10,7 +10,7 @@ from parley.domain.conversation import Reply
 from parley.domain.events import End
 from parley.domain.ports import Watch
 from parley.domain.results import Append, Fenced, Flushed, Follow, Hit, Slice, Wait, Write
-from parley.support.wakeup import Bell, Bells
+from parley.support.wakeup import Listeners, Wakeup
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class MemoryLog:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._sessions: OrderedDict[str, _Sessions] = OrderedDict()
         self._done: OrderedDict[str, tuple[float, Reply]] = OrderedDict()
-        self._bells: dict[str, Bells] = {}
+        self._listeners: dict[str, Listeners] = {}
         self._parked: dict[str, tuple[Reply, str]] = {}
 
     async def join(
@@ -149,19 +149,19 @@ class MemoryLog:
             return Slice(reply.text[position:], reply.end, True, False, frozenset())
         return Slice("", None, False, True, frozenset())
 
-    async def watch(self, key: str, bell: Bell) -> Watch:
-        self._bells.setdefault(key, Bells()).add(bell)
-        return _Watching(self, key, bell)
+    async def watch(self, key: str, wakeup: Wakeup) -> Watch:
+        self._listeners.setdefault(key, Listeners()).add(wakeup)
+        return _Watching(self, key, wakeup)
 
-    def forget(self, key: str, bell: Bell) -> None:
+    def forget(self, key: str, wakeup: Wakeup) -> None:
         """End a watch."""
-        bells = self._bells.get(key, Bells())
-        bells.discard(bell)
-        if not bells:
-            self._bells.pop(key, None)
+        listeners = self._listeners.get(key, Listeners())
+        listeners.discard(wakeup)
+        if not listeners:
+            self._listeners.pop(key, None)
 
     def _ring(self, key: str) -> None:
-        self._bells.get(key, Bells()).ring()
+        self._listeners.get(key, Listeners()).notify()
 
     async def stop(self, key: str, session_id: str) -> int:
         sessions = self._sessions_of(key)
@@ -196,10 +196,10 @@ def _latest(table: OrderedDict[str, T], key: str, value: T, most: int) -> T:
 
 
 class _Watching:
-    def __init__(self, log: MemoryLog, key: str, bell: Bell) -> None:
+    def __init__(self, log: MemoryLog, key: str, wakeup: Wakeup) -> None:
         self._log = log
         self._key = key
-        self._bell = bell
+        self._wakeup = wakeup
 
     async def close(self) -> None:
-        self._log.forget(self._key, self._bell)
+        self._log.forget(self._key, self._wakeup)

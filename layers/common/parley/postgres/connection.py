@@ -19,7 +19,7 @@ from psycopg.types.json import set_json_dumps, set_json_loads
 
 from parley.postgres.prepared import Row, Statement
 from parley.support.encoding import from_json, to_json
-from parley.support.timer import Timed
+from parley.support.timer import Deadline
 
 Arguments = Sequence[object] | dict[str, Any]
 
@@ -28,12 +28,12 @@ _WELL = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 _COPIES = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
 
 
-class Late(Exception):
+class DeadlineExceeded(Exception):
     """The deadline has come, and no answer."""
 
 
-class Link(Timed):
-    """A connection in autocommit mode; open one by `Link.open`.
+class Connection(Deadline):
+    """A connection in autocommit mode; open one by `Connection.open`.
 
     With `prepare` the server keeps a plan of each statement that it is asked again.
     """
@@ -57,7 +57,7 @@ class Link(Timed):
         self._loop.add_reader(self._socket, self._on_readable)
 
     @classmethod
-    async def open(cls, url: str, *, timeout: float, prepare: bool) -> "Link":
+    async def open(cls, url: str, *, timeout: float, prepare: bool) -> "Connection":
         """Connect; raises `psycopg.OperationalError`. The timeouts are made of `timeout`, in seconds.
 
         That is done in a thread: while it connects, libpq closes and opens sockets as it likes, which an
@@ -75,18 +75,19 @@ class Link(Timed):
         """Return the socket's file descriptor."""
         return self._socket
 
-    def ask(
+    def execute(
         self, statement: str, arguments: Arguments = (), deadline: float = math.inf
     ) -> "asyncio.Future[list[Row]]":
         """Run a statement; the future gets its rows, or an exception, mostly a `psycopg.Error`.
 
-        It gets `Late` when the event loop's time is `deadline`. That, or to cancel the future, ends the
-        statement no sooner: `rest` tells of it. The next may be asked once this one has ended.
+        It gets `DeadlineExceeded` when the event loop's time is `deadline`. That, or to cancel the future,
+        ends the statement no sooner: `outcome_after_deadline` tells of it. The next may be asked once this
+        one has ended.
         """
         if self._answer is not None:
             raise RuntimeError("a connection runs one statement at a time")
         answer = self._answer = self._loop.create_future()
-        self._set_due(deadline)
+        self._reschedule(deadline)
         try:
             self._send(statement, arguments)
         except Exception as error:
@@ -95,10 +96,10 @@ class Link(Timed):
                 self.close()
         return answer
 
-    def rest(self) -> "asyncio.Future[list[Row]]":
+    def outcome_after_deadline(self) -> "asyncio.Future[list[Row]]":
         """Return what becomes of a statement whose future was too early, or was cancelled."""
         rest: asyncio.Future[list[Row]] = self._loop.create_future()
-        self._set_due(math.inf)
+        self._reschedule(math.inf)
         if self._answer is not None:
             self._answer = rest
         else:
@@ -106,9 +107,9 @@ class Link(Timed):
             self._missed = []
         return rest
 
-    def _on_due(self) -> None:
+    def _on_deadline(self) -> None:
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(Late())
+            self._answer.set_exception(DeadlineExceeded())
 
     @property
     def _lost(self) -> bool:

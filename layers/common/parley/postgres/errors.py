@@ -14,7 +14,7 @@ from parley.domain.limits import limit_exceeded
 from parley.postgres.prepared import Row
 
 
-def refusal(row: Row) -> ParleyError:
+def error_of(row: Row) -> ParleyError:
     """Return the error that a row of `begin_session` tells of."""
     outcome, session_id = row[:2]
     match outcome:

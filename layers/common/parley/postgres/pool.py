@@ -8,12 +8,12 @@ import psycopg
 from psycopg import errors
 
 from parley.domain.errors import StoreUnavailable
-from parley.postgres.connection import Arguments, Late, Link
+from parley.postgres.connection import Arguments, Connection, DeadlineExceeded
 from parley.postgres.prepared import Row
 from parley.support.logs import logger
-from parley.support.semaphore import Places
+from parley.support.semaphore import FastSemaphore
 
-_log = logger("database")
+_logger = logger("database")
 
 # Returns the database's URL; is given the one that the server refused, when its password was changed.
 UrlSource = Callable[[str | None], Awaitable[str]]
@@ -33,7 +33,7 @@ _BROKEN = (psycopg.OperationalError, psycopg.InterfaceError, OSError, *_STALE_PL
 _CROWDED = ("too many", "connection slots", "starting up", "shutting down", "recovery mode")
 
 
-class Connections:
+class Pool:
     """Up to `size` connections in autocommit mode, each running one statement at a time.
 
     Every statement that is run must be repeatable: a connection that breaks while it runs leaves
@@ -49,9 +49,9 @@ class Connections:
         self._url = url
         self._timeout = timeout
         self._prepare = prepare
-        self._idle: list[Link] = []
+        self._idle: list[Connection] = []
         self._size = size
-        self._places = Places(size)
+        self._semaphore = FastSemaphore(size)
         self._late: set[asyncio.Future[list[Row]]] = set()
 
     async def run(self, statement: str, arguments: Arguments = ()) -> list[Row]:
@@ -63,62 +63,68 @@ class Connections:
             return await self._in_time(statement, arguments)
         except StoreUnavailable as error:
             # What the driver says may quote data; the kind of its error does not.
-            _log.warning("database_unavailable", extra={"error": type(error.__cause__ or error).__name__})
+            _logger.warning("database_unavailable", extra={"error": type(error.__cause__ or error).__name__})
             raise
 
     async def _in_time(self, statement: str, arguments: Arguments) -> list[Row]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout
-        if not self._places.take():
+        if not self._semaphore.try_acquire():
             try:
-                await self._places.wait(deadline)
+                await self._semaphore.wait(deadline)
             except TimeoutError as error:
                 raise StoreUnavailable from error
         broken, pause = 0, 0.0
-        if (link := self._take()) is not None:
+        if (connection := self._take()) is not None:
             # Mostly a connection that is there answers at the first try, which takes no task.
             try:
-                rows = await self._ask(link, statement, arguments, deadline)
+                rows = await self._execute(connection, statement, arguments, deadline)
             except StoreUnavailable:
                 raise
             except Exception as error:
-                self._take_back(link, error)
+                self._take_back(connection, error)
                 if not isinstance(error, _BROKEN):
-                    self._places.give()
+                    self._semaphore.release()
                     raise
                 if isinstance(error, _AGAIN):
                     pause = _PAUSE
                 else:
                     broken = 1
             else:
-                self._keep(link)
-                self._places.give()
+                self._keep(connection)
+                self._semaphore.release()
                 return rows
         begun = loop.time()
         task = loop.create_task(self._run(statement, arguments, deadline, broken, pause))
         await self._done(task, begun, deadline)
-        self._places.give()
+        self._semaphore.release()
         return task.result()
 
-    async def _ask(self, link: Link, statement: str, arguments: Arguments, deadline: float) -> list[Row]:
+    async def _execute(
+        self, connection: Connection, statement: str, arguments: Arguments, deadline: float
+    ) -> list[Row]:
         begun = asyncio.get_running_loop().time()
         try:
-            return await link.ask(statement, arguments, deadline)
-        except Late:
-            rest = link.rest()
+            return await connection.execute(statement, arguments, deadline)
+        except DeadlineExceeded:
+            rest = connection.outcome_after_deadline()
         except asyncio.CancelledError:
-            self._leave_behind(link.rest(), link)
+            self._leave_behind(connection.outcome_after_deadline(), connection)
             raise
-        await self._done(rest, begun, deadline, link)
+        await self._done(rest, begun, deadline, connection)
         return rest.result()
 
     async def _done(
-        self, work: "asyncio.Future[list[Row]]", begun: float, deadline: float, link: Link | None = None
+        self,
+        work: "asyncio.Future[list[Row]]",
+        begun: float,
+        deadline: float,
+        connection: Connection | None = None,
     ) -> None:
         """Wait until the work is done; raises `StoreUnavailable` once the event loop's time is `deadline`.
 
         It goes on without its caller then, or when that one is cancelled, and gives its place back itself.
-        `link` is the connection that it has, unless it takes care of that too.
+        `connection` is the connection that it has, unless it takes care of that too.
         """
         loop = asyncio.get_running_loop()
         try:
@@ -127,17 +133,17 @@ class Connections:
                 # The answer may have come meanwhile, and wait in the socket.
                 done = await _done_by(work, loop.time() + _AWAY)
         except asyncio.CancelledError:
-            self._leave_behind(work, link)
+            self._leave_behind(work, connection)
             raise
         if not done:
-            self._leave_behind(work, link)
+            self._leave_behind(work, connection)
             if loop.time() - begun > self._timeout / 2:
                 # Where one connection has died without a word, its neighbours have too, most likely. A
                 # statement that only came late to its connection says nothing about it.
                 self._drop_idle()
             raise StoreUnavailable from TimeoutError()
 
-    def _leave_behind(self, work: "asyncio.Future[list[Row]]", link: Link | None) -> None:
+    def _leave_behind(self, work: "asyncio.Future[list[Row]]", connection: Connection | None) -> None:
         """Let a statement whose caller is gone come to its end by itself, and keep its connection.
 
         To cancel it would have a connection opened to ask the server for that, one for each late statement
@@ -145,24 +151,24 @@ class Connections:
         """
         prompt = len(self._late) < self._size
         self._late.add(work)
-        give_up = work.cancel if link is None else link.close
+        give_up = work.cancel if connection is None else connection.close
         timer = asyncio.get_running_loop().call_later(self._timeout * 2, give_up)
 
         def over(ended: "asyncio.Future[list[Row]]") -> None:
             timer.cancel()
             self._late.discard(ended)
             failed = ended.cancelled() or ended.exception() is not None
-            if link is not None:
+            if connection is not None:
                 if failed:
-                    link.close()
+                    connection.close()
                 else:
-                    self._keep(link)
+                    self._keep(connection)
             if not prompt:
-                self._places.give()
+                self._semaphore.release()
 
         work.add_done_callback(over)
         if prompt:
-            self._places.give()
+            self._semaphore.release()
 
     async def _run(
         self, statement: str, arguments: Arguments, deadline: float, broken: int, pause: float
@@ -176,54 +182,54 @@ class Connections:
             await asyncio.sleep(pause * (1 + random.random()))  # noqa: S311 - jitter
         pause = _PAUSE
         while True:
-            link = self._take()
-            fresh = link is None
+            connection = self._take()
+            fresh = connection is None
             try:
-                if link is None:
-                    link = await self._connect()
-                rows = await link.ask(statement, arguments)
+                if connection is None:
+                    connection = await self._connect()
+                rows = await connection.execute(statement, arguments)
             except _BROKEN as error:
                 reason = error
-                self._take_back(link, error)
-                crowded = link is None and any(words in str(error) for words in _CROWDED)
+                self._take_back(connection, error)
+                crowded = connection is None and any(words in str(error) for words in _CROWDED)
                 if not crowded and not isinstance(error, _AGAIN):
                     broken += 1
                     # Who is not let in twice, or loses three connections, asks no further.
-                    if fresh and broken > (1 if link is None else 2):
+                    if fresh and broken > (1 if connection is None else 2):
                         raise StoreUnavailable from error
                     if broken == 1:
                         continue
             except BaseException as error:
-                self._take_back(link, error)
+                self._take_back(connection, error)
                 raise
             else:
-                self._keep(link)
+                self._keep(connection)
                 return rows
             if loop.time() + pause > deadline:
                 raise StoreUnavailable from reason
             await asyncio.sleep(pause * (1 + random.random()))  # noqa: S311 - jitter
             pause = min(pause * 2, 0.5)
 
-    def _take(self) -> Link | None:
+    def _take(self) -> Connection | None:
         while self._idle:
-            link = self._idle.pop()
-            if not link.closed:
-                return link
+            connection = self._idle.pop()
+            if not connection.closed:
+                return connection
         return None
 
-    def _take_back(self, link: Link | None, failure: BaseException) -> None:
+    def _take_back(self, connection: Connection | None, failure: BaseException) -> None:
         """Keep a connection that its statement left whole."""
         broken = isinstance(failure, _BROKEN) and not isinstance(failure, _AGAIN)
-        if link is not None:
+        if connection is not None:
             if isinstance(failure, psycopg.Error) and not broken:
-                self._keep(link)
+                self._keep(connection)
             else:
-                link.close()
+                connection.close()
         if broken:
             # The others in the pool broke for the same reason, most likely.
             self._drop_idle()
 
-    async def _connect(self) -> Link:
+    async def _connect(self) -> Connection:
         if isinstance(self._url, str):
             return await self._open(self._url)
         url = await self._source(None)
@@ -245,20 +251,20 @@ class Connections:
         except Exception as error:
             raise StoreUnavailable from error
 
-    async def _open(self, url: str) -> Link:
-        return await Link.open(url, timeout=self._timeout, prepare=self._prepare)
+    async def _open(self, url: str) -> Connection:
+        return await Connection.open(url, timeout=self._timeout, prepare=self._prepare)
 
-    def _keep(self, link: Link) -> None:
+    def _keep(self, connection: Connection) -> None:
         # Late statements have connections beyond the size, for as long as they last.
-        if len(self._idle) < self._size and not link.closed:
-            self._idle.append(link)
+        if len(self._idle) < self._size and not connection.closed:
+            self._idle.append(connection)
         else:
-            link.close()
+            connection.close()
 
     def _drop_idle(self) -> None:
         idle, self._idle = self._idle, []
-        for link in idle:
-            link.close()
+        for connection in idle:
+            connection.close()
 
     async def close(self) -> None:
         """Close the connections; what is still under way is given up."""

@@ -66,7 +66,7 @@ select s.state, s.epoch, s.stop_requested_at is not null, u.disabled_at is not n
  where s.id = %(id)s
 """
 
-PULSE = """
+RENEW_LEASES = """
 with mine as (select * from unnest(%(ids)s::text[], %(epochs)s::bigint[]) as mine(id, epoch)),
 renewed as (
     update sessions s

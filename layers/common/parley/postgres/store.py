@@ -6,8 +6,8 @@ from typing import Any
 from parley.domain.conversation import (
     ChatPage,
     ChatSummary,
+    NewSession,
     OfferedModel,
-    Order,
     Page,
     Reply,
     Session,
@@ -15,10 +15,10 @@ from parley.domain.conversation import (
 )
 from parley.domain.errors import NotFound, SessionExpired, UserDisabled
 from parley.domain.events import Completed, FinishReason
-from parley.domain.results import Attached, Ended, Orphan, Overtaken, Pulse, Saved, Stop, Stopping
+from parley.domain.results import Attached, Ended, LeaseStatus, Orphan, Overtaken, Saved, Stop, Stopping
 from parley.postgres import statements
-from parley.postgres.errors import refusal
-from parley.postgres.pool import Connections
+from parley.postgres.errors import error_of
+from parley.postgres.pool import Pool
 from parley.postgres.prepared import Row
 from parley.postgres.rows import answer_column, message_of, reply_columns, reply_of, session_of, started_of
 
@@ -26,31 +26,30 @@ from parley.postgres.rows import answer_column, message_of, reply_columns, reply
 class PostgresStore:
     """`ports.Store` on Postgres. `owner` names this process in leases."""
 
-    def __init__(
-        self, connections: Connections, *, owner: str, session_seconds: int, create_users: bool = False
-    ) -> None:
-        self._connections = connections
+    def __init__(self, pool: Pool, *, owner: str, session_seconds: int, create_users: bool = False) -> None:
+        self._pool = pool
         self._owner = owner
         self._session_seconds = session_seconds
         self._create_users = create_users
 
-    async def start(self, order: Order) -> Started:
-        [row] = await self._connections.run(
+    async def start(self, new_session: NewSession) -> Started:
+        [row] = await self._pool.run(
             "select * from begin_session("
             "%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
             [
-                order.user_id, self._create_users, order.prompt, order.model_id, order.chat_id,
-                order.regenerate, order.idempotency_key, order.request_hash, order.title,
-                order.new_session_id, order.new_chat_id, order.new_message_id, order.new_reply_id,
-                self._session_seconds, order.model_version, answer_column(order.answer),
+                new_session.user_id, self._create_users, new_session.prompt, new_session.model_id,
+                new_session.chat_id, new_session.regenerate, new_session.idempotency_key,
+                new_session.request_hash, new_session.title, new_session.new_session_id,
+                new_session.new_chat_id, new_session.new_message_id, new_session.new_reply_id,
+                self._session_seconds, new_session.model_version, answer_column(new_session.answer),
             ],
         )  # fmt: skip
         if row[0] != "started":
-            raise refusal(row)
+            raise error_of(row)
         return started_of(row)
 
     async def session(self, session_id: str) -> Session:
-        rows = await self._connections.run(
+        rows = await self._pool.run(
             statements.SESSION, {"id": session_id, "owner": self._owner, "turns": statements.TURNS}
         )
         if not rows:
@@ -76,7 +75,7 @@ class PostgresStore:
             "id": session_id, "key": key, "epoch": epoch, "lease": lease_seconds,
             "owner": self._owner, "writer": writer, "asks": asks,
         }  # fmt: skip
-        if await self._connections.run(statements.ATTACH, arguments):
+        if await self._pool.run(statements.ATTACH, arguments):
             return Attached()
         return await self._standing(session_id)
 
@@ -84,7 +83,7 @@ class PostgresStore:
         self, session_id: str, key: str, lease_seconds: float
     ) -> int | Overtaken | Ended | Stopping:
         arguments = {"id": session_id, "key": key, "lease": lease_seconds, "owner": self._owner}
-        rows = await self._connections.run(statements.CLAIM, arguments)
+        rows = await self._pool.run(statements.CLAIM, arguments)
         if rows:
             return int(rows[0][0])
         return await self._standing(session_id)
@@ -99,25 +98,25 @@ class PostgresStore:
         return Overtaken(epoch)
 
     async def _row(self, session_id: str) -> Row:
-        rows = await self._connections.run(statements.STANDING, {"id": session_id, "owner": self._owner})
+        rows = await self._pool.run(statements.STANDING, {"id": session_id, "owner": self._owner})
         if not rows:
             raise NotFound
         return rows[0]
 
-    async def pulse(self, epochs: dict[str, int], lease_seconds: float) -> list[Pulse]:
+    async def renew_leases(self, epochs: dict[str, int], lease_seconds: float) -> list[LeaseStatus]:
         if not epochs:
             return []
-        rows = await self._connections.run(
-            statements.PULSE,
+        rows = await self._pool.run(
+            statements.RENEW_LEASES,
             {
                 "ids": list(epochs), "epochs": list(epochs.values()),
                 "owner": self._owner, "lease": lease_seconds,
             },
         )  # fmt: skip
-        return [Pulse(*row) for row in rows]
+        return [LeaseStatus(*row) for row in rows]
 
     async def finish(self, session_id: str, reply: Reply, source: str) -> Saved | Overtaken | Ended:
-        [[count]] = await self._connections.run(
+        [[count]] = await self._pool.run(
             statements.FINISH, {"id": session_id, "source": source} | reply_columns(reply)
         )
         if count:
@@ -130,7 +129,7 @@ class PostgresStore:
         return row[4], reply_of(row[5:]) if row[0] == "ended" else None
 
     async def request_stop(self, session_id: str, user_id: str | None) -> Stop:
-        rows = await self._connections.run(statements.REQUEST_STOP, [session_id, user_id, user_id])
+        rows = await self._pool.run(statements.REQUEST_STOP, [session_id, user_id, user_id])
         if not rows:
             raise NotFound
         state, leased, key, epoch = rows[0]
@@ -141,7 +140,7 @@ class PostgresStore:
         return Stop(state == "ended", leased, key, epoch)
 
     async def history(self, user_id: str, chat_id: str, before: int | None, limit: int) -> Page:
-        rows = await self._connections.run(
+        rows = await self._pool.run(
             statements.HISTORY, {"chat": chat_id, "user": user_id, "before": before, "limit": limit + 1}
         )
         if not rows:
@@ -181,10 +180,10 @@ class PostgresStore:
 
     async def _of_user(self, user_id: str, statement: str, arguments: Any) -> list[Row]:
         """Run a statement that has a row for every user; who is new and verified becomes one."""
-        rows = await self._connections.run(statement, arguments)
+        rows = await self._pool.run(statement, arguments)
         if not rows and self._create_users:
-            await self._connections.run(statements.CREATE_USER, [user_id])
-            rows = await self._connections.run(statement, arguments)
+            await self._pool.run(statements.CREATE_USER, [user_id])
+            rows = await self._pool.run(statement, arguments)
         return rows
 
     def _require_user(self, rows: list[Row], disabled_column: int) -> None:
@@ -194,7 +193,7 @@ class PostgresStore:
             raise UserDisabled
 
     async def orphans(self, grace_seconds: float, limit: int) -> list[Orphan]:
-        rows = await self._connections.run(statements.ORPHANS, [grace_seconds, limit, self._owner])
+        rows = await self._pool.run(statements.ORPHANS, [grace_seconds, limit, self._owner])
         return [Orphan(*row) for row in rows]
 
     async def expire_sessions(self, limit: int) -> int:
@@ -207,11 +206,11 @@ class PostgresStore:
         return await self._count(statements.PURGE_CHATS, older_than_days, limit)
 
     async def _count(self, statement: str, *arguments: Any) -> int:
-        [[count]] = await self._connections.run(statement, arguments)
+        [[count]] = await self._pool.run(statement, arguments)
         return int(count)
 
     async def check(self) -> None:
-        await self._connections.run("select 1")
+        await self._pool.run("select 1")
 
     async def close(self) -> None:
-        await self._connections.close()
+        await self._pool.close()

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 from parley.domain.errors import ProviderFault
 from parley.domain.events import ModelEvent
-from parley.domain.ports import Question
+from parley.domain.ports import ModelRequest
 from parley.providers.errors import fault_of_status
 from parley.providers.event_stream import stream
-from parley.providers.messages import Messages
+from parley.providers.messages import MessagesParser
 from parley.providers.response_body import Opened
-from parley.providers.sdk_client import Sdk, refusal
+from parley.providers.sdk_client import SdkClient, error_status
 from parley.providers.server import title_of_server
 
 if TYPE_CHECKING:
@@ -30,15 +30,15 @@ class AnthropicModel:
         self._api_key = api_key
         self._base_url = base_url
         self._title = title_of_server(base_url)
-        self._sdk = Sdk(self._make_client)
+        self._sdk = SdkClient(self._make_client)
 
-    def stream(self, question: Question) -> AsyncGenerator[ModelEvent, None]:
+    def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         """Ask once; see `ports.ChatModel.stream`."""
 
         async def open_response() -> Opened:
-            return await self._sdk.post("/v1/messages", _body(question))
+            return await self._sdk.post("/v1/messages", _body(request))
 
-        return stream(self._title, Messages(self._title), open_response, self._fault_of)
+        return stream(self._title, MessagesParser(self._title), open_response, self._fault_of)
 
     async def close(self) -> None:
         """Close idle connections."""
@@ -57,17 +57,17 @@ class AnthropicModel:
         )
 
     def _fault_of(self, error: Exception) -> ProviderFault | None:
-        found = refusal(error)
+        found = error_status(error)
         return found and fault_of_status(self._title, found.status, found.headers, found.body)
 
 
-def _body(question: Question) -> dict[str, object]:
-    model = question.model
+def _body(request: ModelRequest) -> dict[str, object]:
+    model = request.model
     body: dict[str, object] = {
         **model.parameters,
         "model": model.name,
         "max_tokens": model.max_output_tokens,
-        "messages": [{"role": turn.role.value, "content": turn.text} for turn in question.turns],
+        "messages": [{"role": turn.role.value, "content": turn.text} for turn in request.turns],
         "stream": True,
     }
     if model.system_prompt:

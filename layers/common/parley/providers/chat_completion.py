@@ -7,7 +7,7 @@ import msgspec
 
 from parley.domain.events import Counted, Finish, FinishReason
 from parley.providers.errors import fault_of_event, is_bare_error, says_something
-from parley.providers.event_stream import DONE, Chunk, Ending, Lump, is_done
+from parley.providers.event_stream import DONE, Batch, Ending, EventDecoder, is_done
 from parley.providers.finish_reasons import is_error, is_finish_reason, meaning_of
 from parley.providers.sdk_client import own_word
 from parley.providers.usage import completion_counts, count, usage_of
@@ -66,10 +66,10 @@ class _Chunk(msgspec.Struct):
         return is_bare_error(self.detail, self.message, self.code or self.status_code)
 
 
-_chunk = Chunk(_Chunk)
+_chunk = EventDecoder(_Chunk)
 
 
-class ChatCompletion:
+class ChatCompletionParser:
     """Reads one reply.
 
     A finish reason makes the end, unless text or reasoning follows: some servers write `stop` into every
@@ -91,7 +91,7 @@ class ChatCompletion:
         self._reason: str | None = None
         self._last: str | None = None
 
-    def take(self, events: Sequence[ServerEvent], lump: Lump) -> bool:
+    def take(self, events: Sequence[ServerEvent], batch: Batch) -> bool:
         """Read chunks up to the marker."""
         for event in events:
             data = event.data
@@ -102,7 +102,7 @@ class ChatCompletion:
                 if is_done(data):
                     return self._done()
                 continue
-            self._read(chunk, lump)
+            self._read(chunk, batch)
             if not chunk.choices or chunk.error is not None or event.event == "error":
                 self._check(chunk, data, named=event.event == "error")
             if self._reason is None:
@@ -111,10 +111,10 @@ class ChatCompletion:
                 self.settled = True
         return False
 
-    def take_whole(self, body: bytes, lump: Lump) -> None:
+    def take_whole(self, body: bytes, batch: Batch) -> None:
         """Read a whole completion, from a server that does not stream."""
         chunk = _chunk.decode(body) or _Chunk()
-        self._read(chunk, lump, whole=True)
+        self._read(chunk, batch, whole=True)
         self._check(chunk, body, named=body.lstrip().startswith(b"["))
         if not chunk.choices:
             raise ValueError("the response is no completion")
@@ -131,14 +131,14 @@ class ChatCompletion:
         if named or says_something(chunk.error) or chunk.is_error:
             raise fault_of_event(self._title, json_of_any_bytes(data))
 
-    def _read(self, chunk: _Chunk, lump: Lump, *, whole: bool = False) -> None:
+    def _read(self, chunk: _Chunk, batch: Batch, *, whole: bool = False) -> None:
         for choice in chunk.choices or ():
-            said = len(lump.text) + len(lump.reasoning)
+            said = len(batch.text) + len(batch.reasoning)
             delta = choice.delta
             if delta is None and (whole or chunk.object == _WHOLE) and not self._said:
                 delta = choice.message
             if delta is not None and delta.role != "tool":
-                self._say(delta, lump)
+                self._say(delta, batch)
             word = choice.finish_reason
             if word is not None and is_finish_reason(word):
                 if is_error(word) or says_something(choice.error):
@@ -146,27 +146,27 @@ class ChatCompletion:
                     raise fault_of_event(self._title, {"error": error, "type": word})
                 self._reason = self._last = word
                 # Beside text it need not be the last one: some servers write it into every chunk.
-                self._vouched = len(lump.text) + len(lump.reasoning) == said and self._said
+                self._vouched = len(batch.text) + len(batch.reasoning) == said and self._said
             elif says_something(choice.error):
                 raise fault_of_event(self._title, {"error": choice.error})
         if chunk.usage is not None:
             self._count(chunk.usage)
 
-    def _say(self, delta: _Delta, lump: Lump) -> None:
+    def _say(self, delta: _Delta, batch: Batch) -> None:
         thought = delta.reasoning_content or delta.reasoning
         if thought:
-            lump.reasoning.append(thought)
+            batch.reasoning.append(thought)
         said = bool(thought or delta.refusal)
         text = delta.content
         if text:
             if isinstance(text, str):
                 said = True
-                lump.text.append(text)
+                batch.text.append(text)
             else:
-                said = _read_parts(text, lump) or said
+                said = _read_parts(text, batch) or said
         if delta.refusal:
             self._refused = True
-            lump.text.append(delta.refusal)
+            batch.text.append(delta.refusal)
         if said:
             if self._reason is not None:
                 self._reason = None
@@ -207,21 +207,21 @@ class ChatCompletion:
         return Finish(meaning_of(self._reason), own_word(self._reason), usage)
 
 
-def _read_parts(parts: list[Any], lump: Lump) -> bool:
+def _read_parts(parts: list[Any], batch: Batch) -> bool:
     """Read content that comes as a list, as Mistral's reasoning models send it; return whether it said
     anything.
     """
-    before = len(lump.text) + len(lump.reasoning)
+    before = len(batch.text) + len(batch.reasoning)
     for part in parts:
         match part:
             case {"type": "text", "text": str(text)}:
-                lump.text.append(text)
+                batch.text.append(text)
             case {"type": "thinking", "thinking": str(thought)}:
-                lump.reasoning.append(thought)
+                batch.reasoning.append(thought)
             case {"type": "thinking", "thinking": [*thoughts]}:
-                lump.reasoning += [
+                batch.reasoning += [
                     thought["text"]
                     for thought in thoughts
                     if isinstance(thought, dict) and isinstance(thought.get("text"), str)
                 ]
-    return len(lump.text) + len(lump.reasoning) > before
+    return len(batch.text) + len(batch.reasoning) > before

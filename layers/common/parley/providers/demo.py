@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncGenerator
 
 from parley.domain.events import Delta, Finish, FinishReason, ModelEvent, Usage
-from parley.domain.ports import Question
+from parley.domain.ports import ModelRequest
 
 _TOKEN = re.compile(r"\s*(?:\w+|[^\w\s]+)|\s+")
 _LENGTH = re.compile(r"\b(\d{2,5})\s+words\b", re.IGNORECASE)
@@ -30,8 +30,8 @@ assert len(prompt.split()) == {words}
 assert len(prompt) == {characters}
 ```
 
-Ask me the same again and you get the same reply: an equal question is answered from the cache — \
-naïvely, but *très* vite. Ask for “500 words” and I go on for that long. For a model that thinks, \
+StartRequest me the same again and you get the same reply: an equal request is answered from the cache — \
+naïvely, but *très* vite. StartRequest for “500 words” and I go on for that long. For a model that thinks, \
 set `OPENAI_API_KEY`, `ANTHROPIC_API_KEY` or `XAI_API_KEY`. ✓
 """
 
@@ -51,11 +51,11 @@ class DemoModel:
     def __init__(self, tokens_per_second: float) -> None:
         self._pause = 1 / tokens_per_second if tokens_per_second > 0 else 0.0
 
-    async def stream(self, question: Question) -> AsyncGenerator[ModelEvent, None]:
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         """Answer the last turn; see `ports.ChatModel.stream`."""
-        heard = [question.model.system_prompt, *(turn.text for turn in question.turns)]
-        said = tokens_of(reply_to(question.turns[-1].text, earlier=len(question.turns) // 2))
-        tokens = said[: question.model.max_output_tokens]
+        heard = [request.model.system_prompt, *(turn.text for turn in request.turns)]
+        said = tokens_of(reply_to(request.turns[-1].text, earlier=len(request.turns) // 2))
+        tokens = said[: request.model.max_output_tokens]
         clock = asyncio.get_running_loop()
         start = clock.time()
         for number, token in enumerate(tokens):

@@ -11,7 +11,7 @@ from parley.domain.errors import ProviderFault
 from parley.providers.context_errors import context_too_long
 from parley.support.logs import logger
 
-_log = logger("providers")
+_logger = logger("providers")
 
 
 class _Kind(NamedTuple):
@@ -181,7 +181,7 @@ def fault_of_error(provider: str, error: BaseException, *, begun: bool) -> Provi
         code = "provider_protocol"
     else:
         code = "provider_interrupted" if begun else "provider_unavailable"
-    _log.info("a provider failed", extra={"provider": provider, "errors": names, "fault": code})
+    _logger.info("provider_failed", extra={"provider": provider, "errors": names, "fault": code})
     return fault(provider, code)
 
 
@@ -198,9 +198,9 @@ def heed_headers(found: ProviderFault, headers: Mapping[str, str]) -> ProviderFa
 def _logged(provider: str, found: ProviderFault, status: int | None = None) -> ProviderFault:
     fields = {"provider": provider, "fault": found.fault}
     if status is None:
-        _log.info("a provider reported an error", extra=fields)
+        _logger.info("provider_error_event", extra=fields)
     else:
-        _log.info("a provider refused", extra=fields | {"status": status})
+        _logger.info("provider_refused", extra=fields | {"status": status})
     return found
 
 

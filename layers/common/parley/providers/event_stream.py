@@ -11,7 +11,7 @@ import msgspec
 from parley.domain.errors import ProviderFault
 from parley.domain.events import Counted, Delta, Finish, FinishReason, ModelEvent, Ping, Reasoning
 from parley.providers.errors import fault_of_error, heed_headers
-from parley.providers.response_body import Body, Opened
+from parley.providers.response_body import Opened, ResponseBody
 from parley.providers.response_format import Format, format_of
 from parley.providers.think_tags import ThinkTags
 from parley.support.encoding import TextCleaner, convert_leniently, is_blank, json_of_any_bytes
@@ -30,7 +30,7 @@ _BARE_WORDS = re.compile(rb"[\[\]A-Za-z _-]{0,40}", re.ASCII)
 
 
 @dataclass(slots=True)
-class Lump:
+class Batch:
     """What arrived together."""
 
     text: list[str] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Ending(Enum):
     BROKEN = "broken"
 
 
-class Wire(Protocol):
+class ReplyParser(Protocol):
     """A provider's way to frame a reply; one for each reply.
 
     Only what carries text decides: any other field of a type that nobody expects counts as absent.
@@ -54,7 +54,7 @@ class Wire(Protocol):
     counted: Counted | None  # another object whenever the provider has told more
     settled: bool  # it ended but for its marker: what is still to come is not waited for
 
-    def take(self, events: Sequence[ServerEvent], lump: Lump) -> bool:
+    def take(self, events: Sequence[ServerEvent], batch: Batch) -> bool:
         """Read events in their order, and return whether the terminal marker was among them.
 
         Raises `ProviderFault` if one tells of an error, anything else if one is no JSON; what came before
@@ -62,7 +62,7 @@ class Wire(Protocol):
         """
         ...
 
-    def take_whole(self, body: bytes, lump: Lump) -> None:
+    def take_whole(self, body: bytes, batch: Batch) -> None:
         """Read a reply that came as one JSON text.
 
         Raises `ProviderFault` if it tells of an error, anything else if it is no reply.
@@ -77,16 +77,16 @@ class Wire(Protocol):
 class _Reading:
     """One response's bytes on their way into its wire; the first ones say what they are."""
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
+    def __init__(self, parser: ReplyParser) -> None:
+        self._parser = parser
         self._decoder = Decoder()
         self._format: Format | None = None
         self._begun = b""
         self._json: list[bytes] = []
         self._size = 0
 
-    def feed(self, data: bytes, content_type: str, lump: Lump) -> bool:
-        """Take bytes, and return whether the terminal marker was among them; raises as `Wire.take`."""
+    def feed(self, data: bytes, content_type: str, batch: Batch) -> bool:
+        """Take bytes, and return whether the terminal marker was among them; raises as `ReplyParser.take`."""
         if self._format is None:
             # White space before the first byte means nothing, and is not kept.
             data = (self._begun + data).removeprefix(_BYTE_ORDER_MARK).lstrip(b" \t\r\n")
@@ -95,26 +95,26 @@ class _Reading:
                 self._begun = data
                 return False
         if self._format is Format.EVENTS:
-            return self._wire.take(self._decoder.feed(data), lump)
+            return self._parser.take(self._decoder.feed(data), batch)
         self._json.append(data)
         self._size += len(data)
         if self._size > _JSON_BYTES:
             raise ValueError("the response is too long")
         return False
 
-    def end(self, lump: Lump) -> None:
-        """Take note that the body has ended; raises as `Wire.take_whole`, and `ValueError` for no reply at
-        all.
+    def end(self, batch: Batch) -> None:
+        """Take note that the body has ended; raises as `ReplyParser.take_whole`, and `ValueError` for no
+        reply at all.
         """
         if self._format is Format.JSON:
-            self._wire.take_whole(b"".join(self._json), lump)
-        elif self._begun or (self._decoder.strange and self._wire.finish(Ending.CLOSED) is None):
+            self._parser.take_whole(b"".join(self._json), batch)
+        elif self._begun or (self._decoder.strange and self._parser.finish(Ending.CLOSED) is None):
             raise ValueError("the response is neither an event stream nor JSON")
 
 
 async def stream(
     provider: str,
-    wire: Wire,
+    parser: ReplyParser,
     open_response: Callable[[], Awaitable[Opened]],
     fault_of: Callable[[Exception], ProviderFault | None],
 ) -> AsyncGenerator[ModelEvent, None]:
@@ -126,8 +126,8 @@ async def stream(
     def fault_of_any(error: Exception, begun: bool) -> ProviderFault:
         return fault_of(error) or fault_of_error(provider, error, begun=begun)
 
-    body = Body(open_response, fault_of_any)
-    reading = _Reading(wire)
+    body = ResponseBody(open_response, fault_of_any)
+    reading = _Reading(parser)
     cleaner = TextCleaner()
     tags = ThinkTags()
     failure: ProviderFault | None = None
@@ -137,9 +137,9 @@ async def stream(
     said = over = False
     try:
         while failure is None and not over:
-            lump = Lump()
+            batch = Batch()
             try:
-                data = await (body.read_within(_MARKER_SECONDS) if wire.settled else body.read())
+                data = await (body.read_within(_MARKER_SECONDS) if parser.settled else body.read())
             except ProviderFault as error:
                 failure, data = error, b""
                 ending = Ending.BROKEN
@@ -147,39 +147,39 @@ async def stream(
                 ending, over = Ending.CLOSED, True
             try:
                 if data:
-                    over = reading.feed(data, body.content_type, lump)
+                    over = reading.feed(data, body.content_type, batch)
                 elif over:
-                    reading.end(lump)
+                    reading.end(batch)
             except ProviderFault as error:
                 failure = error if data else heed_headers(error, body.headers)
             except Exception as error:
                 failure = fault_of_error(provider, error, begun=True)
-            text = "".join(lump.text)
+            text = "".join(batch.text)
             if text and not tags.passing:
                 text, thought = tags.feed(text)
                 if thought:
-                    lump.reasoning.append(thought)
-            if lump.reasoning:
-                yield Reasoning(cleaned(lump.reasoning))
+                    batch.reasoning.append(thought)
+            if batch.reasoning:
+                yield Reasoning(cleaned(batch.reasoning))
             text = cleaner.feed(text)
             if text:
                 yield Delta(text)
-            if text or lump.reasoning:
+            if text or batch.reasoning:
                 said, finish = True, None
-            if wire.counted is not counted:
-                counted = wire.counted
+            if parser.counted is not counted:
+                counted = parser.counted
                 if counted is not None:
                     yield counted
-            elif not text and not lump.reasoning and failure is None:
+            elif not text and not batch.reasoning and failure is None:
                 yield Ping()
-            found = wire.finish() if failure is None and not over else None
+            found = parser.finish() if failure is None and not over else None
             if found is not None and found != finish:
                 if not tags.passing and (left := tags.let_go()):
                     said = True
                     yield Delta(cleaner.feed(left))
                 finish = found
                 yield _believed(finish, said)
-        end = wire.finish(ending) if failure is None or ending is Ending.BROKEN else None
+        end = parser.finish(ending) if failure is None or ending is Ending.BROKEN else None
         if end is not None and ending is Ending.BROKEN and not said and end.reason is FinishReason.STOP:
             end = None  # a finish reason before any text, and then nothing
         if end is not None:
@@ -207,7 +207,7 @@ def _believed(finish: Finish, said: bool) -> Finish:
     return msgspec.structs.replace(finish, usage=None)
 
 
-class Chunk(Generic[T]):
+class EventDecoder(Generic[T]):
     """Decodes one event, whose fields all have defaults."""
 
     def __init__(self, kind: type[T]) -> None:

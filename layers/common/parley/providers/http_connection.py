@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 import httptools
 
 from parley.providers.http_response import Answer, Disconnected
-from parley.support.timer import Timed
+from parley.support.timer import Deadline
 
 CONNECT_SECONDS = 5.0
 KEEPALIVE_SECONDS = 30.0
@@ -24,7 +24,7 @@ _TURN_SECONDS = 1.0
 _HEAD_BYTES = 1 << 16
 
 
-class Place(NamedTuple):
+class Origin(NamedTuple):
     """Where a provider is."""
 
     host: str
@@ -32,22 +32,22 @@ class Place(NamedTuple):
     secure: bool
 
 
-class Wires:
+class ConnectionPool:
     """Connections, kept for the next question as long as providers keep them."""
 
     def __init__(self, ssl_context: SSLContext) -> None:
         self._ssl_context = ssl_context
-        self._idle: dict[Place, list[_Wire]] = {}
-        self._all: set[_Wire] = set()
+        self._idle: dict[Origin, list[Connection]] = {}
+        self._all: set[Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()
 
-    async def send(self, place: Place, head: bytes, body: bytes) -> Answer:
+    async def send(self, origin: Origin, head: bytes, body: bytes) -> Answer:
         """Send a request whose head lacks its last line, the body's length; return the answer's beginning.
 
         Raises `OSError`, `TimeoutError` where nobody takes the connection, and httptools' errors.
         """
-        wire = self._take(place) or await self._connect(place)
-        answer = wire.send(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
+        connection = self._take(origin) or await self._connect(origin)
+        answer = connection.send(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
         try:
             await answer.begun()
         except BaseException:
@@ -55,18 +55,18 @@ class Wires:
             raise
         return answer
 
-    def _take(self, place: Place) -> "_Wire | None":
-        idle = self._idle.get(place, [])
+    def _take(self, origin: Origin) -> "Connection | None":
+        idle = self._idle.get(origin, [])
         while idle:
-            wire = idle.pop()
-            if wire.usable:
-                return wire
-            wire.abort()
+            connection = idle.pop()
+            if connection.usable:
+                return connection
+            connection.abort()
         return None
 
-    async def _connect(self, place: Place) -> "_Wire":
-        wire = _Wire(self, place)
-        connecting = asyncio.create_task(self._open(wire, place))
+    async def _connect(self, origin: Origin) -> "Connection":
+        connection = Connection(self, origin)
+        connecting = asyncio.create_task(self._open(connection, origin))
         self._opening.add(connecting)
         connecting.add_done_callback(self._opening.discard)
         try:
@@ -74,70 +74,79 @@ class Wires:
         except asyncio.CancelledError:
             # asyncio's race for a host's addresses may lose the winner's socket when it is cancelled, so it
             # comes to its end.
-            connecting.add_done_callback(wire.unwanted)
+            connecting.add_done_callback(connection.unwanted)
             raise
-        return wire
+        return connection
 
-    async def _open(self, wire: "_Wire", place: Place) -> None:
+    async def _open(self, connection: "Connection", origin: Origin) -> None:
         loop = asyncio.get_running_loop()
-        options: dict[str, Any] = {"ssl": self._ssl_context if place.secure else None}
+        options: dict[str, Any] = {"ssl": self._ssl_context if origin.secure else None}
         async with asyncio.timeout(CONNECT_SECONDS):
             if isinstance(loop, asyncio.BaseEventLoop):
                 options["happy_eyeballs_delay"] = 0.25
-                await loop.create_connection(lambda: wire, place.host, place.port, **options)
+                await loop.create_connection(lambda: connection, origin.host, origin.port, **options)
                 return
             # uvloop knows no such race: an address that nobody answers at must not take all the time.
-            if place.secure:
-                options["server_hostname"] = place.host
-            *others, last = await _addresses(place)
+            if origin.secure:
+                options["server_hostname"] = origin.host
+            *others, last = await _addresses(origin)
             for address in others:
                 with contextlib.suppress(OSError):
                     async with asyncio.timeout(_TURN_SECONDS):
-                        await loop.create_connection(lambda: wire, address, place.port, **options)
+                        await loop.create_connection(lambda: connection, address, origin.port, **options)
                         return
-            await loop.create_connection(lambda: wire, last, place.port, **options)
+            await loop.create_connection(lambda: connection, last, origin.port, **options)
 
-    def opened(self, wire: "_Wire") -> None:
+    def opened(self, connection: "Connection") -> None:
         """Note a connection."""
-        self._all.add(wire)
+        self._all.add(connection)
 
-    def keep(self, wire: "_Wire") -> None:
+    def keep(self, connection: "Connection") -> None:
         """Keep a connection whose answer is whole."""
-        self._idle.setdefault(wire.place, []).append(wire)
+        self._idle.setdefault(connection.origin, []).append(connection)
 
-    def lost(self, wire: "_Wire") -> None:
+    def lost(self, connection: "Connection") -> None:
         """Forget a connection."""
-        self._all.discard(wire)
-        idle = self._idle.get(wire.place, [])
-        if wire in idle:
-            idle.remove(wire)
+        self._all.discard(connection)
+        idle = self._idle.get(connection.origin, [])
+        if connection in idle:
+            idle.remove(connection)
 
     async def close(self) -> None:
         """Close every connection."""
         for connecting in self._opening:
             connecting.cancel()
-        for wire in list(self._all):
-            wire.abort()
+        for connection in list(self._all):
+            connection.abort()
 
 
-async def _addresses(place: Place) -> list[str]:
+async def _addresses(origin: Origin) -> list[str]:
     """Return a host's addresses, in the order in which the system would have them tried."""
-    found = await asyncio.get_running_loop().getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
-class _Wire(Timed, asyncio.Protocol):
+class Connection(Deadline, asyncio.Protocol):
     """One connection."""
 
     __slots__ = (
-        "_answer", "_ends_with_connection", "_head", "_head_bytes", "_in_head", "_interim", "_loop",
-        "_parser", "_transport", "_wires", "place",
+        "_answer",
+        "_ends_with_connection",
+        "_head",
+        "_head_bytes",
+        "_in_head",
+        "_interim",
+        "_loop",
+        "_parser",
+        "_pool",
+        "_transport",
+        "origin",
     )  # fmt: skip
 
-    def __init__(self, wires: Wires, place: Place) -> None:
+    def __init__(self, pool: ConnectionPool, origin: Origin) -> None:
         super().__init__()
-        self.place = place
-        self._wires = wires
+        self.origin = origin
+        self._pool = pool
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = None
@@ -152,13 +161,15 @@ class _Wire(Timed, asyncio.Protocol):
     def usable(self) -> bool:
         """Whether the next question may go this way; a timer may be late, where the process was frozen."""
         return (
-            self._transport is not None and not self._transport.is_closing() and self._loop.time() < self._due
+            self._transport is not None
+            and not self._transport.is_closing()
+            and self._loop.time() < self._deadline
         )
 
     def send(self, request: bytes) -> Answer:
         """Send a request; nothing else may be under way."""
         answer = self._answer = Answer(self)
-        self._set_due(math.inf)
+        self._reschedule(math.inf)
         if self._transport is None:
             answer.fail(Disconnected("closed"))
             return answer
@@ -192,14 +203,14 @@ class _Wire(Timed, asyncio.Protocol):
         """Close at once, without a goodbye for whose answer one would wait."""
         self._lose(Disconnected("closed"))
 
-    def _on_due(self) -> None:
+    def _on_deadline(self) -> None:
         self.abort()  # idle for too long
 
     # What the event loop tells.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._wires.opened(self)
+        self._pool.opened(self)
 
     def data_received(self, data: bytes) -> None:
         answer, parser = self._answer, self._parser
@@ -233,7 +244,7 @@ class _Wire(Timed, asyncio.Protocol):
         self._cancel_timer()
         if transport is not None:
             transport.abort()
-        self._wires.lost(self)
+        self._pool.lost(self)
         if answer is not None:
             answer.fail(error)
 
@@ -277,7 +288,7 @@ class _Wire(Timed, asyncio.Protocol):
         answer.finish()
         if lasts and self._transport is not None:
             self._transport.resume_reading()
-            self._set_due(self._loop.time() + KEEPALIVE_SECONDS)
-            self._wires.keep(self)
+            self._reschedule(self._loop.time() + KEEPALIVE_SECONDS)
+            self._pool.keep(self)
         else:
             self.abort()

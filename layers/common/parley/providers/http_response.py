@@ -12,7 +12,7 @@ class Disconnected(ConnectionError):
     """The provider closed the connection before its answer was whole."""
 
 
-class Wire(Protocol):
+class ResponseConnection(Protocol):
     """The connection that an answer comes by."""
 
     def pause(self) -> None:
@@ -31,13 +31,13 @@ class Wire(Protocol):
 class Answer:
     """One answer: its status and headers are there, its body comes while it is read."""
 
-    __slots__ = ("_error", "_parts", "_size", "_waiter", "_wire", "headers", "status_code", "whole")
+    __slots__ = ("_connection", "_error", "_parts", "_size", "_waiter", "headers", "status_code", "whole")
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, connection: ResponseConnection) -> None:
         self.status_code = 0
         self.headers: Mapping[str, str] = {}
         self.whole = False
-        self._wire: Wire | None = wire
+        self._connection: ResponseConnection | None = connection
         self._parts: list[bytes] = []
         self._size = 0
         self._error: Exception | None = None
@@ -55,8 +55,8 @@ class Answer:
             await self._news()
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
-        if self._size > _LOW and self._wire is not None:
-            self._wire.resume()
+        if self._size > _LOW and self._connection is not None:
+            self._connection.resume()
         self._size = 0
         return data
 
@@ -71,8 +71,8 @@ class Answer:
         """Take a piece of the body."""
         self._parts.append(data)
         self._size += len(data)
-        if self._size > _HIGH and self._wire is not None:
-            self._wire.pause()
+        if self._size > _HIGH and self._connection is not None:
+            self._connection.pause()
 
     def wake(self) -> None:
         """Tell the reader that there is news."""
@@ -82,13 +82,13 @@ class Answer:
     def finish(self) -> None:
         """Note that the body is whole."""
         self.whole = True
-        self._wire = None
+        self._connection = None
         self.wake()
 
     def fail(self, error: Exception) -> None:
         """Note that no more will come."""
         self._error = error
-        self._wire = None
+        self._connection = None
         self.wake()
 
     async def begun(self) -> None:
@@ -100,8 +100,8 @@ class Answer:
 
     def close(self) -> None:
         """End the connection, unless the answer is whole and the connection serves others."""
-        if self._wire is not None:
-            self._wire.abort()
+        if self._connection is not None:
+            self._connection.abort()
 
     async def aclose(self) -> None:
         self.close()

@@ -12,9 +12,9 @@ from urllib.request import getproxies, proxy_bypass
 import httpx2
 from httptools import HttpParserError
 
-from parley.providers.http_connection import CONNECT_SECONDS, KEEPALIVE_SECONDS, Place, Wires
+from parley.providers.http_connection import CONNECT_SECONDS, KEEPALIVE_SECONDS, ConnectionPool, Origin
 from parley.providers.http_response import Answer
-from parley.providers.response_body import Opened, Source
+from parley.providers.response_body import ByteStream, Opened
 from parley.support.encoding import json_of_any_bytes
 
 # What a body decides about its headers.
@@ -43,16 +43,16 @@ def opened(answer: Answer | httpx2.Response) -> Opened:
     return Opened(headers.get("content-type", ""), source, said)
 
 
-class Envelope:
+class RequestTemplate:
     """Where a request went, and with which headers, for others that differ in their bodies only."""
 
-    __slots__ = ("head", "headers", "method", "place", "url")
+    __slots__ = ("head", "headers", "method", "origin", "url")
 
     def __init__(self, request: httpx2.Request) -> None:
         url = self.url = request.url
         secure = url.scheme == "https"
         self.method = request.method
-        self.place = Place(url.raw_host.decode("ascii"), url.port or (443 if secure else 80), secure)
+        self.origin = Origin(url.raw_host.decode("ascii"), url.port or (443 if secure else 80), secure)
         self.headers = [header for header in request.headers.raw if header[0].lower() not in _OF_THE_BODY]
         lines = [b"%b %b HTTP/1.1" % (request.method.encode("ascii"), url.raw_path)]
         lines += [b"%b: %b" % header for header in self.headers]
@@ -62,7 +62,7 @@ class Envelope:
         self.head = b"".join(b"%b\r\n" % line for line in lines)
 
 
-class Refused(Exception):
+class StatusError(Exception):
     """An HTTP status that is none of success. It looks like an SDK's error; its text says nothing."""
 
     def __init__(self, response: Answer | httpx2.Response, body: object) -> None:
@@ -81,12 +81,12 @@ class ProviderTransport(httpx2.AsyncBaseTransport):
     def __init__(self, ssl_context: SSLContext | None = None) -> None:
         """By default the certificates are trusted that httpx2 trusts."""
         self._ssl_context = ssl_context or httpx2.create_ssl_context()
-        self._wires = Wires(self._ssl_context)
+        self._pool = ConnectionPool(self._ssl_context)
         self._proxies: dict[tuple[str, str], httpx2.AsyncHTTPTransport | None] = {}
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request, and return the response before its body has come; raises as `post` does."""
-        answer = await self._send(Envelope(request), request.content)
+        answer = await self._send(RequestTemplate(request), request.content)
         if isinstance(answer, httpx2.Response):
             return answer
         return httpx2.Response(
@@ -97,9 +97,9 @@ class ProviderTransport(httpx2.AsyncBaseTransport):
             extensions={_SOURCE: answer},
         )
 
-    async def post(self, envelope: Envelope, body: bytes) -> Opened:
-        """Send a body; raises `Refused`, `OSError`, and the errors of whoever sent it."""
-        answer = await self._send(envelope, body)
+    async def post(self, template: RequestTemplate, body: bytes) -> Opened:
+        """Send a body; raises `StatusError`, `OSError`, and the errors of whoever sent it."""
+        answer = await self._send(template, body)
         found = opened(answer)
         if 200 <= answer.status_code < 300:
             if isinstance(answer, Answer):
@@ -109,21 +109,21 @@ class ProviderTransport(httpx2.AsyncBaseTransport):
             said = await _said_by(found.source)
         finally:
             await found.source.aclose()
-        raise Refused(answer, said)
+        raise StatusError(answer, said)
 
-    async def _send(self, envelope: Envelope, body: bytes) -> Answer | httpx2.Response:
-        proxied = self._proxied(envelope)
+    async def _send(self, template: RequestTemplate, body: bytes) -> Answer | httpx2.Response:
+        proxied = self._proxied(template)
         if proxied is None:
-            return await self._wires.send(envelope.place, envelope.head, body)
-        request = httpx2.Request(envelope.method, envelope.url, headers=envelope.headers, content=body)
+            return await self._pool.send(template.origin, template.head, body)
+        request = httpx2.Request(template.method, template.url, headers=template.headers, content=body)
         request.extensions = _PROXY_TIMEOUT
         response = await proxied.handle_async_request(request)
         response.extensions[_SOURCE] = _Proxied(response)
         return response
 
-    def _proxied(self, envelope: Envelope) -> httpx2.AsyncHTTPTransport | None:
+    def _proxied(self, template: RequestTemplate) -> httpx2.AsyncHTTPTransport | None:
         """Return the way through the proxy that the environment names for a host, if it names one."""
-        scheme, host = envelope.url.scheme, envelope.url.host
+        scheme, host = template.url.scheme, template.url.host
         if (scheme, host) not in self._proxies:
             proxy = None if proxy_bypass(host) else getproxies().get(scheme)
             if proxy and "://" not in proxy:
@@ -137,13 +137,13 @@ class ProviderTransport(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._wires.close()
+        await self._pool.close()
         for proxied in self._proxies.values():
             if proxied is not None:
                 await proxied.aclose()
 
 
-async def _said_by(source: Source) -> object:
+async def _said_by(source: ByteStream) -> object:
     """Return the JSON of an error, or its text where it is none; as much of it as says what happened."""
     said = b""
     with suppress(httpx2.HTTPError, HttpParserError, OSError):

@@ -5,18 +5,18 @@ from contextlib import aclosing
 
 from parley.domain.errors import ProviderFault, Unavailable
 from parley.domain.events import ModelEvent, Ping
-from parley.domain.ports import ChatModel, Question
+from parley.domain.ports import ChatModel, ModelRequest
 from parley.providers.registry import ConfiguredModels
 from parley.settings import Settings, SettingsError
 from parley.support.logs import logger
 
-_log = logger("models")
+_logger = logger("models")
 _ABOUT_THE_KEY = ("provider_auth", "model_not_configured")
 # Returns the settings as they are now; is given those whose key was refused.
 Renew = Callable[[Settings], Awaitable[Settings]]
 
 
-class RenewingModels:
+class RotatingModels:
     """The models that the settings have keys for; a rotated key is taken over without a new sandbox."""
 
     def __init__(self, settings: Settings, renew: Renew) -> None:
@@ -25,9 +25,9 @@ class RenewingModels:
         self._models = ConfiguredModels(settings)
         self._before: list[ConfiguredModels] = []
 
-    def of(self, provider: str) -> ChatModel:
+    def get(self, provider: str) -> ChatModel:
         """Return the adapter of `provider`; whether there is a key for it shows when it is asked."""
-        return _RenewingModel(self, provider)
+        return _RotatingModel(self, provider)
 
     def version(self, provider: str) -> str:
         """Return the name and version of the adapter of `provider`."""
@@ -49,11 +49,11 @@ class RenewingModels:
         try:
             settings = await self._renew(self._settings)
         except (Unavailable, SettingsError) as error:
-            _log.warning("keys_not_renewed", extra={"error": type(error).__name__})
+            _logger.warning("keys_not_renewed", extra={"error": type(error).__name__})
             return False
         if settings == self._settings or self._models is not refused:
             return self._models is not refused
-        _log.info("keys_renewed")
+        _logger.info("keys_renewed")
         # Replies that are under way end with the adapters that they began with.
         self._before.append(self._models)
         self._settings, self._models = settings, ConfiguredModels(settings)
@@ -65,18 +65,18 @@ class RenewingModels:
             await models.close()
 
 
-class _RenewingModel:
+class _RotatingModel:
     """One provider's adapter, whichever key it has at the time."""
 
-    def __init__(self, models: RenewingModels, provider: str) -> None:
+    def __init__(self, models: RotatingModels, provider: str) -> None:
         self._models = models
         self._provider = provider
 
-    async def stream(self, question: Question) -> AsyncGenerator[ModelEvent, None]:
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         asked = self._models.configured
         begun = False
         try:
-            async with aclosing(asked.of(self._provider).stream(question)) as events:
+            async with aclosing(asked.get(self._provider).stream(request)) as events:
                 async for event in events:
                     begun = begun or not isinstance(event, Ping)
                     yield event
@@ -84,7 +84,7 @@ class _RenewingModel:
         except ProviderFault as fault:
             if begun or fault.fault not in _ABOUT_THE_KEY or not await self._models.renewed(asked):
                 raise
-        async with aclosing(self._models.configured.of(self._provider).stream(question)) as events:
+        async with aclosing(self._models.configured.get(self._provider).stream(request)) as events:
             async for event in events:
                 yield event
 

@@ -7,7 +7,7 @@ import msgspec
 
 from parley.domain.events import Counted, Finish
 from parley.providers.errors import fault_of_event, is_bare_error, says_something
-from parley.providers.event_stream import Chunk, Ending, Lump, is_done
+from parley.providers.event_stream import Batch, Ending, EventDecoder, is_done
 from parley.providers.finish_reasons import is_error, meaning_of
 from parley.providers.sdk_client import own_word
 from parley.providers.usage import count, usage_of
@@ -61,10 +61,10 @@ class _Event(msgspec.Struct):
         return self.type is None and is_bare_error(self.detail, text, self.code)
 
 
-_event = Chunk(_Event)
+_event = EventDecoder(_Event)
 
 
-class Messages:
+class MessagesParser:
     """Reads one reply, which was cut off unless `message_stop` comes."""
 
     __slots__ = ("_over", "_reason", "_title", "_usage", "counted", "settled")
@@ -77,7 +77,7 @@ class Messages:
         self._reason: str | None = None
         self._usage = _Usage()
 
-    def take(self, events: Sequence[ServerEvent], lump: Lump) -> bool:
+    def take(self, events: Sequence[ServerEvent], batch: Batch) -> bool:
         """Read events up to the last; one of an unknown type means nothing."""
         for event in events:
             data = event.data
@@ -85,20 +85,20 @@ class Messages:
             if body is None:
                 self._over = self._over or (is_done(data) and self._reason is not None)
             else:
-                self._read(body, event, lump)
+                self._read(body, event, batch)
             if self._over:
                 break
         return self._over
 
-    def _read(self, body: _Event, event: ServerEvent, lump: Lump) -> None:
+    def _read(self, body: _Event, event: ServerEvent, batch: Batch) -> None:
         kind = body.type or event.event
         match kind:
             case "content_block_delta" if body.delta is not None:
                 delta = body.delta
-                _say(lump, delta.type, "text_delta", delta.text, "thinking_delta", delta.thinking)
+                _say(batch, delta.type, "text_delta", delta.text, "thinking_delta", delta.thinking)
             case "content_block_start" if body.content_block is not None:
                 block = body.content_block
-                _say(lump, block.type, "text", block.text, "thinking", block.thinking)
+                _say(batch, block.type, "text", block.text, "thinking", block.thinking)
             case "message_start" if isinstance(body.message, _Message):
                 self._count(body.message.usage, begins=True)
             case "message_delta":
@@ -110,11 +110,11 @@ class Messages:
         if kind == "error" or body.is_error:
             raise fault_of_event(self._title, json_of_any_bytes(event.data))
 
-    def take_whole(self, body: bytes, lump: Lump) -> None:
+    def take_whole(self, body: bytes, batch: Batch) -> None:
         """Read a whole message, from a server that does not stream."""
         message = _event.decode(body) or _Event()
         for block in message.content or ():
-            _say(lump, block.type, "text", block.text, "thinking", block.thinking)
+            _say(batch, block.type, "text", block.text, "thinking", block.thinking)
         if message.type == "error" or message.is_error or body.lstrip().startswith(b"["):
             raise fault_of_event(self._title, json_of_any_bytes(body))
         if message.content is None:
@@ -153,10 +153,10 @@ class Messages:
 
 
 def _say(
-    lump: Lump, kind: str | None, text_kind: str, text: str | None, thinking_kind: str, thinking: str | None
+    batch: Batch, kind: str | None, text_kind: str, text: str | None, thinking_kind: str, thinking: str | None
 ) -> None:
     """Add what a block or a delta of a known kind holds; without a kind, what is there counts."""
     if text and kind in (text_kind, None):
-        lump.text.append(text)
+        batch.text.append(text)
     if thinking and kind in (thinking_kind, None):
-        lump.reasoning.append(thinking)
+        batch.reasoning.append(thinking)

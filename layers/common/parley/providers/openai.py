@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 from parley.domain.errors import ProviderFault
 from parley.domain.events import ModelEvent
-from parley.domain.ports import Question
-from parley.providers.chat_completion import ChatCompletion
+from parley.domain.ports import ModelRequest
+from parley.providers.chat_completion import ChatCompletionParser
 from parley.providers.errors import fault_of_status
 from parley.providers.event_stream import stream
 from parley.providers.request_fields import RequestFields
 from parley.providers.response_body import Opened
-from parley.providers.sdk_client import Sdk, refusal
+from parley.providers.sdk_client import SdkClient, error_status
 from parley.providers.server import title_of_server
 
 if TYPE_CHECKING:
@@ -32,17 +32,17 @@ class OpenAIModel:
         self._base_url = base_url
         self._title = title_of_server(base_url)
         self._fields = RequestFields(base_url)
-        self._sdk = Sdk(self._make_client)
+        self._sdk = SdkClient(self._make_client)
 
-    def stream(self, question: Question) -> AsyncGenerator[ModelEvent, None]:
+    def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         """Ask once; see `ports.ChatModel.stream`."""
 
         async def open_response() -> Opened:
             return await self._fields.post(
-                question.model, lambda fields: self._sdk.post("/chat/completions", _body(question, fields))
+                request.model, lambda fields: self._sdk.post("/chat/completions", _body(request, fields))
             )
 
-        return stream(self._title, ChatCompletion(self._title), open_response, self._fault_of)
+        return stream(self._title, ChatCompletionParser(self._title), open_response, self._fault_of)
 
     async def close(self) -> None:
         """Close idle connections."""
@@ -60,12 +60,12 @@ class OpenAIModel:
         )
 
     def _fault_of(self, error: Exception) -> ProviderFault | None:
-        found = refusal(error)
+        found = error_status(error)
         return found and fault_of_status(self._title, found.status, found.headers, found.body)
 
 
-def _body(question: Question, fields: dict[str, object]) -> dict[str, object]:
-    model = question.model
+def _body(request: ModelRequest, fields: dict[str, object]) -> dict[str, object]:
+    model = request.model
     messages = [{"role": "system", "content": model.system_prompt}] if model.system_prompt else []
-    messages += [{"role": turn.role.value, "content": turn.text} for turn in question.turns]
+    messages += [{"role": turn.role.value, "content": turn.text} for turn in request.turns]
     return {**fields, **model.parameters, "model": model.name, "messages": messages, "stream": True}

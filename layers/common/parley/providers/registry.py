@@ -23,7 +23,7 @@ class ConfiguredModels:
         self._settings = settings
         self._models: dict[str, ChatModel] = {}
 
-    def of(self, provider: str) -> ChatModel:
+    def get(self, provider: str) -> ChatModel:
         """Return the adapter of `provider`; raises `ProviderFault` where there is no key for it."""
         model = self._models.get(provider)
         if model is None:
@@ -45,9 +45,9 @@ class ConfiguredModels:
         return adapter.version if server is None else f"{adapter.version} {identity_of_server(server)}"
 
     def has(self, provider: str) -> bool:
-        """Return whether `of` finds an adapter."""
+        """Return whether `get` finds an adapter."""
         try:
-            self.of(provider)
+            self.get(provider)
         except ProviderFault:
             return False
         return True

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 from parley.domain.conversation import Model
 from parley.providers.response_body import Opened
-from parley.providers.sdk_client import refusal
+from parley.providers.sdk_client import error_status
 from parley.providers.server import host_of
 from parley.support.logs import logger
 
-_log = logger("providers")
+_logger = logger("providers")
 
 # Hosts that call the limit by its newer name; compatible servers mostly know the older one only.
 _NEW_LIMIT_HOSTS = ("openai.com", "openai.azure.com", "x.ai")
@@ -60,7 +60,7 @@ class _Choice:
 
     def after(self, error: Exception) -> "_Choice | None":
         """Return what to try after an error; None where it refuses none of this."""
-        refused = refusal(error)
+        refused = error_status(error)
         if refused is None or refused.status not in (400, 422):
             return None
         return self.without_what_was_refused(refused.body)
@@ -106,7 +106,7 @@ class RequestFields:
                 other = choice.after(error)
                 if other is None or other in tried or other.fields(model) == choice.fields(model):
                     raise
-                _log.info("request_field_refused", extra={"provider": model.provider, "model": model.id})
+                _logger.info("request_field_refused", extra={"provider": model.provider, "model": model.id})
                 tried.append(other)
                 choice = other
             else:

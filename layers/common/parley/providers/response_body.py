@@ -12,7 +12,7 @@ from parley.domain.errors import ProviderFault
 _END_SECONDS = 0.05
 
 
-class Source(Protocol):
+class ByteStream(Protocol):
     """Where a response's bytes come from."""
 
     async def read(self) -> bytes:
@@ -32,11 +32,11 @@ class Opened:
     """
 
     content_type: str
-    source: Source
+    source: ByteStream
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class Body:
+class ResponseBody:
     """A response's body, which turns every exception into the fault it means.
 
     `content_type` and `headers` are as `Opened` has them, once it has begun.
@@ -52,7 +52,7 @@ class Body:
         """`fault_of` tells what an exception means; True says that the response had begun."""
         self._open_response = open_response
         self._fault_of = fault_of
-        self._source: Source | None = None
+        self._source: ByteStream | None = None
         self.content_type = ""
         self.headers: Mapping[str, str] = {}
 

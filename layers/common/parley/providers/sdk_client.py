@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parley.providers.response_body import Opened
 from parley.support.encoding import to_json
-from parley.support.gc_tuning import spare_what_is_loaded
+from parley.support.gc_tuning import freeze_startup_objects
 
 if TYPE_CHECKING:
     import anthropic
     import httpx2
     import openai
 
-    from parley.providers.http_transport import Envelope, ProviderTransport
+    from parley.providers.http_transport import ProviderTransport, RequestTemplate
 
     Client = openai.AsyncOpenAI | anthropic.AsyncAnthropic
 
@@ -24,7 +24,7 @@ _HEADERS = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
 _WORD = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 
 
-class Refusal(NamedTuple):
+class ErrorStatus(NamedTuple):
     """An HTTP error as it is reported."""
 
     status: int
@@ -32,7 +32,7 @@ class Refusal(NamedTuple):
     body: Any
 
 
-class Sdk:
+class SdkClient:
     """An SDK's client, made when it is first needed.
 
     Loading an SDK takes seconds on a small machine, so a thread does it: other streams go on meanwhile. It
@@ -45,25 +45,25 @@ class Sdk:
         self._making = asyncio.Lock()
         self._client: Client | None = None
         self._transport: ProviderTransport | None = None
-        self._envelopes: dict[str, Envelope] = {}
+        self._templates: dict[str, RequestTemplate] = {}
 
     async def post(self, path: str, body: dict[str, object]) -> Opened:
         """Ask, and return the response before its body has come."""
-        envelope = self._envelopes.get(path)
-        if envelope is not None and self._transport is not None:
-            return await self._transport.post(envelope, to_json(body))
+        template = self._templates.get(path)
+        if template is not None and self._transport is not None:
+            return await self._transport.post(template, to_json(body))
         async with self._making:
             if self._client is None:
                 self._client = await asyncio.to_thread(self._load)
         import httpx2  # noqa: PLC0415
 
-        from parley.providers.http_transport import Envelope, opened  # noqa: PLC0415
+        from parley.providers.http_transport import RequestTemplate, opened  # noqa: PLC0415
 
         streamed: bool = True
         response = await self._client.post(
             path, cast_to=httpx2.Response, body=body, options={"headers": _HEADERS}, stream=streamed
         )
-        self._envelopes[path] = Envelope(response.request)
+        self._templates[path] = RequestTemplate(response.request)
         return opened(response)
 
     async def close(self) -> None:
@@ -80,17 +80,17 @@ class Sdk:
         for name in ("openai", "anthropic", "httpx2", "httpcore2"):
             # At DEBUG, which the SDKs' own variables turn on, they write whole requests.
             logging.getLogger(name).setLevel(logging.WARNING)
-        spare_what_is_loaded()
+        freeze_startup_objects()
         return client
 
 
-def refusal(error: Exception) -> Refusal | None:
+def error_status(error: Exception) -> ErrorStatus | None:
     """Return what a status error says, an SDK's or the transport's; None for any other exception."""
     # All have these, and to import the SDKs' classes here would load the SDKs.
     status, response = getattr(error, "status_code", None), getattr(error, "response", None)
     if not isinstance(status, int) or response is None:
         return None
-    return Refusal(status, response.headers, getattr(error, "body", None))
+    return ErrorStatus(status, response.headers, getattr(error, "body", None))
 
 
 def own_word(word: str) -> str:

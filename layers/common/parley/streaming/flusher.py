@@ -14,11 +14,11 @@ from parley.domain.conversation import Reply
 from parley.domain.errors import LogUnavailable
 from parley.domain.ports import Log
 from parley.domain.results import Append, Fenced, Flushed
-from parley.streaming.text_buffer import Tape
+from parley.streaming.text_buffer import TextBuffer
 from parley.support.logs import logger
-from parley.support.wakeup import Bell
+from parley.support.wakeup import Wakeup
 
-_log = logger("flusher")
+_logger = logger("flusher")
 # Bounds how long the server is busy with us alone.
 _MOST_APPENDS = 256
 _PAUSE_SECONDS = 0.2
@@ -38,7 +38,7 @@ class Writer(Protocol):
         ...
 
     @property
-    def tape(self) -> Tape:
+    def buffer(self) -> TextBuffer:
         """What there is to write."""
         ...
 
@@ -56,7 +56,7 @@ class Writer(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class _Place:
+class _Progress:
     """How far a writer's log is. `due` is when its lease must be renewed at the latest, `after` when it
     may be tried again after a failure, both in the event loop's time."""
 
@@ -75,84 +75,85 @@ class Flusher:
         self._log = log
         self._gather = gather
         self._look = look
-        self._places: dict[Writer, _Place] = {}
-        self._bell = Bell()
+        self._writers: dict[Writer, _Progress] = {}
+        self._wakeup = Wakeup()
         self._round: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
     def add(self, writer: Writer) -> None:
         """Flush this writer's tape from now on."""
         loop = asyncio.get_running_loop()
-        self._places[writer] = _Place(writer, loop.time() + self._look)
-        writer.tape.bells.add(self._bell)
+        self._writers[writer] = _Progress(writer, loop.time() + self._look)
+        writer.buffer.listeners.add(self._wakeup)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
 
-    def hurry(self, writer: Writer) -> None:
+    def flush_soon(self, writer: Writer) -> None:
         """Look at this writer's log soon: there is news in it."""
-        place = self._places.get(writer)
-        if place is not None:
-            place.due = 0.0
-            self._bell.ring()
+        progress = self._writers.get(writer)
+        if progress is not None:
+            progress.due = 0.0
+            self._wakeup.notify()
 
     def discard(self, writer: Writer) -> None:
         """Flush this writer's tape no more."""
-        if self._places.pop(writer, None) is not None:
-            writer.tape.bells.discard(self._bell)
+        if self._writers.pop(writer, None) is not None:
+            writer.buffer.listeners.discard(self._wakeup)
 
     async def end(self, writer: Writer, reply: Reply) -> bool:
         """Write a reply's last text and its end; False where another writer has the log.
 
         Raises `LogUnavailable`.
         """
-        place = self._places.get(writer)
+        progress = self._writers.get(writer)
         self.discard(writer)
-        if place is not None and place.under_way and self._round is not None:
+        if progress is not None and progress.under_way and self._round is not None:
             await asyncio.wait({self._round})
-        flushed = 0 if place is None else place.flushed
+        flushed = 0 if progress is None else progress.flushed
         return not isinstance(await self._log.end(writer.key, writer.owner, reply, flushed), Fenced)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._places:
-            await self._bell.wait(self._look)
+        while self._writers:
+            await self._wakeup.wait(self._look)
             await asyncio.sleep(self._gather)
             now = loop.time()
             waiting = [
-                place
-                for place in self._places.values()
-                if place.after <= now and (place.writer.tape.length > place.flushed or place.due <= now)
+                progress
+                for progress in self._writers.values()
+                if progress.after <= now
+                and (progress.writer.buffer.length > progress.flushed or progress.due <= now)
             ]
             for start in range(0, len(waiting), _MOST_APPENDS):
                 # Some may have ended while those before them were flushed.
-                places = [
-                    place
-                    for place in waiting[start : start + _MOST_APPENDS]
-                    if self._places.get(place.writer) is place
+                batch = [
+                    progress
+                    for progress in waiting[start : start + _MOST_APPENDS]
+                    if self._writers.get(progress.writer) is progress
                 ]
-                await self._flush(places)
+                await self._flush(batch)
 
-    async def _flush(self, places: Sequence[_Place]) -> None:
+    async def _flush(self, batch: Sequence[_Progress]) -> None:
         loop = asyncio.get_running_loop()
         self._round = loop.create_future()
         try:
-            appends = [_append(place) for place in places]
+            appends = [_append(progress) for progress in batch]
             outcomes = await self._outcomes(appends)
             now = loop.time()
             deserted = []
-            for place, append, outcome in zip(places, appends, outcomes, strict=True):
-                writer = place.writer
-                place.under_way = False
+            for progress, append, outcome in zip(batch, appends, outcomes, strict=True):
+                writer = progress.writer
+                progress.under_way = False
                 if isinstance(outcome, Flushed):
-                    place.flushed = append.position
-                    place.due = now + self._look
+                    progress.flushed = append.position
+                    progress.due = now + self._look
                     if writer.took(outcome):
                         deserted.append(writer)
                 elif outcome is None:
-                    place.after = now + _PAUSE_SECONDS
+                    progress.after = now + _PAUSE_SECONDS
                     writer.missed()
                 else:
-                    _log.warning("writer_fenced", extra={"epoch": append.epoch})
+                    _logger.warning("writer_fenced", extra={"epoch": append.epoch})
                     self.discard(writer)
                     writer.lose()
         finally:
@@ -170,7 +171,7 @@ class Flusher:
             pass
         except Exception:
             # Whatever is wrong with one reply's log must not end the flushing of all the others.
-            _log.exception("flush_broke")
+            _logger.exception("flush_broke")
         return [None] * len(appends)
 
     async def _abandon(self, writer: Writer) -> bool:
@@ -179,7 +180,7 @@ class Flusher:
         except LogUnavailable:
             return False
         except Exception:
-            _log.exception("flush_broke")
+            _logger.exception("flush_broke")
             return False
 
     async def close(self) -> None:
@@ -189,8 +190,8 @@ class Flusher:
             await asyncio.wait({self._task})
 
 
-def _append(place: _Place) -> Append:
-    place.under_way = True
-    writer, flushed = place.writer, place.flushed
-    tape = writer.tape
-    return Append(writer.key, tape.epoch, writer.owner, tape.length, tape.after(flushed), tape.pieces)
+def _append(progress: _Progress) -> Append:
+    progress.under_way = True
+    writer, flushed = progress.writer, progress.flushed
+    buffer = writer.buffer
+    return Append(writer.key, buffer.epoch, writer.owner, buffer.length, buffer.after(flushed), buffer.pieces)

@@ -8,15 +8,15 @@ from parley.domain.conversation import Reply
 from parley.domain.errors import LogUnavailable
 from parley.domain.events import Completed, End, Failed, FinishReason
 from parley.domain.limits import spent
-from parley.domain.ports import ChatModels, Log, Question
+from parley.domain.ports import ChatModels, Log, ModelRequest
 from parley.domain.results import Flushed, Slice
 from parley.streaming.flusher import Flusher
-from parley.streaming.model_call import Limits, ModelCall
-from parley.streaming.text_buffer import Tape
+from parley.streaming.model_call import CallLimits, ModelCall
+from parley.streaming.text_buffer import TextBuffer
 from parley.support.logs import logger
-from parley.support.wakeup import Bell, Bells
+from parley.support.wakeup import Listeners, Wakeup
 
-_log = logger("generation")
+_logger = logger("generation")
 _NOBODY: frozenset[str] = frozenset()
 
 
@@ -31,18 +31,31 @@ class Generation:
     """
 
     __slots__ = (
-        "_call", "_cut", "asker", "attached", "begun", "deadline", "key", "logged", "lost", "owner", "stops",
-        "tape", "task", "watchers", "writing",
+        "_call",
+        "_cut",
+        "asker",
+        "attached",
+        "begun",
+        "buffer",
+        "deadline",
+        "key",
+        "logged",
+        "lost",
+        "owner",
+        "stops",
+        "task",
+        "watchers",
+        "writing",
     )  # fmt: skip
 
     def __init__(self, key: str, epoch: int, owner: str, *, writing: bool) -> None:
         self.key = key
         self.owner = owner
         self.writing = writing
-        self.tape = Tape(epoch)
+        self.buffer = TextBuffer(epoch)
         self.lost = False
         self.stops = _NOBODY
-        self.watchers = Bells()
+        self.watchers = Listeners()
         self.attached: set[str] = set()
         self.asker: str | None = None
         self.logged = True
@@ -55,30 +68,30 @@ class Generation:
     @property
     def over(self) -> bool:
         """Whether there is nothing more to come from here."""
-        return self.lost or self.tape.end is not None
+        return self.lost or self.buffer.end is not None
 
     @property
-    def vouching(self) -> bool:
+    def renewable(self) -> bool:
         """Whether this process may say that the generation is alive."""
         return not self.over and (self.writing or self.logged)
 
     def reply(self) -> Reply:
         """Return the finished reply."""
-        assert self.tape.end is not None
-        return Reply(self.tape.epoch, self.tape.text(), self.tape.end)
+        assert self.buffer.end is not None
+        return Reply(self.buffer.epoch, self.buffer.text(), self.buffer.end)
 
     def charged(self, end: End) -> End:
         """Return an end with what it cost, unless it has the provider's whole count."""
         if isinstance(end, Completed) and end.usage is not None:
             return end
         reasoned, counted = (0, None) if self._call is None else (self._call.reasoned, self._call.counted)
-        return replace(end, spent=spent(end, counted, self.tape.length + reasoned))
+        return replace(end, spent=spent(end, counted, self.buffer.length + reasoned))
 
     def lose(self) -> None:
         """Note that this tape will get no end, and stop feeding it."""
         if not self.over:
             self.lost = True
-            self.watchers.ring()
+            self.watchers.notify()
         self._cancel()
 
     def cut(self) -> None:
@@ -93,7 +106,7 @@ class Generation:
     def _stopped_by(self, stops: frozenset[str]) -> None:
         if stops != self.stops:
             self.stops = stops
-            self.watchers.ring()
+            self.watchers.notify()
 
     def took(self, outcome: Flushed) -> bool:
         """Note what the log says of the sessions; return whether none wants the reply any more."""
@@ -107,7 +120,7 @@ class Generation:
         self.logged = False
 
     async def write(
-        self, question: Question, models: ChatModels, flusher: Flusher | None, limits: Limits
+        self, request: ModelRequest, models: ChatModels, flusher: Flusher | None, limits: CallLimits
     ) -> None:
         """Have the model answer and write what it says; `flusher` None keeps it in this process."""
         if flusher is not None:
@@ -116,21 +129,21 @@ class Generation:
             self.logged = False
         try:
             try:
-                self._call = ModelCall(question, models, limits, self.tape, self.deadline)
+                self._call = ModelCall(request, models, limits, self.buffer, self.deadline)
                 end = await self._call.end()
             except asyncio.CancelledError:
                 if not self._cut or self.over:
                     raise
                 end = Completed(FinishReason.TRUNCATED)
             except Exception:
-                _log.exception("generation_broke", extra={"provider": question.model.provider})
+                _logger.exception("generation_broke", extra={"provider": request.model.provider})
                 end = Failed("internal", "Something went wrong here; it is not your fault.", True)
             end = self.charged(end)
             if flusher is not None and not self.lost:
                 await self._end(flusher, end)
             if not self.lost:
-                self.tape.finish(end)
-                self.watchers.ring()
+                self.buffer.finish(end)
+                self.watchers.notify()
         finally:
             if flusher is not None:
                 flusher.discard(self)
@@ -139,37 +152,37 @@ class Generation:
 
     async def _end(self, flusher: Flusher, end: End) -> None:
         try:
-            if not await flusher.end(self, Reply(self.tape.epoch, self.tape.text(), end)):
+            if not await flusher.end(self, Reply(self.buffer.epoch, self.buffer.text(), end)):
                 self.lose()
         except LogUnavailable:
             self.logged = False
 
-    async def follow(self, log: Log, limits: Limits) -> None:
+    async def follow(self, log: Log, limits: CallLimits) -> None:
         """Copy what another process writes onto the tape, until its end or its loss."""
-        tape = self.tape
-        bell = Bell()
+        buffer = self.buffer
+        wakeup = Wakeup()
         watch = None
         try:
             while True:
                 part, self.begun = self.begun, None
                 if part is None:
-                    part = await log.read(self.key, tape.epoch, tape.length)
+                    part = await log.read(self.key, buffer.epoch, buffer.length)
                 if part.superseded:
                     return
-                tape.append(part.text)
+                buffer.append(part.text)
                 self._stopped_by(part.stops)
                 if part.end is not None:
-                    tape.finish(part.end)
-                    self.watchers.ring()
+                    buffer.finish(part.end)
+                    self.watchers.notify()
                     return
                 if not part.alive:
                     return
                 if watch is not None:
-                    await bell.wait(limits.look)
+                    await wakeup.wait(limits.look)
                 else:
                     # What there is was shown first, for to listen takes longer; having listened, one looks
                     # again: nothing is missed in between.
-                    watch = await log.watch(self.key, bell)
+                    watch = await log.watch(self.key, wakeup)
         except LogUnavailable:
             self.logged = False
         finally:

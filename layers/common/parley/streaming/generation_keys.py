@@ -18,7 +18,7 @@ class GenerationKeys:
         self._secret = secret
         self._share_context_free = share_context_free
 
-    def of(self, model: Model, turns: Sequence[Turn], user_id: str, bypass: str | None = None) -> str:
+    def key_for(self, model: Model, turns: Sequence[Turn], user_id: str, bypass: str | None = None) -> str:
         """Return the key of a question, its turns normalised and trimmed; see `context.generation_key`."""
         return generation_key(
             self._secret,

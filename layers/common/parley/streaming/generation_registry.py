@@ -11,18 +11,24 @@ from parley.domain.ports import ChatModels, Log, Store
 from parley.domain.results import Ended, Follow, Hit, Overtaken, Stopping, Wait, Write
 from parley.streaming.flusher import Flusher
 from parley.streaming.generation import Generation
-from parley.streaming.model_call import Limits
-from parley.streaming.session_run import Run
+from parley.streaming.model_call import CallLimits
+from parley.streaming.session_run import SessionRun
 
 _MOST_PRODUCTIONS = 4
 Spawn = Callable[[Coroutine[None, None, None]], "asyncio.Task[None]"]
 
 
-class Productions:
+class GenerationRegistry:
     """Joins runs to generations, at most one of each key that is under way."""
 
     def __init__(
-        self, store: Store, log: Log, models: ChatModels, limits: Limits, session_lease: float, spawn: Spawn
+        self,
+        store: Store,
+        log: Log,
+        models: ChatModels,
+        limits: CallLimits,
+        session_lease: float,
+        spawn: Spawn,
     ) -> None:
         self._store = store
         self._log = log
@@ -34,10 +40,10 @@ class Productions:
         self._name = secrets.token_urlsafe(9)
         self._numbers = itertools.count(1)
         self._generations: dict[str, Generation] = {}
-        self._doors: dict[str, asyncio.Lock] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
 
-    async def enter(
-        self, run: Run, floor: int, *, may_create: bool
+    async def join_or_elect(
+        self, run: SessionRun, floor: int, *, may_create: bool
     ) -> Hit | Generation | Wait | Ended | Stopping:
         """Find the generation that answers a run, or be elected to write it.
 
@@ -46,16 +52,16 @@ class Productions:
         """
         if self._live(run.key) is not None:
             return await self._join(run, floor, may_create=may_create)
-        door = self._doors.setdefault(run.key, asyncio.Lock())
+        lock = self._locks.setdefault(run.key, asyncio.Lock())
         try:
-            async with door:
+            async with lock:
                 return await self._join(run, floor, may_create=may_create)
         finally:
-            if not door.locked():
-                self._doors.pop(run.key, None)
+            if not lock.locked():
+                self._locks.pop(run.key, None)
 
     async def _join(
-        self, run: Run, floor: int, *, may_create: bool
+        self, run: SessionRun, floor: int, *, may_create: bool
     ) -> Hit | Generation | Wait | Ended | Stopping:
         owner = f"{self._name}:{next(self._numbers)}"
         try:
@@ -72,14 +78,14 @@ class Productions:
         if isinstance(joined, Hit | Wait):
             return joined
         known = self._live(run.key)
-        if known is not None and known.tape.epoch == joined.epoch:
+        if known is not None and known.buffer.epoch == joined.epoch:
             return known
         generation = Generation(run.key, joined.epoch, owner, writing=isinstance(joined, Write))
         if isinstance(joined, Follow):
             generation.begun = joined.begun
-        return self._enrol(generation)
+        return self._register(generation)
 
-    async def _claim(self, run: Run, owner: str) -> Generation | Wait | Ended | Stopping:
+    async def _claim(self, run: SessionRun, owner: str) -> Generation | Wait | Ended | Stopping:
         """Without a log, the right to write is a row of the store's."""
         claim = await self._store.claim(run.session.id, run.key, self._session_lease)
         if isinstance(claim, Overtaken):
@@ -88,26 +94,26 @@ class Productions:
             return claim
         generation = Generation(run.key, claim, owner, writing=True)
         generation.logged = False
-        return self._enrol(generation)
+        return self._register(generation)
 
     def _live(self, key: str) -> Generation | None:
         generation = self._generations.get(key)
         return None if generation is None or generation.over else generation
 
-    def _enrol(self, generation: Generation) -> Generation:
+    def _register(self, generation: Generation) -> Generation:
         self._generations[generation.key] = generation
         return generation
 
-    def begin(self, run: Run, generation: Generation) -> None:
+    def begin(self, run: SessionRun, generation: Generation) -> None:
         """Start the task that feeds a generation's tape, on behalf of this run."""
         if generation.writing:
-            assert run.question is not None
+            assert run.request is not None
             run.productions += 1
             if run.productions > _MOST_PRODUCTIONS:
                 raise RuntimeError("this session's generations keep failing")
             generation.deadline = run.deadline
             flusher = self._flusher if generation.logged else None
-            work = generation.write(run.question, self._models, flusher, self._limits)
+            work = generation.write(run.request, self._models, flusher, self._limits)
         else:
             work = generation.follow(self._log, self._limits)
         generation.task = self._spawn(work)
@@ -118,9 +124,9 @@ class Productions:
         if self._generations.get(generation.key) is generation:
             del self._generations[generation.key]
 
-    def hurry(self, generation: Generation) -> None:
+    def flush_soon(self, generation: Generation) -> None:
         """Have the generation's writer, if it is here, look at its log soon."""
-        self._flusher.hurry(generation)
+        self._flusher.flush_soon(generation)
 
     def cut(self) -> None:
         """End what is being written here, as truncated."""

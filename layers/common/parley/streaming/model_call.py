@@ -18,13 +18,13 @@ from parley.domain.events import (
     Reasoning,
     StreamState,
 )
-from parley.domain.ports import ChatModel, ChatModels, Question
+from parley.domain.ports import ChatModel, ChatModels, ModelRequest
 from parley.domain.prompt import shortened
-from parley.streaming.text_buffer import Tape
+from parley.streaming.text_buffer import TextBuffer
 from parley.support.encoding import is_blank
 from parley.support.logs import logger
 
-_log = logger("generation")
+_logger = logger("generation")
 # The ends that are none without text: a natural one, and one of a model that would go on.
 _NEEDS_TEXT = (FinishReason.STOP, FinishReason.TRUNCATED)
 # Backoff doubles no more than this often while a server loads its model.
@@ -32,7 +32,7 @@ _LONGEST_BACKOFF = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class CallLimits:
     """How long a generation may take, in seconds, and how often it is tried.
 
     `first_token` is the longest silence before any text, `gap` the longest after it.
@@ -61,22 +61,27 @@ class ModelCall:
     """
 
     def __init__(
-        self, question: Question, models: ChatModels, limits: Limits, tape: Tape, deadline: float | None
+        self,
+        request: ModelRequest,
+        models: ChatModels,
+        limits: CallLimits,
+        buffer: TextBuffer,
+        deadline: float | None,
     ) -> None:
         """`deadline`, in the event loop's time, is when the reply must end; the limits are the model's row's,
         too.
         """
-        self._question = question
+        self._question = request
         self._models = models
-        self._limits = _limits_of(question.model, limits)
-        self._tape = tape
+        self._limits = _limits_of(request.model, limits)
+        self._buffer = buffer
         self._deadline = deadline
         self.reasoned = 0
         self.counted: Counted | None = None
 
     async def end(self) -> End:
         """Ask until the model answers, and return how the reply ended."""
-        question, limits = self._question, self._limits
+        request, limits = self._question, self._limits
         loop = asyncio.get_running_loop()
         begin = loop.time()
         total = begin + limits.total
@@ -84,18 +89,18 @@ class ModelCall:
         shorter = False
         while True:
             try:
-                return await self._ask(question, self._models.of(question.model.provider), total)
+                return await self._ask(request, self._models.get(request.model.provider), total)
             except ContextTooLong as fault:
-                turns = None if self._tape.length else shortened(question.turns, fault, again=shorter)
+                turns = None if self._buffer.length else shortened(request.turns, fault, again=shorter)
                 if turns is None:
-                    self._report(fault, question, attempt)
+                    self._report(fault, request, attempt)
                     return Failed(fault.fault, fault.message, fault.may_retry)
-                _log.info("context_shortened", extra={"turns": len(turns), "before": len(question.turns)})
-                question = dataclasses.replace(question, turns=turns)
+                _logger.info("context_shortened", extra={"turns": len(turns), "before": len(request.turns)})
+                request = dataclasses.replace(request, turns=turns)
                 shorter = True
                 continue
             except ProviderFault as fault:
-                self._report(fault, question, attempt)
+                self._report(fault, request, attempt)
                 left = total - loop.time()
                 if fault.fault == "provider_loading":
                     # A server that reads its weights will answer: it is waited for as long as for a first
@@ -110,17 +115,17 @@ class ModelCall:
                 if wait is None:
                     after = _retry_after_ms(fault, min(waits, _LONGEST_BACKOFF), limits)
                     return Failed(fault.fault, fault.message, fault.may_retry, after)
-            self._tape.tell(StreamState.RETRYING)
+            self._buffer.tell(StreamState.RETRYING)
             await asyncio.sleep(wait)
             waits += 1
 
-    def _report(self, fault: ProviderFault, question: Question, attempt: int) -> None:
-        fields = {"code": fault.fault, "provider": question.model.provider, "attempt": attempt}
-        _log.warning("provider_fault", extra=fields)
+    def _report(self, fault: ProviderFault, request: ModelRequest, attempt: int) -> None:
+        fields = {"code": fault.fault, "provider": request.model.provider, "attempt": attempt}
+        _logger.warning("provider_fault", extra=fields)
 
     def _wait_before_retry(self, fault: ProviderFault, attempt: int, left: float) -> float | None:
         """Return how long to wait before asking again; None where asking again is wrong or futile."""
-        if self._tape.length or not fault.may_retry or not fault.may_repeat:
+        if self._buffer.length or not fault.may_retry or not fault.may_repeat:
             return None
         wait = self._limits.backoff * 2 ** (attempt - 1) * (0.5 + random.random())  # noqa: S311 - jitter
         wait = max(wait, (fault.retry_after_ms or 0) / 1000)
@@ -130,38 +135,38 @@ class ModelCall:
             left = min(left, self._deadline - asyncio.get_running_loop().time())
         return wait if wait < left else None
 
-    async def _ask(self, question: Question, model: ChatModel, total: float) -> End:
+    async def _ask(self, request: ModelRequest, model: ChatModel, total: float) -> End:
         loop = asyncio.get_running_loop()
-        tape, limits = self._tape, self._limits
+        buffer, limits = self._buffer, self._limits
         finish: Finish | None = None
         self.reasoned, self.counted = 0, None
         last = total if self._deadline is None else min(total, self._deadline)
         patience = limits.first_token
-        tape.waits = False
+        buffer.waits = False
         # A timer that moves with every token would cost as much as the token: it moves once a second.
         slack = min(1.0, limits.gap / 4)
         moves = loop.time() + slack
-        stream = model.stream(question)
+        stream = model.stream(request)
         try:
             async with asyncio.timeout_at(min(last, moves + patience)) as timer:
                 async for event in stream:
                     if type(event) is Delta:
-                        tape.append(event.text[: max(0, limits.characters - tape.length)])
+                        buffer.append(event.text[: max(0, limits.characters - buffer.length)])
                         finish = None
-                        if tape.length >= limits.characters:
+                        if buffer.length >= limits.characters:
                             return Completed(FinishReason.TRUNCATED)
                     elif type(event) is Finish:
                         finish = event
                     elif type(event) is Reasoning:
                         self.reasoned += len(event.text)
                         finish = None
-                        if tape.length + self.reasoned >= limits.characters:
+                        if buffer.length + self.reasoned >= limits.characters:
                             return Completed(FinishReason.TRUNCATED)
                     elif type(event) is Counted:
                         self.counted = event
                     # A natural end before any text may be taken back by it: then the first token is still to
                     # come.
-                    awaited = not tape.length and (finish is None or finish.reason in _NEEDS_TEXT)
+                    awaited = not buffer.length and (finish is None or finish.reason in _NEEDS_TEXT)
                     due = limits.first_token if awaited else limits.gap
                     if (now := loop.time()) >= moves or due != patience:
                         moves = now + slack
@@ -175,10 +180,10 @@ class ModelCall:
         finally:
             await _close(stream)
         if finish is None:
-            if tape.length:
+            if buffer.length:
                 return Completed(FinishReason.TRUNCATED)
             raise ProviderFault("provider_interrupted", "The model's reply was cut off.", retryable=True)
-        if finish.reason in _NEEDS_TEXT and all(is_blank(piece) for piece in tape.pieces):
+        if finish.reason in _NEEDS_TEXT and all(is_blank(piece) for piece in buffer.pieces):
             if finish.usage is not None:
                 self.counted = Counted(finish.usage.input_tokens, finish.usage.output_tokens)
             return Failed("empty_reply", "The model returned an empty reply.", retryable=True)
@@ -190,20 +195,20 @@ class ModelCall:
         Raises `ProviderFault`. It is not asked again: it has the question, and only is slow.
         """
         if total:
-            if self._tape.length or self._deadline is not None:
+            if self._buffer.length or self._deadline is not None:
                 return Completed(FinishReason.TRUNCATED)
             raise ProviderFault("provider_timeout", "The model did not answer in time.")
         raise ProviderFault("provider_timeout", "The model went silent.", retryable=True, may_repeat=False)
 
 
-def _retry_after_ms(fault: ProviderFault, attempt: int, limits: Limits) -> int | None:
+def _retry_after_ms(fault: ProviderFault, attempt: int, limits: CallLimits) -> int | None:
     """Return when asking again may help: as the provider said, else after one more backoff."""
     if fault.retry_after_ms is None and fault.may_retry:
         return round(limits.backoff * 2.0**attempt * 1000)
     return fault.retry_after_ms
 
 
-def _limits_of(model: Model, limits: Limits) -> Limits:
+def _limits_of(model: Model, limits: CallLimits) -> CallLimits:
     """Return the limits with what the model's own row says."""
     options = model.options
     first_token, attempts = options.first_token_seconds, options.attempts

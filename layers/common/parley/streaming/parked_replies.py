@@ -8,7 +8,9 @@ from parley.domain.ports import Store
 from parley.domain.results import Saved
 
 
-async def finished(store: Store, session_id: str, reply: Reply, source: str, log: logging.Logger) -> bool:
+async def save_parked_reply(
+    store: Store, session_id: str, reply: Reply, source: str, log: logging.Logger
+) -> bool:
     """Store a reply that was kept elsewhere, and tell whether that was wanted; raises `StoreUnavailable`."""
     try:
         return isinstance(await store.finish(session_id, reply, source), Saved)

@@ -11,10 +11,10 @@ from collections.abc import AsyncGenerator, Callable
 from parley.domain.conversation import Reply
 from parley.domain.events import Completed, Cursor, Source, StreamState
 from parley.streaming import frames as sse
-from parley.streaming.session_run import Run
-from parley.streaming.text_buffer import Tape
-from parley.support.timer import Timed, has_come
-from parley.support.wakeup import Bell
+from parley.streaming.session_run import SessionRun
+from parley.streaming.text_buffer import TextBuffer
+from parley.support.timer import Deadline, has_passed
+from parley.support.wakeup import Wakeup
 
 # A model that seems to have thought for longer, in seconds, was elected by another clock.
 _LONGEST_THOUGHT = 3600.0
@@ -29,7 +29,7 @@ def at_end(reply: Reply, cursor: Cursor | None) -> bool:
     return cursor == Cursor(reply.epoch, len(reply.text))
 
 
-class Reader(Timed):
+class Reader(Deadline):
     """One stream. Everything that is due at a time comes as one piece of bytes.
 
     `over` says that nothing more will come: the last frame was taken, or the stream breaks off without
@@ -37,13 +37,28 @@ class Reader(Timed):
     """
 
     __slots__ = (
-        "_ahead_until", "_beat", "_cursor", "_epoch", "_heartbeat", "_hinted", "_opened", "_pace",
-        "_position", "_resting", "_run", "_rung", "_status", "_tape", "_until", "_wake", "over",
+        "_ahead_until",
+        "_beat",
+        "_buffer",
+        "_cursor",
+        "_epoch",
+        "_heartbeat",
+        "_hinted",
+        "_notified",
+        "_opened",
+        "_pace",
+        "_position",
+        "_resting",
+        "_run",
+        "_status",
+        "_until",
+        "_wake",
+        "over",
     )  # fmt: skip
 
     def __init__(
         self,
-        run: Run,
+        run: SessionRun,
         cursor: Cursor | None,
         *,
         hinted: bool,
@@ -62,12 +77,12 @@ class Reader(Timed):
         self._pace = 0.0 if hinted else pace
         self._until = until
         self._wake: Callable[[], object] | None = None
-        self._rung = False
+        self._notified = False
         self._beat = False
         self._resting = False
         self._opened = False
         self._ahead_until: float | None = None
-        self._tape: Tape | None = None
+        self._buffer: TextBuffer | None = None
         self._epoch = 0
         self._position = 0
         self._status: StreamState | None = None
@@ -76,47 +91,47 @@ class Reader(Timed):
     def begin(self, wake: Callable[[], object]) -> None:
         """Have `wake` called, from the event loop, whenever there may be something to take."""
         self._wake = wake
-        self._run.bells.add(self)
+        self._run.listeners.add(self)
         self._expect(min(self._heartbeat, _HELLO))
-        if self._run.generation is not None or self._run.answer is not None:
-            self.ring()
+        if self._run.generation is not None or self._run.result is not None:
+            self.notify()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Have the stream's server woken, once until it takes."""
-        if not self._rung and self._wake is not None:
-            self._rung = True
+        if not self._notified and self._wake is not None:
+            self._notified = True
             asyncio.get_running_loop().call_soon(self._wake)
 
     def leave(self) -> None:
         """End the stream, if it has not ended: nobody is there any more."""
-        self.ring()  # whoever waits for what comes next
+        self.notify()  # whoever waits for what comes next
         self._end()
 
     def _end(self) -> None:
         self.over = True
         self._cancel_timer()
-        self._run.bells.discard(self)
-        if self._tape is not None:
-            self._tape.bells.discard(self)
-            self._tape = None
+        self._run.listeners.discard(self)
+        if self._buffer is not None:
+            self._buffer.listeners.discard(self)
+            self._buffer = None
         self._wake = None
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """Yield the stream."""
-        bell = Bell()
-        self.begin(bell.ring)
+        wakeup = Wakeup()
+        self.begin(wakeup.notify)
         try:
             while not self.over:
                 if piece := self.take():
                     yield piece
                 else:
-                    await bell.wait()
+                    await wakeup.wait()
         finally:
             self.leave()
 
     def take(self) -> bytes:
         """Return what is due now; nothing, if nothing is."""
-        self._rung = False
+        self._notified = False
         if self.over or (self._resting and not self._over_limit()):
             return b""
         frames: list[bytes] = []
@@ -127,7 +142,7 @@ class Reader(Timed):
                 self._opened = True
                 frames = self._opening()
             frames += self._news()
-            if run.answer is not None and self._position >= self._length():
+            if run.result is not None and self._position >= self._length():
                 frames.append(self._closing())
                 ended = True
         if not frames and self._beat:
@@ -143,7 +158,7 @@ class Reader(Timed):
         return b"".join(frames)
 
     def _over_limit(self) -> bool:
-        return self._until is not None and has_come(self._until)
+        return self._until is not None and has_passed(self._until)
 
     def _expect(self, seconds: float) -> None:
         """Have something to take in so many seconds, whether anything happens by then or not."""
@@ -152,12 +167,12 @@ class Reader(Timed):
             due = min(due, self._until)
         if self._ahead_until is not None and not self._opened:
             due = min(due, self._ahead_until)
-        self._set_due(due)
+        self._reschedule(due)
 
-    def _on_due(self) -> None:
+    def _on_deadline(self) -> None:
         self._beat = True
         self._resting = False
-        self.ring()
+        self.notify()
 
     @property
     def _slow(self) -> bool:
@@ -171,7 +186,7 @@ class Reader(Timed):
         """
         self._adopt()
         run, cursor = self._run, self._cursor
-        if run.answer is not None:
+        if run.result is not None:
             return True
         if run.generation is None:
             return False
@@ -180,8 +195,8 @@ class Reader(Timed):
             return True
         if self._ahead_until is None:
             self._ahead_until = asyncio.get_running_loop().time() + _CATCH_UP
-            self._hasten(self._ahead_until)
-        return has_come(self._ahead_until)
+            self._reschedule_earlier(self._ahead_until)
+        return has_passed(self._ahead_until)
 
     def _opening(self) -> list[bytes]:
         run, cursor = self._run, self._cursor
@@ -201,38 +216,38 @@ class Reader(Timed):
         ]
         if self._hinted and not fits:
             frames.append(sse.reset_frame(Cursor(self._epoch, 0), "cursor"))
-        if not self._length() and run.answer is None:
+        if not self._length() and run.result is None:
             frames.append(sse.TYPING)
         return frames
 
     def _adopt(self) -> bool:
         """Turn to the run's present text; True when it is of another epoch than before."""
         run = self._run
-        tape = run.generation.tape if run.generation else None
-        if tape is not self._tape:
-            if self._tape is not None:
-                self._tape.bells.discard(self)
-            if tape is not None:
-                tape.bells.add(self)
-            self._tape = tape
+        buffer = run.generation.buffer if run.generation else None
+        if buffer is not self._buffer:
+            if self._buffer is not None:
+                self._buffer.listeners.discard(self)
+            if buffer is not None:
+                buffer.listeners.add(self)
+            self._buffer = buffer
         before = self._epoch
-        if run.answer is not None:
-            self._epoch = run.answer.reply.epoch
-        elif tape is not None:
-            self._epoch = tape.epoch
+        if run.result is not None:
+            self._epoch = run.result.reply.epoch
+        elif buffer is not None:
+            self._epoch = buffer.epoch
         return self._epoch != before
 
     def _length(self) -> int:
         run = self._run
-        if run.answer is not None:
-            return len(run.answer.reply.text)
-        length = self._tape.length if self._tape is not None else 0
+        if run.result is not None:
+            return len(run.result.reply.text)
+        length = self._buffer.length if self._buffer is not None else 0
         return length if run.limit is None else min(length, run.limit)
 
     def _after(self, position: int) -> str:
-        if self._run.answer is not None:
-            return self._run.answer.reply.text[position:]
-        text = self._tape.after(position) if self._tape is not None else ""
+        if self._run.result is not None:
+            return self._run.result.reply.text[position:]
+        text = self._buffer.after(position) if self._buffer is not None else ""
         return text[: self._length() - position]
 
     def _news(self) -> list[bytes]:
@@ -241,8 +256,8 @@ class Reader(Timed):
             self._position = 0
             self._status = None
             frames.append(sse.reset_frame(Cursor(self._epoch, 0), "restarted"))
-        status = self._tape.status if self._tape is not None else None
-        if status is not self._status and self._run.answer is None and not self._length():
+        status = self._buffer.status if self._buffer is not None else None
+        if status is not self._status and self._run.result is None and not self._length():
             self._status = status
             if status is not None:
                 frames.append(sse.status_frame(status))
@@ -257,8 +272,8 @@ class Reader(Timed):
     def _heartbeat_frame(self) -> bytes:
         """Return a sign of life: since when the model has been at it, as long as there is no text."""
         run = self._run
-        tape = self._tape
-        if not self._opened or run.answer is not None or tape is None or tape.waits or self._length():
+        buffer = self._buffer
+        if not self._opened or run.result is not None or buffer is None or buffer.waits or self._length():
             return sse.HEARTBEAT
         # An epoch is the time at which the log, or the database, elected its writer. Where that clock can't
         # be ours, what this process has seen of the session counts.
@@ -268,7 +283,7 @@ class Reader(Timed):
         return sse.thinking_frame(round(elapsed * 1000))
 
     def _closing(self) -> bytes:
-        answer = self._run.answer
+        answer = self._run.result
         assert answer is not None
         end = answer.reply.end
         if isinstance(end, Completed):

@@ -12,31 +12,31 @@ from dataclasses import dataclass
 from parley.domain.conversation import Reply, Session
 from parley.domain.errors import LogUnavailable, NotFound, StoreUnavailable
 from parley.domain.events import Completed, End, Failed, FinishReason, Source
-from parley.domain.ports import ChatModels, Log, Question, Store
+from parley.domain.ports import ChatModels, Log, ModelRequest, Store
 from parley.domain.prompt import normalise, trim
 from parley.domain.results import Attached, Ended, Hit, Overtaken, Stopping
 from parley.streaming.generation import Generation
 from parley.streaming.generation_keys import GenerationKeys
-from parley.streaming.generation_registry import Productions
-from parley.streaming.lease_keeper import Vouching
-from parley.streaming.model_call import Limits
-from parley.streaming.session_run import Run
+from parley.streaming.generation_registry import GenerationRegistry
+from parley.streaming.lease_keeper import LeaseKeeper
+from parley.streaming.model_call import CallLimits
+from parley.streaming.session_run import SessionRun
 from parley.support.logs import logger
 
-_log = logger("runs")
+_logger = logger("runs")
 _PATIENCE = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What `Runs` needs of the settings; seconds."""
+    """What `SessionRunner` needs of the settings; seconds."""
 
-    limits: Limits
+    limits: CallLimits
     session_lease: float
-    pulse: float
+    renew_every: float
 
 
-class Runs:
+class SessionRunner:
     """Every run and every generation of this process."""
 
     def __init__(
@@ -46,21 +46,23 @@ class Runs:
         self._log = log
         self._keys = keys
         self._policy = policy
-        self._productions = Productions(store, log, models, policy.limits, policy.session_lease, self._spawn)
-        self._runs: dict[str, Run] = {}
+        self._registry = GenerationRegistry(
+            store, log, models, policy.limits, policy.session_lease, self._spawn
+        )
+        self._runs: dict[str, SessionRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._done = self._tasks.discard
-        self._vouching = Vouching(
-            store, log, self._runs, every=policy.pulse, session_lease=policy.session_lease
+        self._lease_keeper = LeaseKeeper(
+            store, log, self._runs, every=policy.renew_every, session_lease=policy.session_lease
         )
 
-    def open(self, session: Session, deadline: float | None) -> Run:
+    def open(self, session: Session, deadline: float | None) -> SessionRun:
         """Return the session's run, begun where it is not under way.
 
         `deadline`, in the event loop's time, is when a reply written for this reader must end.
         """
         if session.reply is not None:
-            run = Run(session, "", None)
+            run = SessionRun(session, "", None)
             # Whoever comes first hears where it came from: it may have been known when it was asked for.
             cached = session.source == Source.CACHE
             run.source = Source.CACHE if cached else Source.HISTORY
@@ -69,14 +71,16 @@ class Runs:
         known = self._runs.get(session.id)
         if known is not None:
             return known
-        question = Question(session.model, trim(normalise(session.turns), session.model))
+        request = ModelRequest(session.model, trim(normalise(session.turns), session.model))
         bypass = session.id if session.regenerate else None
-        key = session.generation_key or self._keys.of(session.model, question.turns, session.user_id, bypass)
-        run = Run(session, key, question)
+        key = session.generation_key or self._keys.key_for(
+            session.model, request.turns, session.user_id, bypass
+        )
+        run = SessionRun(session, key, request)
         run.deadline = deadline
         self._runs[session.id] = run
         run.task = self._spawn(self._answer(run))
-        self._vouching.begin()
+        self._lease_keeper.begin()
         return run
 
     def _spawn(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
@@ -85,7 +89,7 @@ class Runs:
         task.add_done_callback(self._done)
         return task
 
-    async def settled(self, run: Run, until: float) -> None:
+    async def wait_until_idle(self, run: SessionRun, until: float) -> None:
         """Wait until nothing that was begun for this run needs this process, or until `until`.
 
         `until` is in the event loop's time.
@@ -96,7 +100,7 @@ class Runs:
         if tasks:
             await asyncio.wait(tasks, timeout=max(0.0, until - asyncio.get_running_loop().time()))
 
-    async def _answer(self, run: Run) -> None:
+    async def _answer(self, run: SessionRun) -> None:
         try:
             for attempt in range(_PATIENCE):
                 try:
@@ -110,21 +114,21 @@ class Runs:
         except (StoreUnavailable, NotFound) as error:
             run.settle(run.lost(error.code, error.message), saved=False)
         except Exception:
-            _log.exception("run_broke")
+            _logger.exception("run_broke")
             run.settle(run.lost("internal", "Something went wrong here."), saved=False)
         finally:
-            if run.answer is None:
+            if run.result is None:
                 run.settle(run.lost("unavailable", "This server is going away."), saved=False)
             self._runs.pop(run.session.id, None)
             # After the readers, who have just been rung: a line takes as long to write as their last frames.
             asyncio.get_running_loop().call_soon(run.report)
 
-    async def _join_until_settled(self, run: Run) -> None:
+    async def _join_until_settled(self, run: SessionRun) -> None:
         session = run.session
         floor, leased = session.epoch, session.leased
         pause = 0.05
-        while run.answer is None:
-            entry = await self._productions.enter(run, floor, may_create=not leased)
+        while run.result is None:
+            entry = await self._registry.join_or_elect(run, floor, may_create=not leased)
             if isinstance(entry, Hit):
                 run.source = Source.CACHE
                 self._show(run, entry.reply)
@@ -132,7 +136,7 @@ class Runs:
                 if await self._save(run, entry.reply, Source.CACHE):
                     return
             elif isinstance(entry, Generation):
-                floor = max(floor, entry.tape.epoch)
+                floor = max(floor, entry.buffer.epoch)
                 if await self._keep_to(run, entry):
                     return
             elif isinstance(entry, Ended):
@@ -147,23 +151,23 @@ class Runs:
             if reply is not None:
                 run.settle(reply, saved=True)
 
-    def _show(self, run: Run, reply: Reply) -> None:
+    def _show(self, run: SessionRun, reply: Reply) -> None:
         generation = Generation(run.key, reply.epoch, "", writing=False)
-        generation.tape.append(reply.text)
-        generation.tape.end = reply.end
+        generation.buffer.append(reply.text)
+        generation.buffer.end = reply.end
         run.turn_to(generation)
 
-    async def _keep_to(self, run: Run, generation: Generation) -> bool:
+    async def _keep_to(self, run: SessionRun, generation: Generation) -> bool:
         """Accompany a generation to its end or the run's; False when the run has to join anew."""
         session = run.session
         if generation.writing and generation.asker is None:
             generation.asker = session.id
         standing: Attached | Overtaken | Ended | Stopping = Attached()
-        if generation.writing or not session.follows(run.key, generation.tape.epoch):
+        if generation.writing or not session.follows(run.key, generation.buffer.epoch):
             standing = await self._store.attach(
                 session.id,
                 run.key,
-                generation.tape.epoch,
+                generation.buffer.epoch,
                 self._policy.session_lease,
                 writer=generation.writing,
                 asks=generation.asker == session.id,
@@ -171,35 +175,35 @@ class Runs:
         if isinstance(standing, Ended):
             run.settle(standing.reply, saved=True)
         elif isinstance(standing, Stopping):
-            await self._give_up(run, generation.tape.epoch, standing)
+            await self._give_up(run, generation.buffer.epoch, standing)
         if not isinstance(standing, Attached):
             await self._detach(run, generation)
-            return run.answer is not None
+            return run.result is not None
         if generation.task is None:
             if generation.lost:
                 return False
-            self._productions.begin(run, generation)
+            self._registry.begin(run, generation)
             run.source = Source.PROVIDER if generation.writing else Source.JOINED
         generation.attached.add(session.id)
-        generation.watchers.add(run.bell)
+        generation.watchers.add(run.wakeup)
         run.turn_to(generation)
         try:
-            while run.answer is None:
-                if generation.tape.end is not None:
+            while run.result is None:
+                if generation.buffer.end is not None:
                     return await self._save(run, generation.reply(), run.source)
                 if run.stopping or run.disabled or session.id in generation.stops:
                     return await self._stop(run, generation)
                 if generation.lost:
                     return False
-                await run.bell.wait()
+                await run.wakeup.wait()
             return True
         finally:
-            generation.watchers.discard(run.bell)
+            generation.watchers.discard(run.wakeup)
             generation.attached.discard(session.id)
 
-    async def _stop(self, run: Run, generation: Generation) -> bool:
-        run.limit = generation.tape.length
-        text = generation.tape.text()
+    async def _stop(self, run: SessionRun, generation: Generation) -> bool:
+        run.limit = generation.buffer.length
+        text = generation.buffer.text()
         if not generation.writing:
             # The process that writes knows more: the rest of the text, and what was spent. It looks at its
             # log this often when the model is silent, and has the first word.
@@ -207,11 +211,11 @@ class Runs:
         end: End = Completed(FinishReason.STOPPED)
         if run.disabled:
             end = Failed("user_disabled", "This user is disabled.", retryable=False)
-        reply = Reply(generation.tape.epoch, text, generation.charged(end))
+        reply = Reply(generation.buffer.epoch, text, generation.charged(end))
         saved, _ = await asyncio.gather(self._save(run, reply, run.source), self._detach(run, generation))
         return saved
 
-    async def _hand_over(self, run: Run, generation: Generation) -> None:
+    async def _hand_over(self, run: SessionRun, generation: Generation) -> None:
         """Have another session pay for what is written on after the one that asked has left."""
         if generation.asker != run.session.id:
             return
@@ -221,23 +225,23 @@ class Runs:
                 await self._store.attach(
                     generation.asker,
                     run.key,
-                    generation.tape.epoch,
+                    generation.buffer.epoch,
                     self._policy.session_lease,
                     writer=True,
                     asks=True,
                 )
 
-    async def _detach(self, run: Run, generation: Generation) -> None:
+    async def _detach(self, run: SessionRun, generation: Generation) -> None:
         generation.attached.discard(run.session.id)
         try:
             await self._log.stop(run.key, run.session.id)
             # The writer flushes at once, and sees for itself whether anybody is left.
-            self._productions.hurry(generation)
+            self._registry.flush_soon(generation)
         except LogUnavailable:
             generation.logged = False
         if generation.task is None and not generation.attached:
             # Elected, then refused: give the election back.
-            self._productions.forget(generation)
+            self._registry.forget(generation)
             generation.lose()
             with contextlib.suppress(LogUnavailable):
                 await self._log.abandon(run.key, generation.owner)
@@ -245,7 +249,7 @@ class Runs:
             generation.lose()
         await self._hand_over(run, generation)
 
-    async def _give_up(self, run: Run, epoch: int, stopping: Stopping) -> None:
+    async def _give_up(self, run: SessionRun, epoch: int, stopping: Stopping) -> None:
         """End a session that was stopped while nobody answered it, with what its log has."""
         text = ""
         with contextlib.suppress(LogUnavailable):
@@ -255,13 +259,13 @@ class Runs:
             end = Failed("user_disabled", "This user is disabled.", retryable=False)
         await self._save(run, Reply(epoch, text, end), run.source)
 
-    async def _save(self, run: Run, reply: Reply, source: Source) -> bool:
+    async def _save(self, run: SessionRun, reply: Reply, source: Source) -> bool:
         """Store the run's reply; False where a later epoch has the session."""
         session_id = run.session.id
         try:
             outcome = await self._store.finish(session_id, reply, source.value)
         except StoreUnavailable:
-            await self._vouching.park(session_id, reply, source)
+            await self._lease_keeper.park(session_id, reply, source)
             run.settle(reply, saved=False)
             return True
         if isinstance(outcome, Overtaken):
@@ -277,11 +281,11 @@ class Runs:
 
     async def close(self, grace: float = 3.0) -> None:
         """End what is being written as truncated, save it, and stop."""
-        self._productions.cut()
+        self._registry.cut()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace)
-        await self._productions.close()
-        await self._vouching.close()
+        await self._registry.close()
+        await self._lease_keeper.close()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:

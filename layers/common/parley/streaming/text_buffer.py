@@ -4,20 +4,20 @@ import time
 from bisect import bisect_right
 
 from parley.domain.events import End, StreamState
-from parley.support.wakeup import Bells
+from parley.support.wakeup import Listeners
 
 # Pieces up to so many code points grow with what comes: a token by itself would take ten times its size.
 _PIECE = 512
 
 
-class Tape:
+class TextBuffer:
     """Grows at its end only. Positions count code points, as cursors do.
 
     `begun` is when text came first. `waits` says that nobody is asked at the moment, for the `status` that
     was told.
     """
 
-    __slots__ = ("_starts", "begun", "bells", "end", "epoch", "length", "pieces", "status", "waits")
+    __slots__ = ("_starts", "begun", "end", "epoch", "length", "listeners", "pieces", "status", "waits")
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -28,7 +28,7 @@ class Tape:
         self.end: End | None = None
         self.status: StreamState | None = None
         self.waits = False
-        self.bells = Bells()
+        self.listeners = Listeners()
 
     def append(self, text: str) -> None:
         """Add text and wake the readers."""
@@ -42,18 +42,18 @@ class Tape:
                 pieces.append(text)
                 self._starts.append(self.length)
             self.length += len(text)
-            self.bells.ring()
+            self.listeners.notify()
 
     def tell(self, status: StreamState) -> None:
         """Tell the readers what goes on while there is no text."""
         self.status = status
         self.waits = True
-        self.bells.ring()
+        self.listeners.notify()
 
     def finish(self, end: End) -> None:
         """Add the end and wake the readers."""
         self.end = end
-        self.bells.ring()
+        self.listeners.notify()
 
     def after(self, position: int) -> str:
         """Return the text after the first `position` code points."""

@@ -7,7 +7,7 @@ import gc
 _THRESHOLDS = (20_000, 20, 50)
 
 
-def spare_what_is_loaded() -> None:
+def freeze_startup_objects() -> None:
     """Have the collector pass over everything loaded so far, which stays, and look less often at the rest."""
     gc.freeze()
     gc.set_threshold(*_THRESHOLDS)

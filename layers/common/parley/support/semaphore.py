@@ -3,10 +3,10 @@
 import asyncio
 from collections import deque
 
-from parley.support.timer import Timed, has_come
+from parley.support.timer import Deadline, has_passed
 
 
-class Places(Timed):
+class FastSemaphore(Deadline):
     """So many may be inside; the others wait, first come, first served, each until its deadline."""
 
     def __init__(self, count: int) -> None:
@@ -14,7 +14,7 @@ class Places(Timed):
         self._free = count
         self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
 
-    def take(self) -> bool:
+    def try_acquire(self) -> bool:
         """Take a place if there is one, and nobody waits for it."""
         if self._free and not self._waiting:
             self._free -= 1
@@ -23,19 +23,19 @@ class Places(Timed):
 
     async def wait(self, deadline: float) -> None:
         """Take a place; raises `TimeoutError` when the event loop's time is `deadline`."""
-        if self.take():
+        if self.try_acquire():
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((deadline, turn))
-        self._hasten(deadline)
+        self._reschedule_earlier(deadline)
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.give()  # it came too late for its taker
+                self.release()  # it came too late for its taker
             raise
 
-    def give(self) -> None:
+    def release(self) -> None:
         """Give a place back."""
         while self._waiting:
             _, turn = self._waiting.popleft()
@@ -44,13 +44,13 @@ class Places(Timed):
                 return
         self._free += 1
 
-    def _on_due(self) -> None:
+    def _on_deadline(self) -> None:
         for deadline, turn in self._waiting:
             if turn.done():
                 continue
-            if has_come(deadline):
+            if has_passed(deadline):
                 turn.set_exception(TimeoutError())
             else:
-                self._hasten(deadline)
+                self._reschedule_earlier(deadline)
         while self._waiting and self._waiting[0][1].done():
             self._waiting.popleft()

@@ -5,75 +5,75 @@ import math
 from collections.abc import Iterator
 from typing import Protocol
 
-from parley.support.timer import Timed
+from parley.support.timer import Deadline
 
 
-class Ringable(Protocol):
+class Listener(Protocol):
     """Whoever wants to be told of news, without being told which."""
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Tell of news."""
         ...
 
 
-class Bell(Timed):
+class Wakeup(Deadline):
     """One waiter sleeps on it; whoever has news rings it. A ring before the wait is not lost."""
 
-    __slots__ = ("_future", "_rung")
+    __slots__ = ("_future", "_notified")
 
     def __init__(self) -> None:
         super().__init__()
         self._future: asyncio.Future[None] | None = None
-        self._rung = False
+        self._notified = False
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Wake the waiter, now or at its next wait."""
-        self._rung = True
-        self._on_due()
+        self._notified = True
+        self._on_deadline()
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Sleep until rung; False when `timeout` seconds passed first."""
-        if not self._rung:
+        if not self._notified:
             loop = asyncio.get_running_loop()
             self._future = loop.create_future()
-            self._set_due(math.inf if timeout is None else loop.time() + timeout)
+            self._reschedule(math.inf if timeout is None else loop.time() + timeout)
             try:
                 await self._future
             finally:
                 self._future = None
-        rung, self._rung = self._rung, False
-        return rung
+        notified, self._notified = self._notified, False
+        return notified
 
-    def _on_due(self) -> None:
+    def _on_deadline(self) -> None:
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
 
 
-class Bells:
+class Listeners:
     """Those of everybody who wants news of one thing: mostly one or two, so they take little room."""
 
     __slots__ = ("_all",)
 
     def __init__(self) -> None:
-        self._all: tuple[Ringable, ...] = ()
+        self._all: tuple[Listener, ...] = ()
 
-    def __iter__(self) -> Iterator[Ringable]:
+    def __iter__(self) -> Iterator[Listener]:
         return iter(self._all)
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def add(self, bell: Ringable) -> None:
+    def add(self, wakeup: Listener) -> None:
         """Ring this one too."""
-        if bell not in self._all:
-            self._all = (*self._all, bell)
+        if wakeup not in self._all:
+            self._all = (*self._all, wakeup)
 
-    def discard(self, bell: Ringable) -> None:
+    def discard(self, wakeup: Listener) -> None:
         """Ring this one no more."""
-        if bell in self._all:
-            self._all = tuple(other for other in self._all if other is not bell)
+        if wakeup in self._all:
+            self._all = tuple(other for other in self._all if other is not wakeup)
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Ring them all."""
-        for bell in self._all:
-            bell.ring()
+        for wakeup in self._all:
+            wakeup.notify()

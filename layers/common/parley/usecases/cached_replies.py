@@ -2,13 +2,13 @@
 
 from msgspec.structs import replace
 
-from parley.domain.conversation import CatalogueEntry, Order, Role, Started, Turn
+from parley.domain.conversation import CatalogueEntry, NewSession, Role, Started, Turn
 from parley.domain.errors import LogUnavailable
 from parley.domain.ports import Log
 from parley.streaming.generation_keys import GenerationKeys
 
 
-class Answers:
+class CachedReplies:
     """Finds the cached reply to a new chat's question.
 
     The question's key takes the model as it is, which the store tells whenever a session is opened with
@@ -20,19 +20,19 @@ class Answers:
         self._keys = keys
         self._catalogue: dict[str, CatalogueEntry] = {}
 
-    async def added_to(self, order: Order) -> Order:
+    async def attach_to(self, new_session: NewSession) -> NewSession:
         """Return the order with its answer, where the log keeps one; without a log, as it was."""
-        entry = self._catalogue.get(order.model_id)
-        if entry is None or order.prompt is None or not order.context_free:
-            return order
-        key = self._keys.of(entry.model, (Turn(Role.USER, order.prompt),), order.user_id)
+        entry = self._catalogue.get(new_session.model_id)
+        if entry is None or new_session.prompt is None or not new_session.context_free:
+            return new_session
+        key = self._keys.key_for(entry.model, (Turn(Role.USER, new_session.prompt),), new_session.user_id)
         try:
             answer = await self._log.cached(key)
         except LogUnavailable:
             answer = None
-        return replace(order, model_version=entry.version, answer=answer)
+        return replace(new_session, model_version=entry.version, answer=answer)
 
-    def learn(self, started: Started) -> None:
+    def remember_model(self, started: Started) -> None:
         """Remember the model that an opened session tells of."""
         if started.model is not None:
             self._catalogue[started.model.model.id] = started.model

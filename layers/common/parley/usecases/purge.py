@@ -9,11 +9,11 @@ from parley.domain.errors import LogUnavailable
 from parley.domain.events import Completed, End, Failed, FinishReason
 from parley.domain.ports import Log, Store
 from parley.domain.results import Orphan
-from parley.streaming.parked_replies import finished
+from parley.streaming.parked_replies import save_parked_reply
 from parley.support.logs import logger
 
 # A reader may take over an orphan by itself; the purge waits until none has come.
-_log = logger("purge")
+_logger = logger("purge")
 _GRACE_SECONDS = 60.0
 
 
@@ -49,7 +49,7 @@ async def _save_parked(store: Store, log: Log, batch: int) -> int:
     saved = 0
     with contextlib.suppress(LogUnavailable):
         for session_id, reply, source in await log.parked(batch):
-            saved += await finished(store, session_id, reply, source, _log)
+            saved += await save_parked_reply(store, session_id, reply, source, _logger)
             await log.unpark(session_id)
     return saved
 
@@ -57,7 +57,9 @@ async def _save_parked(store: Store, log: Log, batch: int) -> int:
 async def _end_orphans(store: Store, log: Log, batch: int, grace_seconds: float) -> int:
     ended = 0
     for orphan in await store.orphans(grace_seconds, batch):
-        ended += await finished(store, orphan.session_id, await _recovered(log, orphan), "provider", _log)
+        ended += await save_parked_reply(
+            store, orphan.session_id, await _recovered(log, orphan), "provider", _logger
+        )
     return ended
 
 

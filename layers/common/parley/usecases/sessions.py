@@ -6,7 +6,7 @@ import hashlib
 import time
 from dataclasses import dataclass
 
-from parley.domain.conversation import Order, Reply, Started
+from parley.domain.conversation import NewSession, Reply, Started
 from parley.domain.errors import InvalidRequest, LogUnavailable, NotFound, TooLarge, UnknownModel
 from parley.domain.events import Completed, FinishReason, Source
 from parley.domain.ids import is_id, new_id, new_session_id
@@ -14,13 +14,13 @@ from parley.domain.ports import Log, Store
 from parley.domain.prompt import title_of
 from parley.support.encoding import to_json
 from parley.support.logs import logger
-from parley.usecases.cached_replies import Answers
+from parley.usecases.cached_replies import CachedReplies
 
-_log = logger("sessions")
+_logger = logger("sessions")
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class StartRequest:
     """What a client asks for."""
 
     user_id: str
@@ -31,69 +31,73 @@ class Ask:
     idempotency_key: str | None
 
 
-async def start(store: Store, answers: Answers, ask: Ask, *, prompt_characters: int) -> Started:
+async def start(
+    store: Store, answers: CachedReplies, request: StartRequest, *, prompt_characters: int
+) -> Started:
     """Open a session; raises what `Store.start` raises, and `InvalidRequest` for a bad prompt.
 
     A reply that is cached already is saved with it, so that whoever streams it has nothing left to do.
     """
-    _check(ask, prompt_characters)
-    body = [ask.prompt, ask.model_id, ask.chat_id, ask.regenerate]
-    order = Order(
-        user_id=ask.user_id,
-        prompt=ask.prompt,
-        model_id=ask.model_id,
-        chat_id=ask.chat_id,
-        regenerate=ask.regenerate,
-        idempotency_key=ask.idempotency_key,
+    _check(request, prompt_characters)
+    body = [request.prompt, request.model_id, request.chat_id, request.regenerate]
+    new_session = NewSession(
+        user_id=request.user_id,
+        prompt=request.prompt,
+        model_id=request.model_id,
+        chat_id=request.chat_id,
+        regenerate=request.regenerate,
+        idempotency_key=request.idempotency_key,
         request_hash=hashlib.sha256(to_json(body)).hexdigest(),
-        title=title_of(ask.prompt or ""),
+        title=title_of(request.prompt or ""),
         new_session_id=new_session_id(),
         new_chat_id=new_id(),
         new_message_id=new_id(),
         new_reply_id=new_id(),
     )
     begun = time.monotonic()
-    order = await answers.added_to(order)
-    started = await store.start(order)
-    answers.learn(started)
-    if started.answered and order.answer is not None:
+    new_session = await answers.attach_to(new_session)
+    started = await store.start(new_session)
+    answers.remember_model(started)
+    if started.answered and new_session.answer is not None:
         # After the answer, which is made without another wait: a line takes as long to write.
-        asyncio.get_running_loop().call_soon(_report, order, order.answer, time.monotonic() - begun)
+        asyncio.get_running_loop().call_soon(
+            _report, new_session, new_session.answer, time.monotonic() - begun
+        )
     return started
 
 
-def _report(order: Order, answer: Reply, seconds: float) -> None:
-    """Write the line that metrics are made of, as `Run.report` does for a reply that took a while.
+def _report(new_session: NewSession, answer: Reply, seconds: float) -> None:
+    """Write the line that metrics are made of, as `SessionRun.report` does for a reply that took a while.
 
     It took no seconds of streaming.
     """
     fields = {
         "source": Source.CACHE.value,
-        "model": order.model_id,
+        "model": new_session.model_id,
         "status": answer.status.value,
         "saved": True,
         "characters": len(answer.text),
         "first_token_ms": round(seconds * 1000),
     }
-    _log.info("reply_ended", extra=fields)
+    _logger.info("reply_ended", extra=fields)
 
 
-def _check(ask: Ask, prompt_characters: int) -> None:
-    if ask.chat_id is not None and not is_id(ask.chat_id):
+def _check(request: StartRequest, prompt_characters: int) -> None:
+    if request.chat_id is not None and not is_id(request.chat_id):
         raise NotFound
-    if not ask.model_id.isprintable():
+    if not request.model_id.isprintable():
         raise UnknownModel  # NUL among them, which no query takes
-    if ask.prompt is None:
-        if ask.regenerate and ask.chat_id is not None:
+    if request.prompt is None:
+        if request.regenerate and request.chat_id is not None:
             return
         raise InvalidRequest("prompt is required.", field="prompt")
-    if not ask.prompt.strip():
+    if not request.prompt.strip():
         raise InvalidRequest("prompt is empty.", field="prompt")
-    if len(ask.prompt) > prompt_characters:
+    if len(request.prompt) > prompt_characters:
         raise TooLarge(f"prompt is longer than {prompt_characters} characters.", field="prompt")
-    if "\0" in ask.prompt:
+    if "\0" in request.prompt:
         raise InvalidRequest("prompt contains a NUL character.", field="prompt")
-    if any("\ud800" <= character <= "\udfff" for character in ask.prompt):
+    if any("\ud800" <= character <= "\udfff" for character in request.prompt):
         raise InvalidRequest("prompt contains half of a surrogate pair.", field="prompt")
 
 

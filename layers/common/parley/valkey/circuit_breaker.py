@@ -8,10 +8,10 @@ from parley.domain.errors import LogUnavailable
 from parley.support.logs import logger
 
 T = TypeVar("T")
-_log = logger("valkey")
+_logger = logger("valkey")
 
 
-class Breaker:
+class CircuitBreaker:
     """After a failure, fails at once until a probe succeeds.
 
     The probe runs beside the requests, so a server that is silent costs one timeout, once. `faults` are
@@ -45,7 +45,7 @@ class Breaker:
     def _open(self, reason: str) -> None:
         if self.closed:
             self.closed = False
-            _log.warning("log_unavailable", extra={"error": reason})
+            _logger.warning("log_unavailable", extra={"error": reason})
         self._keep_probing()
 
     def _keep_probing(self) -> None:
@@ -61,7 +61,7 @@ class Breaker:
             except self._faults:
                 continue
             self.closed = True
-            _log.info("log_available")
+            _logger.info("log_available")
 
     async def close(self) -> None:
         """End the probe."""

@@ -14,7 +14,7 @@ from typing import Any, cast
 import hiredis
 from redis.asyncio.connection import SSLConnection, parse_url
 
-from parley.support.timer import Timed, has_come
+from parley.support.timer import Deadline, has_passed
 
 Argument = str | bytes | int
 Command = tuple[Argument, ...]
@@ -41,7 +41,7 @@ class ServerFault(Exception):
         super().__init__(code)
 
 
-class Lane:
+class PipelinedClient:
     """Sends commands, those of one call in one write; connects when needed, and again after a loss."""
 
     def __init__(self, url: str, *, timeout: float) -> None:
@@ -53,7 +53,7 @@ class Lane:
             kind(**options).ssl_context.get() if kind is SSLConnection else None
         )
         self._timeout = timeout
-        self._wire: _Wire | None = None
+        self._connection: _Connection | None = None
         self._opening = asyncio.Lock()
 
     async def send(self, commands: Sequence[Command]) -> list[Any]:
@@ -75,29 +75,29 @@ class Lane:
         packed = _pack(commands)
         if not commands:
             return []
-        wire = self._wire
-        if wire is not None and wire.usable:
+        connection = self._connection
+        if connection is not None and connection.usable:
             try:
-                return await wire.ask(packed, len(commands), deadline)
+                return await connection.execute(packed, len(commands), deadline)
             except ConnectionError:
                 pass  # closed by the server while it was idle, most likely
-        return await (await self._open(deadline)).ask(packed, len(commands), deadline)
+        return await (await self._open(deadline)).execute(packed, len(commands), deadline)
 
-    async def _open(self, deadline: float) -> "_Wire":
+    async def _open(self, deadline: float) -> "_Connection":
         async with asyncio.timeout_at(deadline):
             async with self._opening:
-                if self._wire is None or not self._wire.usable:
-                    self._wire = await self._connect(deadline)
-                return self._wire
+                if self._connection is None or not self._connection.usable:
+                    self._connection = await self._connect(deadline)
+                return self._connection
 
-    async def _connect(self, deadline: float) -> "_Wire":
+    async def _connect(self, deadline: float) -> "_Connection":
         options = self._options
         loop = asyncio.get_running_loop()
         if "path" in options:
-            _, wire = await loop.create_unix_connection(_Wire, options["path"])
+            _, connection = await loop.create_unix_connection(_Connection, options["path"])
         else:
             host, port = options.get("host", "localhost"), options.get("port", 6379)
-            _, wire = await loop.create_connection(_Wire, host, port, ssl=self._security)
+            _, connection = await loop.create_connection(_Connection, host, port, ssl=self._security)
         greeting: list[Command] = []
         if options.get("password"):
             user = (options["username"],) if options.get("username") else ()
@@ -105,19 +105,21 @@ class Lane:
         if options.get("db"):
             greeting.append(("SELECT", options["db"]))
         try:
-            for answer in await wire.ask(_pack(greeting), len(greeting), deadline) if greeting else ():
+            for answer in (
+                await connection.execute(_pack(greeting), len(greeting), deadline) if greeting else ()
+            ):
                 if isinstance(answer, ErrorReply):
                     raise ServerFault(answer.code)
         except BaseException:
-            wire.abort()
+            connection.abort()
             raise
-        return wire
+        return connection
 
     async def close(self) -> None:
         """Close the connection."""
-        if self._wire is not None:
-            self._wire.abort()
-            self._wire = None
+        if self._connection is not None:
+            self._connection.abort()
+            self._connection = None
 
 
 def _pack(commands: Sequence[Command]) -> bytes:
@@ -137,7 +139,7 @@ class _Call:
         self.answers: list[Any] = []
 
 
-class _Wire(Timed, asyncio.Protocol):
+class _Connection(Deadline, asyncio.Protocol):
     """A connection. Answers are read here, not in a task, so that one that came is never late by a timer."""
 
     def __init__(self) -> None:
@@ -159,25 +161,25 @@ class _Wire(Timed, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
 
-    async def ask(self, packed: bytes, count: int, deadline: float) -> list[Any]:
+    async def execute(self, packed: bytes, count: int, deadline: float) -> list[Any]:
         """Send `count` commands and return their answers; raises `ConnectionError`, `TimeoutError`."""
         if self._transport is None:
             raise ConnectionError("closed")
         call = _Call(count, self._loop.create_future(), deadline)
         self._calls.append(call)
         self._transport.write(packed)
-        self._hasten(deadline)
+        self._reschedule_earlier(deadline)
         return await call.future
 
-    def _on_due(self) -> None:
+    def _on_deadline(self) -> None:
         waiting = [call.deadline for call in self._calls if not call.future.done()]
         if not waiting:
             return
-        if has_come(min(waiting)):
+        if has_passed(min(waiting)):
             # Everybody else waits for the same silent server.
             self._lose(TimeoutError())
         else:
-            self._set_due(min(waiting))
+            self._reschedule(min(waiting))
 
     def data_received(self, data: bytes) -> None:
         try:

@@ -17,16 +17,16 @@ from parley.domain.ports import Watch
 from parley.domain.results import Append, Fenced, Flushed, Follow, Hit, Slice, Wait, Write
 from parley.support.encoding import from_json, to_json
 from parley.support.logs import logger
-from parley.support.wakeup import Bell
+from parley.support.wakeup import Wakeup
 from parley.valkey import scripts
-from parley.valkey.circuit_breaker import Breaker
-from parley.valkey.client import Argument, Command, ErrorReply, Lane, ServerFault
+from parley.valkey.circuit_breaker import CircuitBreaker
+from parley.valkey.client import Argument, Command, ErrorReply, PipelinedClient, ServerFault
 from parley.valkey.codec import cached_of_bytes, end_to_bytes, reply_of_bytes, reply_to_bytes
 from parley.valkey.replies import begun_of, flushed_of, slice_of
 from parley.valkey.scripts import Script
-from parley.valkey.subscriptions import Watcher
+from parley.valkey.subscriptions import Subscriptions
 
-_log = logger("valkey")
+_logger = logger("valkey")
 
 
 class ValkeyLog:
@@ -49,8 +49,8 @@ class ValkeyLog:
         self._cache_ms = cache_seconds * 1000
         self._log_ms = log_seconds * 1000
         self._linger_ms = linger_seconds * 1000
-        self._lane = Lane(url, timeout=timeout)
-        self._breaker = Breaker(self._probe, faults=(OSError, TimeoutError, RedisError, ServerFault))
+        self._client = PipelinedClient(url, timeout=timeout)
+        self._breaker = CircuitBreaker(self._probe, faults=(OSError, TimeoutError, RedisError, ServerFault))
         # Subscriptions have a connection of their own, whose answers come unasked.
         self._subscriber = redis.asyncio.Redis.from_url(
             url,
@@ -60,7 +60,7 @@ class ValkeyLog:
             retry=Retry(NoBackoff(), 1),
             driver_info=None,
         )
-        self._watcher = Watcher(self._subscriber)
+        self._subscriptions = Subscriptions(self._subscriber)
 
     def _keys(self, key: str) -> tuple[str, ...]:
         return _keys_of(self._channel(key))
@@ -69,7 +69,7 @@ class ValkeyLog:
         return f"{self._prefix}:{{{key}}}"
 
     async def _send(self, commands: Sequence[Command]) -> list[Any]:
-        return await self._breaker.call(lambda: self._lane.send(commands))
+        return await self._breaker.call(lambda: self._client.send(commands))
 
     async def _ask(self, *command: Argument) -> Any:
         return _taken((await self._send([command]))[0])
@@ -177,10 +177,10 @@ class ValkeyLog:
     async def abandon(self, key: str, owner: str) -> bool:
         return bool(await self._run(scripts.ABANDON, self._keys(key), [owner, self._channel(key)]))
 
-    async def watch(self, key: str, bell: Bell) -> Watch:
+    async def watch(self, key: str, wakeup: Wakeup) -> Watch:
         async def subscribe() -> Watch:
             async with asyncio.timeout(self._timeout):
-                return await self._watcher.watch(self._channel(key), bell)
+                return await self._subscriptions.watch(self._channel(key), wakeup)
 
         return await self._breaker.call(subscribe)
 
@@ -231,7 +231,7 @@ class ValkeyLog:
 
     async def _probe(self) -> None:
         # A write, since a server that is full or a replica answers reads.
-        [answer] = await self._lane.send([("SET", f"{self._prefix}:probe", 1, "PX", 1000)])
+        [answer] = await self._client.send([("SET", f"{self._prefix}:probe", 1, "PX", 1000)])
         if isinstance(answer, ErrorReply):
             raise ServerFault(answer.code)
 
@@ -239,16 +239,16 @@ class ValkeyLog:
         await self._breaker.call(self._probe)
 
     async def close(self) -> None:
-        await self._watcher.close()
+        await self._subscriptions.close()
         await self._breaker.close()
-        await self._lane.close()
+        await self._client.close()
         await self._subscriber.aclose()
 
 
 def _taken(answer: Any) -> Any:
     """Return an answer; one that refuses this command alone is for the caller as no log at all."""
     if isinstance(answer, ErrorReply):
-        _log.warning("log_refused", extra={"error": answer.code})
+        _logger.warning("log_refused", extra={"error": answer.code})
         raise LogUnavailable
     return answer
 

@@ -8,7 +8,7 @@ from parley.domain.results import Fenced, Flushed, Slice
 from parley.support.logs import logger
 from parley.valkey.codec import end_of_bytes
 
-_log = logger("valkey")
+_logger = logger("valkey")
 
 
 def flushed_of(answer: Any) -> Flushed | Fenced | None:
@@ -21,7 +21,7 @@ def flushed_of(answer: Any) -> Flushed | Fenced | None:
             return Fenced()
         case [b"ok", list(stops), int(attached)] if all(isinstance(stop, bytes) for stop in stops):
             return Flushed(frozenset(stop.decode("utf-8", "replace") for stop in stops), attached)
-    _log.warning("log_refused", extra={"error": getattr(answer, "code", "nonsense")})
+    _logger.warning("log_refused", extra={"error": getattr(answer, "code", "nonsense")})
     return None
 
 

@@ -6,12 +6,12 @@ import contextlib
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from parley.support.wakeup import Bell, Bells
+from parley.support.wakeup import Listeners, Wakeup
 
 _FAULTS = (RedisError, OSError, TimeoutError)
 
 
-class Watcher:
+class Subscriptions:
     """Shares one pub/sub connection among all watches.
 
     News may be lost (a reconnect, a failover), so whoever watches also looks now and then by itself.
@@ -21,35 +21,35 @@ class Watcher:
         self._client = client
         self._pubsub: redis.asyncio.client.PubSub | None = None
         self._listening: asyncio.Task[None] | None = None
-        self._bells: dict[bytes, Bells] = {}
+        self._listeners: dict[bytes, Listeners] = {}
         self._lock = asyncio.Lock()
 
-    async def watch(self, channel: str, bell: Bell) -> "Watching":
-        """Ring `bell` at every message on `channel`, until closed."""
+    async def watch(self, channel: str, wakeup: Wakeup) -> "Subscription":
+        """Ring `wakeup` at every message on `channel`, until closed."""
         name = channel.encode()
         async with self._lock:
-            bells = self._bells.get(name)
-            if bells is None:
+            listeners = self._listeners.get(name)
+            if listeners is None:
                 pubsub = self._pubsub
                 if pubsub is None:
                     pubsub = self._client.pubsub(ignore_subscribe_messages=True)
                 await pubsub.subscribe(name)
                 self._pubsub = pubsub
-                bells = self._bells.setdefault(name, Bells())
+                listeners = self._listeners.setdefault(name, Listeners())
                 if self._listening is None or self._listening.done():
                     self._listening = asyncio.create_task(self._listen(pubsub))
-            bells.add(bell)
-        return Watching(self, name, bell)
+            listeners.add(wakeup)
+        return Subscription(self, name, wakeup)
 
-    async def forget(self, name: bytes, bell: Bell) -> None:
+    async def forget(self, name: bytes, wakeup: Wakeup) -> None:
         """End a watch; the last one of a channel unsubscribes."""
         async with self._lock:
-            bells = self._bells.get(name)
-            if bells is None:
+            listeners = self._listeners.get(name)
+            if listeners is None:
                 return
-            bells.discard(bell)
-            if not bells:
-                del self._bells[name]
+            listeners.discard(wakeup)
+            if not listeners:
+                del self._listeners[name]
                 if self._pubsub is not None:
                     with contextlib.suppress(*_FAULTS):
                         async with asyncio.timeout(0.25):
@@ -65,13 +65,13 @@ class Watcher:
                 await asyncio.sleep(0.5)
                 continue
             if message is not None and message["type"] == "message":
-                self._bells.get(message["channel"], Bells()).ring()
+                self._listeners.get(message["channel"], Listeners()).notify()
             elif not pubsub.subscribed:
                 await asyncio.sleep(0.05)
 
     def _ring_everybody(self) -> None:
-        for bells in self._bells.values():
-            bells.ring()
+        for listeners in self._listeners.values():
+            listeners.notify()
 
     async def close(self) -> None:
         """Unsubscribe from everything and close the connection."""
@@ -83,13 +83,13 @@ class Watcher:
                 await self._pubsub.aclose()  # type: ignore[no-untyped-call]
 
 
-class Watching:
+class Subscription:
     """`ports.Watch` of one bell on one channel."""
 
-    def __init__(self, watcher: Watcher, name: bytes, bell: Bell) -> None:
-        self._watcher = watcher
+    def __init__(self, subscriptions: Subscriptions, name: bytes, wakeup: Wakeup) -> None:
+        self._subscriptions = subscriptions
         self._name = name
-        self._bell = bell
+        self._wakeup = wakeup
 
     async def close(self) -> None:
-        await self._watcher.forget(self._name, self._bell)
+        await self._subscriptions.forget(self._name, self._wakeup)

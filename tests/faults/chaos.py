@@ -16,7 +16,7 @@ import psycopg
 import redis
 
 from tests.faults.proxy import FaultProxy
-from tests.harness import Client, Reading, Refused, Server, World, eventually, text_of
+from tests.harness import Client, Refused, Server, Transcript, World, eventually, text_of
 
 _SETTINGS = {
     "LEASE_SECONDS": "0.8", "SESSION_LEASE_SECONDS": "2", "PULSE_SECONDS": "0.5", "DATABASE_TIMEOUT": "2",
@@ -53,7 +53,7 @@ class Session:
     started: dict[str, Any]
     user: str
     prompt: str
-    readings: list[Reading] = field(default_factory=lambda: [Reading(), Reading()])
+    readings: list[Transcript] = field(default_factory=lambda: [Transcript(), Transcript()])
     stopped: bool = False
     ended: tuple[Any, ...] | None = None
 
@@ -96,7 +96,7 @@ class Ways:
 
 
 class Hall:
-    """What lasts from universe to universe: the stores, the ways to them, and the machines."""
+    """What lasts from chaos to chaos: the stores, the ways to them, and the machines."""
 
     def __init__(self, world: World, ways: Ways) -> None:
         self.world = world
@@ -121,7 +121,7 @@ class Hall:
 
     def without_log(self) -> int:
         """Count how often a server found the log away."""
-        return sum(server.said().count('"log_unavailable"') for server in self.world.servers)
+        return sum(server.output().count('"log_unavailable"') for server in self.world.servers)
 
 
 async def _away(proxy: FaultProxy, how: str, seconds: float) -> None:
@@ -137,7 +137,7 @@ async def _away(proxy: FaultProxy, how: str, seconds: float) -> None:
     await proxy.heal()
 
 
-class Universe:
+class Chaos:
     """A model, its users and their sessions; every operation is one of a user, an operator or fate."""
 
     def __init__(self, hall: Hall, number: int) -> None:
@@ -183,13 +183,13 @@ class Universe:
     # -- what users do ---------------------------------------------------------------------------
 
     async def start(self, which: int, question: int, user: int) -> None:
-        prompt = f"universe {self.number} question {question} " + "word " * (5 + question * 7)
+        prompt = f"chaos {self.number} question {question} " + "word " * (5 + question * 7)
         await self._start(which, self._send(_USERS[user], prompt, {}))
 
     async def follow_up(self, which: int, session: int) -> None:
         one = self._session(session)
         if one is not None:
-            prompt = f"universe {self.number} then {len(self.sent)} " + "more " * 6
+            prompt = f"chaos {self.number} then {len(self.sent)} " + "more " * 6
             await self._start(which, self._send(one.user, prompt, {"chatId": one.started["chatId"]}))
 
     async def again(self, which: int, sent: int) -> None:
@@ -222,7 +222,7 @@ class Universe:
             reading = one.readings[tab]
             await self._read(which, one, reading, len(reading.text) + characters)
 
-    async def _read(self, which: int, one: Session, reading: Reading, upto: int | None) -> None:
+    async def _read(self, which: int, one: Session, reading: Transcript, upto: int | None) -> None:
         if id(reading) in self._reading:
             return
         self._reading.add(id(reading))
@@ -242,7 +242,7 @@ class Universe:
         one = self._session(session)
         if one is None or one.readings[0].cursor is None:
             return
-        reading = Reading()
+        reading = Transcript()
         reading.text = one.readings[0].text[:characters]
         epoch = one.readings[0].cursor.partition("-")[0]
         reading.cursor = f"{epoch}-{len(reading.text)}"
@@ -252,7 +252,7 @@ class Universe:
     async def junk(self, which: int, session: int) -> None:
         one = self._session(session)
         if one is not None:
-            reading = Reading()
+            reading = Transcript()
             reading.cursor = random.choice(["7-7", "x", "99999999999999-5"])
             await self._read(which, one, reading, 20)
             assert not reading.text or "reset" in reading.types(), self.log
@@ -412,7 +412,7 @@ class Universe:
             questions = {one.prompt for one in self.sessions}
             assert self._deaths() or self.world.fake.calls(self.model) == len(questions), self.log
 
-    async def _to_the_end(self, one: Session, reading: Reading) -> None:
+    async def _to_the_end(self, one: Session, reading: Transcript) -> None:
         """Read on as a client does: after an end that was not saved too, since the last word is not said."""
         for attempt in range(16):
             if reading.end is not None and not reading.end["saved"]:

@@ -1,8 +1,8 @@
 """Connections to browsers: HTTP/1.1 for uvicorn, as lean as a thousand streams in one process ask for.
 
-uvicorn listens, starts and stops the application; each connection is one of these, by its option
-`--http parley.http_server.wire:Wire`. llhttp parses (RFC 9112). There are no upgrades, no access log and no
-bound on the number of connections.
+uvicorn listens, starts and stops the application. Each connection is one of these, by uvicorn's option
+`--http parley.http_server.protocol:HttpProtocol`. llhttp parses (RFC 9112). There are no upgrades, no access
+log and no bound on the number of connections.
 """
 
 import asyncio
@@ -14,12 +14,12 @@ import httptools
 from starlette.types import ASGIApp, Scope
 
 from parley.http_server.connection import Connection
-from parley.http_server.exchange import STREAM, Afterwards, Exchange, RequestHead, Streamed
-from parley.http_server.framing import Header, chunk, refusal
-from parley.http_server.incoming import BadRequest, Incoming
+from parley.http_server.request_cycle import STREAM, OnComplete, RequestCycle, RequestHead, Streamed
+from parley.http_server.request_parser import BadRequest, RequestParser
+from parley.http_server.response_head import Header, chunk, refusal
 from parley.support.logs import logger
 
-_log = logger("http")
+_logger = logger("http")
 # A request that has begun is whole after so long.
 _REQUEST_SECONDS = 60.0
 # So long a client that was refused may still speak.
@@ -30,7 +30,7 @@ _MOST_WAITING = 16
 _MOST_TOGETHER = 1000
 
 
-class Wire(Connection):
+class HttpProtocol(Connection):
     """One connection: a request at a time, or the stream that answers it.
 
     While it streams, there are no task, request, frame or parser for it: the stream wakes the connection,
@@ -38,8 +38,19 @@ class Wire(Connection):
     """
 
     __slots__ = (
-        "_afterwards", "_app", "_app_state", "_chunked", "_exchange", "_head", "_idle_seconds", "_incoming",
-        "_keep", "_queue", "_root_path", "_state", "_streamed",
+        "_app",
+        "_app_state",
+        "_chunked",
+        "_exchange",
+        "_head",
+        "_idle_seconds",
+        "_incoming",
+        "_keep",
+        "_on_complete",
+        "_queue",
+        "_root_path",
+        "_state",
+        "_streamed",
     )  # fmt: skip
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
@@ -53,11 +64,11 @@ class Wire(Connection):
         self._state = server_state
         self._app_state = app_state
         self._keep = True
-        self._queue: list[tuple[Exchange, Scope]] = []
-        self._exchange: Exchange | None = None
-        self._incoming: Incoming | None = None
+        self._queue: list[tuple[RequestCycle, Scope]] = []
+        self._exchange: RequestCycle | None = None
+        self._incoming: RequestParser | None = None
         self._streamed: Streamed | None = None
-        self._afterwards: Afterwards | None = None
+        self._on_complete: OnComplete | None = None
         self._chunked = False
         self._head = b""
 
@@ -123,14 +134,14 @@ class Wire(Connection):
         exchange, incoming = self._exchange, self._incoming
         if exchange is not None and exchange.whole:
             return math.inf
-        if self._queue or self._streamed is not None or self._afterwards is not None:
+        if self._queue or self._streamed is not None or self._on_complete is not None:
             return math.inf
         if incoming is None:
             return _LINGER_SECONDS
         return _REQUEST_SECONDS if incoming.begun else self._idle_seconds
 
     def _expect_a_request(self) -> None:
-        self._incoming = Incoming(self._begin)
+        self._incoming = RequestParser(self._begin)
         self._await_client()
 
     def _listen_no_more(self) -> None:
@@ -138,7 +149,7 @@ class Wire(Connection):
             self._incoming.end()
             self._incoming = None
 
-    def _refuse(self, incoming: Exchange | None, error: BadRequest) -> None:
+    def _refuse(self, incoming: RequestCycle | None, error: BadRequest) -> None:
         """Answer to what cannot be understood, unless that would break into another answer."""
         if error.too_long:
             what = (431, "too_large", "The head of the request is too long.")
@@ -164,7 +175,7 @@ class Wire(Connection):
         headers: list[Header] = self._state.default_headers
         return headers
 
-    def answered(self, exchange: Exchange) -> None:
+    def answered(self, exchange: RequestCycle) -> None:
         """Go on: this exchange is over."""
         self._exchange = None
         self._state.total_requests += 1
@@ -175,7 +186,7 @@ class Wire(Connection):
         self._await_client()
         self.resume_reading()
 
-    def _begin(self, head: RequestHead) -> Exchange | None:
+    def _begin(self, head: RequestHead) -> RequestCycle | None:
         transport = self._transport
         if len(self._queue) >= _MOST_TOGETHER:
             self._keep = False
@@ -184,7 +195,7 @@ class Wire(Connection):
         url = httptools.parse_url(head.url)
         raw_path = url.path or b"/"
         path = raw_path.decode("ascii")
-        exchange = Exchange(self, head)
+        exchange = RequestCycle(self, head)
         scope: Scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -218,9 +229,9 @@ class Wire(Connection):
     # The stream.
 
     def stream(
-        self, exchange: Exchange, head: bytes, streamed: Streamed, afterwards: Afterwards | None
+        self, exchange: RequestCycle, head: bytes, streamed: Streamed, on_complete: OnComplete | None
     ) -> None:
-        """Stream the rest of an answer, then await `afterwards`, unless the client has left by then."""
+        """Stream the rest of an answer, then await `on_complete`, unless the client has left by then."""
         self._exchange = None
         if self._transport is None or self._transport.is_closing():
             streamed.leave()
@@ -233,7 +244,7 @@ class Wire(Connection):
         self._head = head
         self._chunked = exchange.chunked
         self._streamed = streamed
-        self._afterwards = afterwards
+        self._on_complete = on_complete
         self._cancel_timer()
         self._await_client()
         streamed.begin(self._pump)
@@ -245,13 +256,13 @@ class Wire(Connection):
         try:
             piece = streamed.take()
         except Exception as error:
-            _log.error("request_broke", exc_info=error)
+            _logger.error("request_broke", exc_info=error)
             self._streamed = None
             streamed.leave()
             self.give_up()
             return
         over = streamed.over
-        last = over and self._afterwards is None
+        last = over and self._on_complete is None
         if self._chunked:
             piece = chunk(piece, last=last)
         if self._head:
@@ -260,23 +271,23 @@ class Wire(Connection):
             self.write(piece)
         if over:
             self._streamed = None
-            if self._afterwards is None:
+            if self._on_complete is None:
                 self._streamed_all()
             else:
-                self._spawn(self._settle(self._afterwards))
+                self._spawn(self._settle(self._on_complete))
 
-    async def _settle(self, afterwards: Afterwards) -> None:
+    async def _settle(self, on_complete: OnComplete) -> None:
         try:
-            await afterwards()
+            await on_complete()
         except Exception as error:
-            _log.error("request_broke", exc_info=error)
+            _logger.error("request_broke", exc_info=error)
             self.give_up()
             return
         except BaseException:
             self.give_up()
             raise
         finally:
-            self._afterwards = None
+            self._on_complete = None
         if self._chunked:
             self.write(chunk(b"", last=True))
         self._streamed_all()

@@ -13,7 +13,7 @@ from parley.domain.limits import Allowance
 from parley.domain.ports import Log, Store
 from parley.memory.log import MemoryLog
 from parley.postgres.catalogue import load, read
-from parley.postgres.pool import Connections
+from parley.postgres.pool import Pool
 from parley.postgres.store import PostgresStore
 from parley.valkey.log import ValkeyLog
 from tests.memory_store.store import MemoryStore
@@ -66,7 +66,7 @@ class PostgresStage:
         self._stores: list[Store] = []
 
     def store(self, owner: str = "here", *, session_seconds: int = 600, create_users: bool = False) -> Store:
-        connections = Connections(self._url, size=4, timeout=5)
+        connections = Pool(self._url, size=4, timeout=5)
         store = PostgresStore(
             connections, owner=owner, session_seconds=session_seconds, create_users=create_users
         )

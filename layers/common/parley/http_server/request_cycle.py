@@ -7,11 +7,11 @@ from typing import Protocol
 from msgspec import Struct
 from starlette.types import ASGIApp, Message, Scope
 
-from parley.http_server.framing import Header, chunk, head_of, refusal
 from parley.http_server.request_limits import BrokenOff
+from parley.http_server.response_head import Header, chunk, head_of, refusal
 from parley.support.logs import logger
 
-_log = logger("http")
+_logger = logger("http")
 # The extension of a scope by which a response gives its connection something to stream, and ends.
 STREAM = "parley.stream"
 # So much of a body is kept that nobody has asked for.
@@ -50,10 +50,10 @@ class Streamed(Protocol):
         ...
 
 
-Afterwards = Callable[[], Awaitable[None]]
+OnComplete = Callable[[], Awaitable[None]]
 
 
-class Carrier(Protocol):
+class CycleConnection(Protocol):
     """The connection, as an exchange needs it."""
 
     @property
@@ -82,12 +82,12 @@ class Carrier(Protocol):
         """Let the client go on."""
         ...
 
-    def answered(self, exchange: "Exchange") -> None:
+    def answered(self, exchange: "RequestCycle") -> None:
         """Go on: this exchange is over."""
         ...
 
     def stream(
-        self, exchange: "Exchange", head: bytes, streamed: Streamed, afterwards: Afterwards | None
+        self, exchange: "RequestCycle", head: bytes, streamed: Streamed, on_complete: OnComplete | None
     ) -> None:
         """Stream the rest of an answer."""
         ...
@@ -97,7 +97,7 @@ class Carrier(Protocol):
         ...
 
 
-class Exchange:
+class RequestCycle:
     """A request that is coming in, and the answer to it that is going out.
 
     `whole` says that all of the request is here, `started` and `done` how far the answer is, `chunked` and
@@ -109,7 +109,7 @@ class Exchange:
         "_wire", "chunked", "done", "keep", "started", "whole",
     )  # fmt: skip
 
-    def __init__(self, wire: Carrier, request: RequestHead) -> None:
+    def __init__(self, wire: CycleConnection, request: RequestHead) -> None:
         self._wire = wire
         self._modern = request.version == "1.1"
         self._bodiless = request.method == "HEAD"
@@ -160,7 +160,7 @@ class Exchange:
         except BrokenOff:
             pass  # it is logged
         except Exception as error:
-            _log.error("request_broke", exc_info=error, extra={"path": scope["path"]})
+            _logger.error("request_broke", exc_info=error, extra={"path": scope["path"]})
         except BaseException:
             if not self.done:
                 self._wire.give_up()
@@ -207,10 +207,10 @@ class Exchange:
         if message["type"] == "http.response.start":
             if self.started:
                 raise RuntimeError("an answer that begins twice")
-            its = (*self._wire.default_headers, *message.get("headers", ()))
+            fields = (*self._wire.default_headers, *message.get("headers", ()))
             self._head, self._left, self.chunked, self.keep = head_of(
                 message["status"],
-                its,
+                fields,
                 bodiless=self._bodiless,
                 modern=self._modern,
                 keep=self.keep,
@@ -221,8 +221,8 @@ class Exchange:
         else:
             self._write(message.get("body", b""), more=message.get("more_body", False))
 
-    def stream(self, streamed: Streamed, afterwards: Afterwards | None) -> None:
-        """Leave the rest of the answer to the connection; `afterwards` is awaited before its end."""
+    def stream(self, streamed: Streamed, on_complete: OnComplete | None) -> None:
+        """Leave the rest of the answer to the connection; `on_complete` is awaited before its end."""
         if self._gone:
             streamed.leave()
             return
@@ -234,7 +234,7 @@ class Exchange:
             self._wire.write(self._head)
             self._wire.answered(self)
             return
-        self._wire.stream(self, self._head, streamed, afterwards)
+        self._wire.stream(self, self._head, streamed, on_complete)
 
     def _write(self, body: bytes, *, more: bool) -> None:
         if self._bodiless:

@@ -72,6 +72,11 @@ def refusal(
 ) -> bytes:
     """Return a whole answer, after which the connection is closed."""
     body = to_json({"error": {"code": code, "message": message, "retryable": status >= 500}})
-    its = [*headers, *HEADERS, (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    head, *_ = head_of(status, its, bodiless=bodiless, modern=True, keep=False)
+    fields = [
+        *headers,
+        *HEADERS,
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+    ]
+    head, *_ = head_of(status, fields, bodiless=bodiless, modern=True, keep=False)
     return head if bodiless else head + body

@@ -1,6 +1,6 @@
 """Servers for the tests in a tenth of the time: forked from a process that has everything imported.
 
-`Forked` is a server's process as `subprocess.Popen` would show it. One nursery serves a process that runs
+`Forked` is a server's process as `subprocess.Popen` would show it. One forkserver serves a process that runs
 tests, and ends with it; so do the servers that it still has.
 """
 
@@ -22,13 +22,13 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 class Forked:
-    """A process of the nursery's."""
+    """A process of the forkserver's."""
 
     def __init__(self, arguments: list[str], env: dict[str, str], out: Path, log: Path) -> None:
         """Run uvicorn with `arguments`; `out` takes its standard output, `log` its standard error."""
-        self._nursery = _nursery()
-        self.pid = self._nursery.ask(do="fork", arguments=arguments, env=env, out=str(out), log=str(log))
-        # Its number stays its own until the nursery has taken leave of it.
+        self._forkserver = _forkserver()
+        self.pid = self._forkserver.ask(do="fork", arguments=arguments, env=env, out=str(out), log=str(log))
+        # Its number stays its own until the forkserver has taken leave of it.
         self._watch = os.pidfd_open(self.pid)
         self.returncode: int | None = None
 
@@ -45,7 +45,7 @@ class Forked:
 
     def _end(self, timeout: float | None) -> int | None:
         if self.returncode is None and select.select([self._watch], [], [], timeout)[0]:
-            self.returncode = self._nursery.ask(do="reap", pid=self.pid)
+            self.returncode = self._forkserver.ask(do="reap", pid=self.pid)
             os.close(self._watch)
         return self.returncode
 
@@ -59,14 +59,14 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-class _Nursery:
+class _Forkserver:
     """The other end of `main`."""
 
     def __init__(self) -> None:
         path = os.pathsep.join([str(_ROOT / "layers" / "common"), str(_ROOT)])
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.nursery"],
+            [sys.executable, "-m", "tests.forkserver"],
             cwd=_ROOT,
             env={name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
             | {"PYTHONPATH": path},
@@ -91,11 +91,11 @@ class _Nursery:
 
 
 @functools.cache
-def _nursery() -> _Nursery:
-    return _Nursery()
+def _forkserver() -> _Forkserver:
+    return _Forkserver()
 
 
-# -- the nursery's own process ----------------------------------------------------------------------
+# -- the forkserver's own process ----------------------------------------------------------------------
 
 
 def main() -> None:
@@ -122,7 +122,7 @@ def _import_everything() -> None:
     for name in (
         "fastapi.applications", "mangum", "redis.asyncio", "parley.providers.anthropic", "parley.auth.jwt",
         "parley.providers.openai", "parley.valkey.log", "parley.bootstrap", "uvicorn.lifespan.on",
-        "uvicorn.main", "parley.http_server.wire",
+        "uvicorn.main", "parley.http_server.protocol",
     ):  # fmt: skip
         importlib.import_module(name)
     # The SDKs import most of themselves when they are first used.

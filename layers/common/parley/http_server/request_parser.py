@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import httptools
 
-from parley.http_server.exchange import Exchange, RequestHead
-from parley.http_server.framing import Header
+from parley.http_server.request_cycle import RequestCycle, RequestHead
+from parley.http_server.response_head import Header
 
 # A head that is longer is none of a browser's.
 _HEAD_BYTES = 1 << 16
@@ -21,7 +21,7 @@ class BadRequest(Exception):
         self.too_long = too_long
 
 
-class Incoming:
+class RequestParser:
     """The requests of one connection; `count` have begun. `begun` says that the last one is not whole yet.
 
     `exchange` is that one once its head is there, until it is whole; its body goes there.
@@ -32,7 +32,7 @@ class Incoming:
         "_url", "begun", "count", "exchange",
     )  # fmt: skip
 
-    def __init__(self, begin: Callable[[RequestHead], Exchange | None]) -> None:
+    def __init__(self, begin: Callable[[RequestHead], RequestCycle | None]) -> None:
         """`begin` makes an exchange of a head; None is for a request that nobody wants any more."""
         self._begin = begin
         self._url = b""
@@ -42,7 +42,7 @@ class Incoming:
         self._fed = 0
         self._parser: httptools.HttpRequestParser | None = None
         self.count = 0
-        self.exchange: Exchange | None = None
+        self.exchange: RequestCycle | None = None
         self._parse_anew()
 
     def feed(self, data: bytes) -> None:
