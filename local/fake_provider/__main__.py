@@ -1,4 +1,4 @@
-"""Run the fake provider by itself: `python -m local.fake_provider --port 8787`."""
+"""Run the fake provider as a process: `python -m local.fake_provider --port 8787`."""
 
 import argparse
 import asyncio
@@ -9,13 +9,13 @@ from local.fake_provider.server import FakeProvider
 
 async def _serve(host: str, port: int, api_key: str | None) -> None:
     async with FakeProvider(host=host, port=port, api_key=api_key) as fake:
-        # Whoever started this process with port 0 reads the address from its first line.
+        # With port 0, the parent process reads the address from this line.
         print(f"fake provider: {fake.url}", flush=True)
         await asyncio.Event().wait()
 
 
 def main() -> None:
-    """Read the arguments and serve until interrupted."""
+    """Parse the arguments, and serve until interrupted."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8787, help="0 takes a free one")

@@ -1,4 +1,4 @@
-"""One connection to the fake provider, on bare asyncio so that bytes, packets and resets are exact."""
+"""A server connection of the fake provider, on bare asyncio so that bytes, packets and resets are exact."""
 
 import asyncio
 import socket
@@ -9,31 +9,31 @@ from local.fake_provider.plan import Plan
 
 
 class Host(Protocol):
-    """Whom a connection asks what to answer, and tells what happened."""
+    """The owner of connections: it plans the responses and counts the events."""
 
     def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[Plan, bool]:
-        """Return what to send, and whether it is a model's reply."""
+        """Return the response's plan, and whether the response is a model's reply."""
         ...
 
     def opened(self, connection: "Connection") -> None:
-        """Take note of a connection."""
+        """Count an opened connection."""
         ...
 
     def closed(self, connection: "Connection") -> None:
-        """Take note of a connection's end."""
+        """Count a closed connection."""
         ...
 
     def began(self) -> None:
-        """Take note that a reply is on its way."""
+        """Count a reply whose sending begins."""
         ...
 
     def ended(self, *, early: bool) -> None:
-        """Take note that a reply was sent, or that its client left before."""
+        """Count a reply that was sent, or (`early`) whose client left before."""
         ...
 
 
 class Connection(asyncio.Protocol):
-    """One client: reads requests, one after the other, and plays the plan of each."""
+    """One client's connection: reads requests one after the other, and plays the plan of each."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -46,7 +46,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transport has another base class
         self._host.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -85,7 +85,7 @@ class Connection(asyncio.Protocol):
         self._go_on()
 
     def _go_on(self) -> None:
-        """Wait for the next write's pause, or end the response."""
+        """Wait for the next write's pause, or end the response after the last write."""
         assert self._plan is not None
         if self._next == len(self._plan.writes):
             self._end(self._plan)
@@ -117,6 +117,6 @@ class Connection(asyncio.Protocol):
             self._transport.close()
         else:
             sock = self._transport.get_extra_info("socket")
-            # Linger 0 makes the close a reset (RFC 9293, 3.10.5) instead of a graceful end.
+            # SO_LINGER 0 closes with a reset (RFC 9293, 3.10.5) instead of a FIN.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._transport.abort()

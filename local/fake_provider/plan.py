@@ -1,4 +1,4 @@
-"""From a script and a prompt to the bytes and pauses of an HTTP response."""
+"""Turns a script and a prompt into the bytes and pauses of an HTTP response."""
 
 import re
 from collections.abc import Iterator
@@ -14,30 +14,30 @@ Ending = Literal["keep", "close", "reset", "hold"]
 _TOKEN = re.compile(r"\s*\S+|\s+")
 _REASONS = {200: b"OK", 400: b"Bad Request", 401: b"Unauthorized", 429: b"Too Many Requests"}
 _END = b"0\r\n\r\n"
-# A reset may overtake what was written just before it; by then the client has read.
+# Seconds before a reset. A reset discards data that the client has not read yet.
 _BEFORE_RESET = 0.03
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Pauses in seconds and the bytes to write after each; then what becomes of the connection."""
+    """The pauses, in seconds, and the bytes to write after each; then the connection's end."""
 
     writes: tuple[tuple[float, bytes], ...]
     ending: Ending = "keep"
 
 
 def reply_to(prompt: str) -> str:
-    """Return what the fake says to `prompt` without a script."""
+    """Return the reply to `prompt` without a script."""
     return f"You said: {prompt}"
 
 
 def tokens_of(text: str) -> list[str]:
-    """Return the fake's tokens of `text`: each a word with the white space before it."""
+    """Return the fake's tokens of `text`: words, each with the white space before it."""
     return _TOKEN.findall(text)
 
 
 def error_plan(wire: str, status: int, script: Script) -> Plan:
-    """Return a whole error response."""
+    """Return the plan of an error response."""
     fields = {"Retry-After": script.retry_after, "retry-after-ms": script.retry_after_ms}
     extra = b"".join(
         b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in fields.items() if value
@@ -47,7 +47,7 @@ def error_plan(wire: str, status: int, script: Script) -> Plan:
 
 
 def response(status: int, body: bytes, extra: bytes = b"", kind: bytes = b"application/json") -> bytes:
-    """Return a response whose length is known."""
+    """Return an HTTP response with a Content-Length."""
     reason = _REASONS.get(status, b"Whatever")
     return b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n%b" % (
         status,
@@ -61,7 +61,7 @@ def response(status: int, body: bytes, extra: bytes = b"", kind: bytes = b"appli
 
 @lru_cache(maxsize=64)
 def reply_plan(wire_name: str, script: Script, model: str, prompt: str) -> Plan:
-    """Return the response to a request that is answered at all."""
+    """Return the plan of a 200 response, with its faults."""
     if script.fault == "hangup":
         return Plan(((script.first_delay, b""),), "close")
     if script.fault == "silence":
@@ -95,9 +95,9 @@ def reply_plan(wire_name: str, script: Script, model: str, prompt: str) -> Plan:
 def _payload(
     script: Script, wire: ReplyFramer, tokens: list[str]
 ) -> tuple[list[tuple[float, bytes]], Ending]:
-    """Return what is said, as payloads of HTTP chunks."""
+    """Return the reply as payloads of HTTP chunks with pauses in seconds, and the connection's end."""
     if script.frames is not None:
-        # A lone surrogate stands for a byte that is no UTF-8.
+        # A lone surrogate stands for a byte that is not UTF-8.
         said_frames = [(script.delay, frame.encode("utf-8", "surrogateescape")) for frame in script.frames]
         endings: dict[str | None, Ending] = {None: "keep", "eof": "close", "reset": "reset", "stall": "hold"}
         rest = [(_BEFORE_RESET, b"")] if script.fault == "reset" else []
@@ -162,7 +162,7 @@ def _payload(
 
 
 def _chunks(script: Script, payload: bytes) -> bytes:
-    """Return `payload` in HTTP chunks."""
+    """Return `payload` in HTTP chunks of the script's size (RFC 9112, 7.1)."""
     if script.line_end != "\n":
         payload = payload.replace(b"\n", script.line_end.encode())
     size = script.chunk_bytes or len(payload) or 1
@@ -171,7 +171,7 @@ def _chunks(script: Script, payload: bytes) -> bytes:
 
 
 def _packets(script: Script, pause: float, data: bytes) -> Iterator[tuple[float, bytes]]:
-    """Yield `data` in the packets the script asks for."""
+    """Yield `data` in packets of the script's size."""
     size = script.packet_bytes or len(data) or 1
     for start in range(0, len(data) or 1, size):
         yield pause, data[start : start + size]
@@ -179,7 +179,7 @@ def _packets(script: Script, pause: float, data: bytes) -> Iterator[tuple[float,
 
 
 def _merge(writes: list[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:
-    """Yield the writes, those without a pause between them as one."""
+    """Yield the writes, joined where there is no pause between them."""
     start = 0.0
     parts: list[bytes] = []
     for pause, data in writes:

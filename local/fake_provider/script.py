@@ -1,4 +1,4 @@
-"""What the fake provider shall do with a request, and how well or badly."""
+"""Scripts for the fake provider: the reply to a request, and its faults."""
 
 from typing import Literal
 from urllib.parse import parse_qsl
@@ -6,35 +6,39 @@ from urllib.parse import parse_qsl
 import msgspec
 
 Fault = Literal[
-    "cut",  # the body ends well, the reply does not: no finish reason, no terminal marker
-    "unmarked",  # the finish reason comes, the terminal marker ([DONE], message_stop) does not
+    "cut",  # the body ends normally, but without a finish reason and a terminal marker
+    "unmarked",  # the finish reason comes, but no terminal marker ([DONE], message_stop)
     "eof",  # the connection ends inside the body
     "reset",  # the connection is reset
-    "stall",  # nothing more comes, until the client leaves
+    "stall",  # nothing more is sent until the client leaves
     "error",  # an error event, then the body ends
     "json",  # an event with half a JSON text
     "utf8",  # an event with invalid UTF-8
-    "deep",  # an event of JSON nested without end
-    "type",  # an event of valid JSON that is not what was agreed
-    "sse",  # lines that are no event stream, then the body ends
-    "endless",  # one event that never ends
-    "hangup",  # the connection is closed instead of an answer
-    "silence",  # no answer at all, until the client leaves
-    "html",  # a page with status 200 instead of an event stream
+    "deep",  # an event of JSON nested 100,000 levels deep
+    "type",  # an event of valid JSON with a field of the wrong type
+    "sse",  # lines that are not an event stream, then the body ends
+    "endless",  # one event without an end
+    "hangup",  # the connection is closed without a response
+    "silence",  # no response until the client leaves
+    "html",  # an HTML page with status 200
 ]
 
 
 class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One reply: its tokens, its pace, its packets, its end. Seconds, unless the name says otherwise.
+    """One reply: its tokens, pace, packets and end. Durations are in seconds unless the name has a unit.
 
-    `fault` happens after `fault_after` tokens, and only in the first `fault_times` calls (0 is always).
-    `status` is answered instead of a reply in the first `status_times` calls (0 is always). `tokens` is what
-    is said; `count` repeats or cuts it to so many tokens; neither echoes the prompt. `counted` is how many
-    tokens it claims to have said, where that is not the truth. `numbered` adds the number of the call to
-    every token, so that no two calls say the same. `frames` are said as they are in place of all that, one
-    after each `delay`; `fault` stall, eof and reset follow them. `content_type` labels the response, and
-    `body` is all of it. `error_body` is the body of `status`, as JSON. `unknown_fields` of a request are
-    refused, and so is one of more than `context_tokens` (words count).
+    - `tokens` are the reply. `count` repeats or cuts them to that number. Without both, the reply echoes
+      the prompt.
+    - `tokens_per_write` tokens go into one write (0: all of them).
+    - `counted` is the number of output tokens in the usage, if it shall be wrong.
+    - `numbered` adds the call's number to every token, so that no two calls have the same reply.
+    - `fault` happens after `fault_after` tokens, in the first `fault_times` calls (0: in all).
+    - `status` is sent in place of a reply, in the first `status_times` calls (0: in all). `error_body` is its
+      body, as JSON.
+    - `frames` are sent as they are in place of all that, one after each `delay`. The faults stall, eof and
+      reset come after them.
+    - `content_type` labels the response, and `body` is all of its body.
+    - `unknown_fields` are refused in a request. So is a prompt of more than `context_tokens` words.
     """
 
     tokens: tuple[str, ...] | None = None
@@ -74,7 +78,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     context_tokens: int = 0
 
     def of_call(self, number: int) -> "Script":
-        """Return what holds for a model's call `number`, counted from 1."""
+        """Return the script for call `number` of a model, counted from 1."""
         changes: dict[str, object] = {"number": number} if self.numbered else {}
         if self.status_times and number > self.status_times:
             changes["status"] = 200
@@ -121,9 +125,9 @@ SCENARIOS = {
 
 
 def script_in_name(model: str) -> Script | None:
-    """Return the script that a model's name carries or is, if any; raises `ValueError`.
+    """Return the script in a model's name, or the scenario of that name, or None. Raises `ValueError`.
 
-    `fake?tokens=a|b|c&delay=0.01` gives tokens, by bars, or their number: `tokens=200` is `count=200`.
+    `fake?tokens=a|b|c&delay=0.01` gives the tokens, separated by bars. `tokens=200` means `count=200`.
     """
     if model in SCENARIOS:
         return SCENARIOS[model]

@@ -1,4 +1,4 @@
-"""The fake provider's HTTP/1.1 server, and what it has seen."""
+"""The fake provider's HTTP/1.1 server, which records requests and counts events."""
 
 import asyncio
 from collections import Counter, deque
@@ -17,7 +17,7 @@ _WIRES = {"/chat/completions": "openai", "/messages": "anthropic"}
 
 
 class Received(msgspec.Struct, frozen=True):
-    """A request as it came; `headers` has lower-case names."""
+    """A request as it was received. The names in `headers` are lower-case."""
 
     path: str
     headers: dict[str, str]
@@ -25,9 +25,9 @@ class Received(msgspec.Struct, frozen=True):
 
 
 class Stats(msgspec.Struct, rename="camel"):
-    """What the fake has seen since it started or was reset.
+    """Counts since the start or the last reset.
 
-    `closed_early` counts replies whose client left before they were whole; `active` those still on the way.
+    `closed_early` counts replies whose client left before the end, and `active` those in progress.
     """
 
     calls: int = 0
@@ -45,10 +45,10 @@ class _Scripting(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class FakeProvider:
-    """The server; an async context manager. `api_key` makes it answer 401 to any other key; `tls` encrypts.
+    """The server, an async context manager. With `api_key` it refuses other keys with 401; `tls` encrypts.
 
-    Control over HTTP, for other processes: `GET /_stats`, `GET /_requests`, `POST /_script` with
-    `{"model": …, "script": {…} | null}`, `POST /_reset`.
+    Other processes control it by HTTP: `GET /_stats`, `GET /_requests`, `POST /_reset`, and `POST /_script`
+    with `{"model": …, "script": {…} | null}`.
     """
 
     def __init__(
@@ -72,17 +72,17 @@ class FakeProvider:
 
     @property
     def url(self) -> str:
-        """The server's root, without a slash at the end."""
+        """The server's root URL, without a slash at the end."""
         return f"{'http' if self._tls is None else 'https'}://{self.host}:{self.port}"
 
     @property
     def openai_url(self) -> str:
-        """The base URL for OpenAI and what is compatible with it."""
+        """The base URL for OpenAI's adapter and compatible ones."""
         return f"{self.url}/v1"
 
     @property
     def anthropic_url(self) -> str:
-        """The base URL for Anthropic."""
+        """The base URL for Anthropic's adapter."""
         return self.url
 
     async def __aenter__(self) -> "FakeProvider":
@@ -95,7 +95,7 @@ class FakeProvider:
         await self.refuse()
 
     async def listen(self) -> None:
-        """Accept connections, at the same port as before."""
+        """Accept connections, on the same port as before."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
             lambda: Connection(self), self.host, self.port, backlog=1024, ssl=self._tls
@@ -103,7 +103,7 @@ class FakeProvider:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
-        """Close every connection and refuse new ones, until `listen`."""
+        """Close every connection, and refuse new ones until `listen`."""
         if self._server is not None:
             self._server.close()
             for connection in list(self._connections):
@@ -113,7 +113,7 @@ class FakeProvider:
             self._server = None
 
     def script(self, model: str, script: Script | None) -> None:
-        """Answer questions to `model` by `script`, or as before where it is None; counts its calls anew."""
+        """Use `script` for requests to `model`; None removes it. Restarts the count of its calls."""
         self.stats.calls_by_model.pop(model, None)
         if script is None:
             self._scripts.pop(model, None)
@@ -121,39 +121,39 @@ class FakeProvider:
             self._scripts[model] = script
 
     def reset(self) -> None:
-        """Forget scripts, requests and counts."""
+        """Forget the scripts, requests and counts."""
         self._scripts.clear()
         self.requests.clear()
         active, open_connections = self.stats.active, self.stats.open_connections
         self.stats = Stats(active=active, open_connections=open_connections)
 
     async def until(self, condition: Callable[[], bool], timeout: float = 5.0) -> None:
-        """Wait for a condition on `stats`; raises `TimeoutError`."""
+        """Wait up to `timeout` seconds for a condition on `stats`. Raises `TimeoutError`."""
         async with asyncio.timeout(timeout):
             while not condition():
                 self._changed.clear()
                 await self._changed.wait()
 
     def opened(self, connection: Connection) -> None:
-        """Count a connection."""
+        """Count an opened connection."""
         self._connections.add(connection)
         self.stats.connections += 1
         self.stats.open_connections += 1
         self._changed.set()
 
     def closed(self, connection: Connection) -> None:
-        """Count a connection out."""
+        """Count a closed connection."""
         self._connections.discard(connection)
         self.stats.open_connections -= 1
         self._changed.set()
 
     def began(self) -> None:
-        """Count a reply that is on its way."""
+        """Count a reply whose sending begins."""
         self.stats.active += 1
         self._changed.set()
 
     def ended(self, *, early: bool) -> None:
-        """Count a reply that was sent, or whose client left before."""
+        """Count a reply that was sent, or (`early`) whose client left before."""
         self.stats.active -= 1
         if early:
             self.stats.closed_early += 1
@@ -162,28 +162,28 @@ class FakeProvider:
         self._changed.set()
 
     def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[Plan, bool]:
-        """Return what to send, and whether it is a reply (and not a word about the fake itself)."""
+        """Return the response's plan, and whether it is a model's reply, not a control request's."""
         target = path.partition("?")[0]
         wire = next((wire for end, wire in _WIRES.items() if target.endswith(end)), None)
         if wire is None:
             return Plan(((0.0, self._control(method, target, body)),)), False
         try:
-            question = msgspec.json.decode(body)
-            model, prompt = str(question["model"]), _prompt_of(question["messages"])
+            request = msgspec.json.decode(body)
+            model, prompt = str(request["model"]), _prompt_of(request["messages"])
             script = self._scripts.get(model) or script_in_name(model) or Script()
         except (ValueError, LookupError, TypeError):
             return error_plan(wire, 400, Script()), True
-        self.requests.append(Received(path, headers, question))
+        self.requests.append(Received(path, headers, request))
         self.stats.calls += 1
         self.stats.calls_by_model[model] += 1
         script = script.of_call(self.stats.calls_by_model[model])
         if self._api_key is not None and self._api_key not in _keys_of(headers):
             return error_plan(wire, 401, script), True
-        if question.get("stream") is not True:
+        if request.get("stream") is not True:
             return error_plan(wire, 400, script), True
         if script.status != 200:
             return error_plan(wire, script.status, script), True
-        refused = _refusal(script, question)
+        refused = _refusal(script, request)
         if refused:
             return error_plan(wire, 400, msgspec.structs.replace(script, error_body=refused)), True
         return reply_plan(wire, script, model, prompt), True
@@ -196,10 +196,10 @@ class FakeProvider:
                 return response(200, msgspec.json.encode(list(self.requests)))
             case "POST", "/_script":
                 try:
-                    order = msgspec.json.decode(body, type=_Scripting)
+                    command = msgspec.json.decode(body, type=_Scripting)
                 except ValueError as error:
                     return response(400, msgspec.json.encode({"error": str(error)}))
-                self.script(order.model, order.script)
+                self.script(command.model, command.script)
                 return response(200, b"{}")
             case "POST", "/_reset":
                 self.reset()
@@ -207,13 +207,13 @@ class FakeProvider:
         return response(404, b'{"error":"The fake provider has no such page."}')
 
 
-def _refusal(script: Script, question: dict[str, Any]) -> str:
-    """Return the body of a refusal of what this script's server does not take, if there is anything."""
-    unknown = next((name for name in script.unknown_fields if name in question), None)
+def _refusal(script: Script, request: dict[str, Any]) -> str:
+    """Return the error body for what the script does not accept in a request; "" if it accepts all."""
+    unknown = next((name for name in script.unknown_fields if name in request), None)
     if unknown is not None:
         message = f"Unsupported parameter: '{unknown}' is not supported with this model."
         return msgspec.json.encode({"error": {"message": message, "param": unknown}}).decode()
-    asked = sum(len(str(turn["content"]).split()) for turn in question["messages"])
+    asked = sum(len(str(turn["content"]).split()) for turn in request["messages"])
     if script.context_tokens and asked > script.context_tokens:
         counts = {"n_prompt_tokens": asked, "n_ctx": script.context_tokens}
         error = {"code": 400, "message": "too long", "type": "exceed_context_size_error", **counts}

@@ -1,4 +1,4 @@
-"""How OpenAI and Anthropic frame a reply: one class each, made for one reply."""
+"""Frames a reply as OpenAI or Anthropic does: one class for each API, one object for each reply."""
 
 import json
 from typing import Protocol
@@ -33,7 +33,7 @@ _ANTHROPIC_FINISH = {
 
 
 def error_body(wire: str, status: int, script: Script) -> bytes:
-    """Return the body of an HTTP error as the provider would write it."""
+    """Return the body of an HTTP error in the API's format."""
     if wire == "anthropic":
         kind = script.error_type or _ANTHROPIC_KINDS.get(status, "api_error")
         return _json(
@@ -49,7 +49,7 @@ def error_body(wire: str, status: int, script: Script) -> bytes:
 
 
 class ReplyFramer(Protocol):
-    """The frames of one reply, as payload bytes with LF line ends."""
+    """Frames one reply. Each method returns payload bytes with LF line ends."""
 
     def opening(self) -> bytes: ...
     def reasoning(self, text: str) -> bytes: ...
@@ -63,7 +63,7 @@ class ReplyFramer(Protocol):
 
 
 class OpenAIWire:
-    """Chat completion chunks: the finish reason, then the usage alone, then `[DONE]`."""
+    """Chat completion chunks: the finish reason, then a chunk with the usage only, then `[DONE]`."""
 
     def __init__(self, script: Script, model: str, input_tokens: int) -> None:
         self._script = script
@@ -126,7 +126,7 @@ class OpenAIWire:
 
 
 class AnthropicWire:
-    """Named events around content blocks, ended by `message_delta` and `message_stop`."""
+    """Named events around content blocks. `message_delta` and `message_stop` end them."""
 
     def __init__(self, script: Script, model: str, input_tokens: int) -> None:
         self._script = script

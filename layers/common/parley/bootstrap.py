@@ -1,4 +1,4 @@
-"""The only place where things are wired together."""
+"""Wires the parts together; no other module does."""
 
 import asyncio
 import functools
@@ -22,7 +22,7 @@ from parley.usecases.cached_replies import CachedReplies
 
 
 def build(settings: Settings) -> Services:
-    """Make the services that the settings ask for; raises `SettingsError`."""
+    """Make the services that the settings ask for. Raises `SettingsError`."""
     if not settings.database_url:
         raise SettingsError("DATABASE_URL is not set.")
     secrets = Secrets(settings)
@@ -41,13 +41,13 @@ def build(settings: Settings) -> Services:
         session_seconds=settings.session_seconds,
         create_users=settings.auth_mode == "jwt",
     )
-    log = _logger(settings)
+    log = _log(settings)
     models = _models(settings, secrets)
     keys = GenerationKeys(
         models, settings.key_secret.encode(), share_context_free=settings.share_context_free
     )
-    runs = SessionRunner(store, log, models, keys, _policy(settings))
-    return Services(settings, store, log, models, runs, CachedReplies(log, keys), _verifier(settings))
+    runner = SessionRunner(store, log, models, keys, _policy(settings))
+    return Services(settings, store, log, models, runner, CachedReplies(log, keys), _verifier(settings))
 
 
 def _database(settings: Settings, secrets: Secrets) -> str | UrlSource:
@@ -63,7 +63,7 @@ def _models(settings: Settings, secrets: Secrets) -> ChatModels:
 
 
 class _LateVerifier:
-    """Makes the verifier when the first token comes: cryptography takes a while to import."""
+    """Makes the verifier at the first token, because cryptography takes a while to import."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -78,11 +78,11 @@ class _LateVerifier:
 
 
 def _verifier(settings: Settings) -> Verifier | None:
-    """Return what verifies tokens; without an issuer nobody is let in."""
+    """Return the verifier of tokens; without an issuer it is None, and no token is accepted."""
     return _LateVerifier(settings) if settings.auth_mode == "jwt" and settings.jwt_issuer else None
 
 
-def _logger(settings: Settings) -> Log:
+def _log(settings: Settings) -> Log:
     if not settings.valkey_url:
         return MemoryLog(lease_seconds=settings.lease_seconds, cache_seconds=settings.cache_seconds)
     from parley.valkey.log import ValkeyLog  # noqa: PLC0415 - redis takes a while to import
@@ -123,5 +123,5 @@ def settings() -> Settings:
 
 @functools.cache
 def services() -> Services:
-    """Return this process's services, made when first asked for."""
+    """Return this process's services, made at the first call."""
     return build(settings())

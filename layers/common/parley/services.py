@@ -1,4 +1,4 @@
-"""Everything that a process works with."""
+"""Holds the services that a process works with."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,16 +10,16 @@ from parley.usecases.cached_replies import CachedReplies
 
 
 class Verifier(Protocol):
-    """Says whose token this is."""
+    """Verifies access tokens."""
 
     async def verify(self, token: str) -> str:
-        """Return the subject of a valid token; raises `Unauthorized`."""
+        """Return the subject of a valid token. Raises `Unauthorized`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What a process works with. `verifier` is there where tokens are needed."""
+    """The services of one process. `verifier` is set where tokens are required."""
 
     settings: Settings
     store: Store
@@ -30,7 +30,7 @@ class Services:
     verifier: Verifier | None = None
 
     async def close(self) -> None:
-        """End what runs, save it, and close every connection."""
+        """End the runs, save their replies, and close every connection."""
         await self.runner.close()
         await self.models.close()
         await self.log.close()

@@ -1,4 +1,4 @@
-"""The settings, read once from the environment; the table in README.md is made from this file."""
+"""Reads the settings once from the environment; README.md's table is made from this file."""
 
 import math
 import os
@@ -8,17 +8,17 @@ from typing import Any, get_args, get_origin
 
 
 class SettingsError(ValueError):
-    """A setting is missing or makes no sense; names it and says what would."""
+    """A setting is missing or makes no sense. The message names it and says what would make sense."""
 
 
 def setting(name: str, default: Any, about: str, *, secret: bool = False) -> Any:
-    """Declare a setting: its environment variable, its default and what it is for."""
+    """Declare a setting: its environment variable, its default and its purpose."""
     return field(default=default, repr=not secret, metadata={"name": name, "about": about, "secret": secret})
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting; seconds unless the name says otherwise."""
+    """All settings, in seconds unless the name says otherwise."""
 
     database_url: str = setting("DATABASE_URL", "", "Postgres, as a libpq URL", secret=True)
     database_pool_size: int = setting("DATABASE_POOL_SIZE", 4, "connections one process may hold")
@@ -120,7 +120,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":
-        """Read the environment; raises `SettingsError` naming the first variable that makes no sense."""
+        """Read the environment. Raises `SettingsError`, which names the first senseless variable."""
         env = os.environ if env is None else env
         values: dict[str, Any] = {}
         for item in fields(cls):
@@ -150,6 +150,7 @@ class Settings:
             raise SettingsError("LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR.")
         if self.key_secret and len(self.key_secret) < 32:
             raise SettingsError("KEY_SECRET must have at least 32 characters.")
+        # A lease must outlast a renewal that comes late.
         if self.pulse_seconds * 2 > self.session_lease_seconds:
             raise SettingsError("SESSION_LEASE_SECONDS must be at least twice PULSE_SECONDS.")
 
@@ -160,6 +161,7 @@ def _read(name: str, raw: str, kind: object) -> Any:
             return {"true": True, "1": True, "false": False, "0": False}[raw.lower()]
         if kind is int or kind is float:
             number = int(raw) if kind is int else float(raw)
+            # NaN fails this comparison too.
             if not 0 <= number < math.inf:
                 raise ValueError
             return number

@@ -1,4 +1,4 @@
-"""An issuer's public keys: fetched within a bound, kept for a while, and never asked for in a hurry."""
+"""Fetches an issuer's public keys (JWK Set, RFC 7517), with limits on time, size and frequency."""
 
 import asyncio
 import json
@@ -17,7 +17,8 @@ from parley.support.logs import logger
 
 _logger = logger("jwks")
 
-# Seconds. A key taken out of the set is refused after _FRESH; while the host is away, after _KEPT.
+# Seconds. A key that the issuer removes is refused after `_FRESH`. If the issuer's host does not answer, all
+# keys are refused after `_KEPT`. `_PAUSE` separates two fetches, and `_TIMEOUT` limits one.
 _FRESH = 3600.0
 _KEPT = 86_400.0
 _PAUSE = 10.0
@@ -27,10 +28,10 @@ _RSA_BITS = 2048
 
 
 class Jwks:
-    """The keys behind `url`, by their kid.
+    """The issuer's keys at `url`, by their `kid`.
 
-    However many tokens with unknown kids arrive, the host is asked once in ten seconds, by one caller,
-    while the others wait for what it brings.
+    Tokens with unknown kids cause one fetch in ten seconds at most, however many arrive. One caller fetches,
+    and the others wait for its result. Raises `SettingsError` unless `url` is https or on loopback.
     """
 
     def __init__(self, url: str) -> None:
@@ -44,10 +45,10 @@ class Jwks:
         self._asked = float("-inf")
 
     async def key(self, kid: str) -> jwt.PyJWK | None:
-        """Return the key of that kid, or None; never raises, and takes seconds at most."""
+        """Return the key with this `kid`, or None. Never raises, and takes a few seconds at most."""
         if kid in self._keys and _age(self._fetched) < _FRESH:
             return self._keys[kid]
-        # In a thread, under a lock of threads: a sandbox may run each invocation in a loop of its own.
+        # In a thread, with a thread lock: a sandbox may run each invocation in its own event loop.
         await asyncio.to_thread(self._refresh, kid)
         return self._keys.get(kid) if _age(self._fetched) < _KEPT else None
 
@@ -61,7 +62,8 @@ class Jwks:
             try:
                 keys = _parse(_fetch(self._url))
             except Exception as error:
-                # Whatever the host answered: a token that cannot be checked is refused, no failure of ours.
+                # Any error of the fetch leaves the token unverified. Such a token is refused, and the service
+                # is not at fault.
                 _logger.warning("jwks_unavailable", extra={"error": type(error).__name__})
                 return
             self._keys = keys
@@ -72,12 +74,12 @@ _LOOPBACK = {("http", name) for name in ("127.0.0.1", "localhost", "::1")}
 
 
 def _age(moment: float) -> float:
-    """Return how long ago a moment was; by the wall clock, since a frozen sandbox's own clock stops."""
+    """Return the seconds since `moment`, by the wall clock: a frozen sandbox's monotonic clock stops."""
     return abs(time.time() - moment)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """The keys are where the settings say, and nowhere else."""
+    """Follows no redirect: the keys come only from the URL in the settings."""
 
     def redirect_request(
         self, req: Any, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
@@ -90,10 +92,11 @@ _opener = urllib.request.build_opener(_NoRedirect)
 
 def _fetch(url: str) -> bytes:
     until = time.monotonic() + _TIMEOUT
-    request = urllib.request.Request(url, headers={"accept": "application/json"})  # noqa: S310 - https, see above
+    request = urllib.request.Request(url, headers={"accept": "application/json"})  # noqa: S310 - https
     body = b""
     with _opener.open(request, timeout=_TIMEOUT) as response:
-        # Piece by piece: the timeout bounds one read, and a byte a second would go on for hours.
+        # Read in pieces, because the timeout limits only one read. A host that sends one byte a second would
+        # take hours.
         while piece := response.read1(65_536):
             body += piece
             if len(body) > _BYTES or time.monotonic() > until:

@@ -1,4 +1,4 @@
-"""Says whose token this is: tokens of one issuer, signed with RS256 or ES256 (RFC 7519, RFC 8725)."""
+"""Verifies bearer tokens of one issuer, signed with RS256 or ES256 (RFC 7519, RFC 8725)."""
 
 from typing import Any
 
@@ -16,10 +16,11 @@ _LONGEST = 16_384
 
 
 class JwtVerifier:
-    """Checks tokens of `issuer` that were made for `audience`, or for the Cognito client `client_id`.
+    """Verifies tokens of `issuer` for `audience`, or for the Cognito client `client_id`.
 
-    Cognito's access tokens have no aud: there the client is in client_id and token_use says `access`; in
-    its id tokens the client is the aud and token_use says `id`.
+    Cognito's access tokens have no `aud`: `client_id` names the client, and `token_use` is `access`. In its
+    ID tokens `aud` names the client, and `token_use` is `id`. Raises `SettingsError` if the issuer is
+    missing, or both the audience and the client.
     """
 
     def __init__(self, *, issuer: str, audience: str = "", client_id: str = "", jwks_url: str = "") -> None:
@@ -34,7 +35,7 @@ class JwtVerifier:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "JwtVerifier":
-        """Return the verifier that the settings describe; raises `SettingsError`."""
+        """Return the verifier for `settings`. Raises `SettingsError`."""
         return cls(
             issuer=settings.jwt_issuer,
             audience=settings.jwt_audience,
@@ -43,11 +44,11 @@ class JwtVerifier:
         )
 
     async def verify(self, token: str) -> str:
-        """Return the subject of a valid token; raises `Unauthorized`, which never says what was wrong."""
+        """Return the subject of a valid token. Raises `Unauthorized`, whose message names no reason."""
         try:
             return await self._verify(token)
         except Exception as error:
-            # Whatever a token makes a parser do, it is not valid. The log tells operators the kind only.
+            # A token on which a parser fails is not valid either. The log has only the error's type.
             _logger.info("token_refused", extra={"error": type(error).__name__})
             raise Unauthorized("The bearer token is not valid.") from None
 
@@ -56,11 +57,11 @@ class JwtVerifier:
             raise jwt.DecodeError
         header = jwt.get_unverified_header(token)
         kid = header.get("kid")
-        # An extension that must be understood (crit) is one that is not understood here.
+        # `crit` lists extensions that must be understood (RFC 7515, 4.1.11). None is understood here.
         if header.get("alg") not in ("RS256", "ES256") or not isinstance(kid, str) or "crit" in header:
             raise jwt.InvalidAlgorithmError
         key = await self._jwks.key(kid)
-        # The key decides the algorithm, not the token.
+        # The key decides the algorithm, not the token (RFC 8725, 3.1).
         if key is None or key.algorithm_name != header["alg"]:
             raise jwt.InvalidKeyError
         claims = jwt.decode(

@@ -1,4 +1,4 @@
-"""What a function has to know of Lambda: its deadline, and what to do before its first request."""
+"""Reads an invocation's deadline, and imports modules before a sandbox's first request."""
 
 import asyncio
 import importlib
@@ -11,10 +11,10 @@ from parley.support.encoding import from_json
 
 
 def lambda_deadline(context: str | None, margin: float) -> float | None:
-    """Return when this invocation's work must end, in the event loop's time; None outside Lambda.
+    """Return the end of this invocation's work, in the event loop's time; None outside Lambda.
 
-    Lambda Web Adapter passes the invocation's context as JSON in `x-amzn-lambda-context`, its `deadline`
-    in milliseconds since the Unix epoch.
+    `context` is the header `x-amzn-lambda-context`: Lambda Web Adapter's JSON of the invocation's context.
+    Its `deadline` is in milliseconds since the Unix epoch. The work ends `margin` seconds before it.
     """
     if not context:
         return None
@@ -27,9 +27,10 @@ def lambda_deadline(context: str | None, margin: float) -> float | None:
 
 
 def preload(read_settings: Callable[[], Settings], *, tokens: bool) -> None:
-    """Import, inside Lambda, what the first request will need; `tokens` where it brings one.
+    """Import the modules that the first request needs. Does nothing outside Lambda.
 
-    A sandbox has its full speed only until its first request, and a snapshot keeps what was imported.
+    `tokens` says that the first request has a bearer token. A sandbox has its full speed only before its
+    first request, and a snapshot keeps the imported modules.
     """
     if "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:
         return

@@ -1,4 +1,4 @@
-"""Logging in to Postgres on RDS with the function's own role, in place of a password."""
+"""Signs a token that replaces the password of Postgres on RDS, with the function's own role."""
 
 import functools
 from typing import TYPE_CHECKING
@@ -9,13 +9,14 @@ from parley.settings import SettingsError
 if TYPE_CHECKING:
     from botocore.session import Session
 
-_VALID_SECONDS = 900  # what RDS allows a token at most; only the login has to be within
+_VALID_SECONDS = 900  # RDS's limit; only the login has to be within it
 
 
 def with_token(url: str) -> str:
-    """Return `url`, which names host, port and user, with a token as its password.
+    """Return `url`, which has a host, a port and a user, with a token as its password.
 
-    The token is signed here and now; AWS is asked nothing, unless for the role's credentials.
+    The token is signed locally. Only the role's credentials may need a request to AWS. Raises
+    `SettingsError` without a region or credentials.
     https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.IAMDBAuth.Connecting.html
     """
     parts = urlsplit(url)
@@ -25,7 +26,7 @@ def with_token(url: str) -> str:
 
 
 def _signed(address: str, user: str) -> str:
-    # boto3's own function needs a client of RDS, whose description alone takes longer to load than all this.
+    # boto3's own function needs an RDS client. To load that client's description takes longer than all this.
     from botocore.auth import SigV4QueryAuth  # noqa: PLC0415
     from botocore.awsrequest import AWSRequest  # noqa: PLC0415
 

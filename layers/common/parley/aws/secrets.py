@@ -1,4 +1,4 @@
-"""Secrets from AWS Secrets Manager: fetched once a process, and once more after one was refused."""
+"""Reads secrets from AWS Secrets Manager, once a process, and again after a secret was refused."""
 
 import asyncio
 import json
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _logger = logger("secrets")
-# A wrong password must not turn into one call of Secrets Manager for each request.
+# Seconds between two fetches. A wrong password must not cause a call of Secrets Manager at each request.
 _REFETCH_SECONDS = 10.0
 
 
 class Secrets:
-    """The secrets that `settings` names by ARN; without an ARN, what the settings already hold."""
+    """The secrets that `settings` names by ARN. Without an ARN the settings' own values are used."""
 
     def __init__(self, settings: Settings, fetch: Callable[[str], str] | None = None) -> None:
         self._settings = settings
@@ -36,8 +36,8 @@ class Secrets:
     async def database_url(self, refused: str | None = None) -> str:
         """Return the database's URL with its password.
 
-        `refused` is the URL whose password the server did not take: the password was rotated, so it is
-        fetched anew, unless that happened already. Raises `Unavailable`, `SettingsError`.
+        `refused` is a URL whose password the server refused. The password was rotated then, so it is fetched
+        again, unless a newer one is here. Raises `Unavailable`, `SettingsError`.
         """
         arn, url = self._settings.database_secret_arn, self._settings.database_url
         if not arn:
@@ -45,10 +45,10 @@ class Secrets:
         return await asyncio.to_thread(self._read, arn, lambda text: _with_credentials(url, text), refused)
 
     def keys(self, refused: Settings | None = None) -> Settings:
-        """Return the settings with the secret ones filled in; what the environment holds stays.
+        """Return the settings with the missing secrets filled in. Values from the environment stay.
 
-        `refused` are the settings whose key a provider did not take. Blocks for seconds at most, once a
-        process: nothing can be served before. Raises as `database_url`.
+        `refused` is the settings whose key a provider refused. The first call in a process blocks for a few
+        seconds at most: nothing can be served before. Raises `Unavailable`, `SettingsError`.
         """
         arn = self._settings.keys_secret_arn
         if not arn:
@@ -56,11 +56,12 @@ class Secrets:
         return self._read(arn, lambda text: _with_keys(self._settings, text), refused)
 
     def _read(self, arn: str, parse: Callable[[str], T], refused: T | None) -> T:
-        # A lock of threads, not of asyncio: a sandbox may run each invocation in a loop of its own.
+        # A thread lock, not asyncio's: a sandbox may run each invocation in its own event loop.
         with self._lock:
             if arn in self._held:
                 value = parse(self._held[arn])
                 recently = time.monotonic() - self._refetched.get(arn, -_REFETCH_SECONDS) < _REFETCH_SECONDS
+                # The refused value is fetched again, unless that happened a moment ago.
                 if value != refused or recently:
                     return value
                 self._refetched[arn] = time.monotonic()
@@ -69,14 +70,14 @@ class Secrets:
 
 
 class SecretsManager:
-    """Asks AWS; the client is made at the first question, since that takes a while."""
+    """A client of Secrets Manager, made at the first fetch because that takes a while."""
 
     def __init__(self) -> None:
         self._provider: SecretsProvider | None = None
 
     def fetch(self, arn: str) -> str:
-        """Return a secret's text as it is now; raises `Unavailable`, `SettingsError`."""
-        # Imported here: a laptop has no AWS to ask, and boto3 takes a while to load.
+        """Return the present text of a secret. Raises `Unavailable`, `SettingsError`."""
+        # Imported here because a laptop has no AWS, and boto3 takes a while to load.
         from aws_lambda_powertools.utilities.parameters import SecretsProvider  # noqa: PLC0415
         from aws_lambda_powertools.utilities.parameters.exceptions import GetParameterError  # noqa: PLC0415
         from botocore.config import Config  # noqa: PLC0415
@@ -97,7 +98,7 @@ class SecretsManager:
 
 
 def _with_credentials(url: str, text: str) -> str:
-    """Put the user name and password of a secret that RDS made into `url`; any other text is the URL."""
+    """Return `url` with the user name and password of a secret in RDS's format; any other text is the URL."""
     if not text.lstrip().startswith("{"):
         return text.strip()
     secret = _object(text, "DATABASE_SECRET_ARN")
@@ -109,6 +110,7 @@ def _with_credentials(url: str, text: str) -> str:
 
 
 def _with_keys(settings: Settings, text: str) -> Settings:
+    """Return the settings with the secrets of a JSON object that they lack. Raises `SettingsError`."""
     names = {item.metadata["name"]: item.name for item in fields(Settings) if item.metadata["secret"]}
     values: dict[str, Any] = {}
     for name, value in _object(text, "KEYS_SECRET_ARN").items():

@@ -1,4 +1,4 @@
-"""What a chat is made of, as values: models, turns, messages, sessions."""
+"""Defines the values of a chat: models, turns, messages, sessions."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -11,7 +11,7 @@ from parley.support.encoding import is_blank
 
 
 class Role(StrEnum):
-    """Who speaks."""
+    """The author of a message."""
 
     USER = "user"
     ASSISTANT = "assistant"
@@ -25,12 +25,13 @@ class Turn(Struct, frozen=True):
 
 
 class ModelOptions(Struct, frozen=True):
-    """How a model's server wants to be asked, where that is not as the settings and the host's name say.
+    """Overrides for one model's server, where the settings and the host's name do not suit it.
 
-    `context_tokens` bounds what is sent, in place of `context_characters`. `attempts` and
-    `first_token_seconds` are for this model what PROVIDER_ATTEMPTS and PROVIDER_FIRST_TOKEN_SECONDS are for
-    all. `output_limit` is the name of the field for `max_output_tokens`; `stream_usage` False asks for no
-    usage.
+    - `context_tokens`: bounds the request, in tokens, in place of `context_characters`.
+    - `attempts`: replaces PROVIDER_ATTEMPTS for this model.
+    - `first_token_seconds`: replaces PROVIDER_FIRST_TOKEN_SECONDS for this model.
+    - `output_limit`: the name of the request's field for `max_output_tokens`.
+    - `stream_usage`: False requests no usage.
     """
 
     context_tokens: int | None = None
@@ -41,10 +42,10 @@ class ModelOptions(Struct, frozen=True):
 
 
 class Model(Struct, frozen=True):
-    """A model that users can choose: `name` is what `provider` calls it.
+    """A model that users can choose. `name` is the provider's name for it.
 
-    `context_characters` bounds what is sent, in code points. `parameters` go to the provider as
-    they are (temperature and its like).
+    `context_characters` bounds the request, in code points. `parameters` go to the provider unchanged
+    (temperature and the like).
     """
 
     id: str
@@ -59,14 +60,14 @@ class Model(Struct, frozen=True):
 
 
 class CatalogueEntry(Struct, frozen=True):
-    """A model as the catalogue has it; `version` is another one after any change to it."""
+    """A model in the catalogue. `version` differs after any change to the model."""
 
     version: str
     model: Model
 
 
 class OfferedModel(Struct, frozen=True):
-    """A model as one user sees it; `in_plan` says whether the user's plan includes it."""
+    """A model as one user sees it. `in_plan` says whether the user's plan includes it."""
 
     id: str
     title: str
@@ -76,7 +77,7 @@ class OfferedModel(Struct, frozen=True):
 
 
 class Reply(Struct, frozen=True):
-    """A reply with its end: what one epoch of a generation produced for one session."""
+    """A reply with its end, which one epoch of a generation produced for one session."""
 
     epoch: int
     text: str
@@ -89,7 +90,7 @@ class Reply(Struct, frozen=True):
 
     @property
     def cacheable(self) -> bool:
-        """Whether another asker may be given this reply: only a natural end with text to see."""
+        """Whether other users may be given this reply: it ended naturally and has visible text."""
         return (
             not is_blank(self.text)
             and isinstance(self.end, Completed)
@@ -98,7 +99,7 @@ class Reply(Struct, frozen=True):
 
 
 class Message(Struct, frozen=True):
-    """A message of a chat. `text` of a pending reply is empty: its log has it."""
+    """A message of a chat. The `text` of a pending reply is empty, because its log has the text."""
 
     id: str
     chat_id: str
@@ -118,7 +119,7 @@ class Message(Struct, frozen=True):
 
 
 class Page(Struct, frozen=True):
-    """One page of a chat's messages, oldest first; `next_before` leads to the older ones."""
+    """One page of a chat's messages, oldest first. `next_before` asks for the page of older messages."""
 
     chat_id: str
     title: str
@@ -139,18 +140,18 @@ class ChatSummary(Struct, frozen=True):
 
 
 class ChatPage(Struct, frozen=True):
-    """One page of a user's chats, the latest first."""
+    """One page of a user's chats, latest first. `next_before` asks for the page of older chats."""
 
     chats: tuple[ChatSummary, ...]
     next_before: str | None
 
 
 class NewSession(Struct, frozen=True):
-    """A request to have a prompt answered.
+    """A command to open a session for a prompt.
 
-    `session_id` and the other ids are made by the caller, so that carrying out the same order twice
-    (a retry after a lost connection) finds the first one's work. `answer` is the reply that is known
-    already, of the version of the model that is `model_version`; only a new chat's question may have one.
+    The caller makes `new_session_id` and the other new ids. A second run of the same command (a retry after a
+    lost connection) thus finds the first one's work. `answer` is a reply from the cache, made with the
+    model's version `model_version`; only the question of a new chat may have one.
     """
 
     user_id: str
@@ -170,15 +171,15 @@ class NewSession(Struct, frozen=True):
 
     @property
     def context_free(self) -> bool:
-        """Whether the prompt and the model are all there is to the question."""
+        """Whether the question consists of the prompt and the model alone."""
         return self.chat_id is None and not self.regenerate
 
 
 class Started(Struct, frozen=True):
     """An opened session.
 
-    `answered` says that it was opened with the order's answer, and has ended. `model` is the order's model,
-    if the order did not know its present version.
+    `answered` says that the session opened with its cached answer, and has ended. `model` is the current
+    model, if the new session named another version or none.
     """
 
     session_id: str
@@ -191,7 +192,7 @@ class Started(Struct, frozen=True):
 
 
 class SessionState(StrEnum):
-    """Where a session stands: opened, being answered by some process, or ended."""
+    """A session's state: opened, being answered by a process, or ended."""
 
     OPEN = "open"
     STREAMING = "streaming"
@@ -199,11 +200,10 @@ class SessionState(StrEnum):
 
 
 class Session(Struct, frozen=True):
-    """A session with what is needed to answer it.
+    """A session with all that is needed to answer it.
 
-    `epoch` is 0 until a generation was attached. `leased` says that some other process vouched for it
-    recently, by the database's clock. `reply` is there once the session ended, and `source` where it came
-    from then.
+    `epoch` is 0 until a generation is attached. `leased` says that another process holds the session's lease,
+    by the database's clock. `reply` is set once the session has ended; `source` then says where it came from.
     """
 
     id: str
@@ -222,8 +222,8 @@ class Session(Struct, frozen=True):
     source: str | None = None
 
     def follows(self, key: str, epoch: int) -> bool:
-        """Tell whether it follows this epoch of a generation already, and some other process vouches for it.
+        """Tell whether the session follows this epoch of a generation already, under another process's lease.
 
-        What changes after that is told by the generation's log, by the next pulse and by the end.
+        The generation's log, the next renewal of leases and the end tell of later changes.
         """
         return self.leased and self.generation_key == key and self.epoch == epoch

@@ -1,7 +1,7 @@
-"""Every error Parley raises on purpose, as a tree, with its code and HTTP status.
+"""Defines every error that Parley raises on purpose, with its code and HTTP status.
 
 ParleyError
-├── InvalidRequest      400  a field is missing or wrong; names it
+├── InvalidRequest      400  a field is missing or wrong; the error names it
 │   ├── UnknownModel    400
 │   ├── TooLarge        413
 │   └── UnsupportedMedia 415
@@ -9,24 +9,24 @@ ParleyError
 ├── Forbidden           403
 │   ├── UserDisabled    403
 │   └── ModelNotInPlan  403
-├── NotFound            404  also for what belongs to somebody else
+├── NotFound            404  also for another user's things
 ├── SessionExpired      410
 ├── Conflict            409
-│   ├── ChatBusy        409  names the active session
+│   ├── ChatBusy        409  the error names the active session
 │   └── IdempotencyConflict 409
-├── LimitExceeded       429  names the limit of the user's plan, and what is left of each
-├── Unavailable         503  a dependency is away
+├── LimitExceeded       429  the error names the limit of the user's plan, and what is left of each
+├── Unavailable         503  a dependency cannot be reached
 │   ├── StoreUnavailable
-│   └── LogUnavailable       never reaches a client: streams go on without the log
-└── ProviderFault       the model's side; ends a generation, never a request
-    └── ContextTooLong       fewer turns may help; where there is one only, nothing does
+│   └── LogUnavailable       never reaches a client, because streams go on without the log
+└── ProviderFault       the provider's failure; ends a generation, never a request
+    └── ContextTooLong       fewer turns may help; a single turn cannot be shortened
 """
 
 from typing import ClassVar
 
 
 class ParleyError(Exception):
-    """An expected failure: `message` is for the client and quotes no prompt, reply or secret."""
+    """An expected failure. `message` is for the client and quotes no prompt, reply or secret."""
 
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
@@ -39,7 +39,7 @@ class ParleyError(Exception):
         self.retry_after = retry_after
 
     def details(self) -> dict[str, object]:
-        """Return what the error body carries beside code, message and retryable."""
+        """Return the fields of the error body besides code, message and retryable."""
         return {"field": self.field} if self.field else {}
 
 
@@ -129,7 +129,7 @@ class IdempotencyConflict(Conflict):
 
 
 class LimitExceeded(ParleyError):
-    """A limit of the user's plan; `remaining` is what is left of each, None of an unlimited one."""
+    """A limit of the user's plan. `remaining` is what is left of each limit; None means unlimited."""
 
     code = "rate_limited"
     status = 429
@@ -166,10 +166,11 @@ class LogUnavailable(Unavailable):
 
 
 class ProviderFault(ParleyError):
-    """A provider failed. `code` is chosen at the seam, in one table for all adapters.
+    """A provider failed. One table for all adapters chooses `code`, which is kept as `fault`.
 
-    `may_retry` is for the user. `may_repeat` says whether Parley may ask again by itself before the first
-    token: not where the provider accepted the question and was only slow, for it would work, and bill, twice.
+    `may_retry` is for the user. `may_repeat` says whether Parley itself may ask again before the first token.
+    It is False where the provider accepted the request and was only slow: a second request would work, and
+    bill, twice.
     """
 
     status = 502
@@ -191,10 +192,10 @@ class ProviderFault(ParleyError):
 
 
 class ContextTooLong(ProviderFault):
-    """The question, with the turns before it, is longer than the model's context.
+    """The question with its earlier turns is longer than the model's context.
 
-    `asked_tokens` and `context_tokens` are what the provider says of the question and of its model, where it
-    says both.
+    `asked_tokens` and `context_tokens` are the provider's counts of the request and of the model's context.
+    None means that the provider did not give both.
     """
 
     def __init__(self, asked_tokens: int | None = None, context_tokens: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What can happen in a generation: the vocabulary of models, logs and readers."""
+"""Names the events of a generation: the vocabulary of models, logs and readers."""
 
 import re
 from enum import StrEnum
@@ -10,7 +10,7 @@ _CURSOR = re.compile(r"(0|[1-9][0-9]{0,17})-(0|[1-9][0-9]{0,11})", re.ASCII)
 
 
 class Cursor(NamedTuple):
-    """What a reader has: `position` code points of the reply that epoch `epoch` produced."""
+    """A reader's progress: `position` code points of the reply that epoch `epoch` produced."""
 
     epoch: int
     position: int
@@ -20,13 +20,13 @@ class Cursor(NamedTuple):
 
     @classmethod
     def parse(cls, value: str) -> "Cursor | None":
-        """Read `epoch-position`; None for anything else, since a cursor is a hint, never an error."""
+        """Read `epoch-position`; None for any other text, because a cursor is a hint and never an error."""
         match = _CURSOR.fullmatch(value)
         return cls(int(match[1]), int(match[2])) if match else None
 
 
 class FinishReason(StrEnum):
-    """Why a reply ended without an error."""
+    """The reason why a reply ended without an error."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -47,7 +47,7 @@ class Status(StrEnum):
 
 
 class Source(StrEnum):
-    """Where the text of a stream comes from."""
+    """The origin of a stream's text."""
 
     PROVIDER = "provider"
     CACHE = "cache"
@@ -56,7 +56,7 @@ class Source(StrEnum):
 
 
 class Usage(Struct, frozen=True):
-    """Tokens as the provider counted them; never an estimate."""
+    """Tokens as the provider counted them, never an estimate."""
 
     input_tokens: int
     output_tokens: int
@@ -65,9 +65,9 @@ class Usage(Struct, frozen=True):
 class Spent(Struct, frozen=True):
     """Tokens to charge for a generation that ended without the provider's whole count.
 
-    `input_tokens` is what the provider told before the end; None where it told nothing, and what was set
-    aside counts. `output_tokens` is the provider's latest count, or the estimate of text and reasoning if
-    that is more.
+    `input_tokens` is what the provider told before the end; None, where it told nothing, charges the reserved
+    input. `output_tokens` is the provider's latest count, or the estimate of text and reasoning if that is
+    larger.
     """
 
     input_tokens: int | None
@@ -75,7 +75,7 @@ class Spent(Struct, frozen=True):
 
 
 class Completed(Struct, frozen=True):
-    """A generation's end without an error; `provider_reason` keeps the provider's own word.
+    """A generation's end without an error. `provider_reason` keeps the provider's own word.
 
     `usage` is shown and charged. Without it, `spent` is charged.
     """
@@ -87,9 +87,9 @@ class Completed(Struct, frozen=True):
 
 
 class Failed(Struct, frozen=True):
-    """A generation's end by an error. `message` is ours, safe to show, and quotes nobody.
+    """A generation's end with an error. `message` is our own text, safe to show, and quotes no one.
 
-    `spent` is charged; None where nothing was produced.
+    `spent` is charged; None means that nothing was produced. `retry_after_ms` is in milliseconds.
     """
 
     code: str
@@ -111,18 +111,21 @@ _STATUS = {
 
 
 def status_of(end: End) -> Status:
-    """Return the status that a message has once its generation ended so."""
+    """Return the status of a message whose generation ended so."""
     return _STATUS[end.finish_reason] if isinstance(end, Completed) else Status.FAILED
 
 
 class Delta(Struct, frozen=True):
-    """Text that the model appended; a model yields what arrived together as one."""
+    """Text that the model appended. A model yields text that arrived together as one delta."""
 
     text: str
 
 
 class Reasoning(Struct, frozen=True):
-    """Reasoning that the model shows: a sign of life, charged like text, not part of the reply."""
+    """Reasoning that the model shows.
+
+    It is a sign of life and is charged like text, but it is not part of the reply.
+    """
 
     text: str
 
@@ -132,16 +135,17 @@ class Ping(Struct, frozen=True):
 
 
 class Counted(Struct, frozen=True):
-    """Tokens that the provider has told of before the end; None for a count that it has not told."""
+    """Tokens that the provider counted before the end; None for a count that it did not give."""
 
     input_tokens: int | None
     output_tokens: int | None
 
 
 class Finish(Struct, frozen=True):
-    """The provider's finish reason, which stands unless text or reasoning follows it.
+    """The provider's finish reason. It stands unless text or reasoning follows.
 
-    A model that ends without one was cut off. A later `Finish` replaces it (the usage may come last).
+    A model that ends without a finish was cut off. A later `Finish` replaces it, since the usage may come
+    last.
     """
 
     reason: FinishReason
@@ -153,7 +157,7 @@ ModelEvent = Delta | Reasoning | Ping | Counted | Finish
 
 
 class StreamState(StrEnum):
-    """What a `status` event tells while there is no text to show."""
+    """The state that a `status` event tells while there is no text."""
 
     RETRYING = "retrying"
     THINKING = "thinking"

@@ -1,4 +1,4 @@
-"""Random identifiers, and the check of those that come from outside."""
+"""Makes random identifiers, and checks identifiers from outside."""
 
 import re
 import secrets
@@ -13,15 +13,15 @@ def new_id() -> str:
 
 
 def new_session_id() -> str:
-    """Return 192 random bits as 32 URL-safe characters: the id is the right to read the stream."""
+    """Return 192 random bits as 32 URL-safe characters. The id is the right to read the stream."""
     return secrets.token_urlsafe(24)
 
 
 def is_id(value: str) -> bool:
-    """Tell whether `value` could be an identifier of ours; anything else need not be looked up."""
+    """Tell whether `value` could be one of our identifiers; any other value needs no look-up."""
     return _ID.fullmatch(value) is not None
 
 
 def is_subject(value: str) -> bool:
-    """Tell whether `value` could name a user: 1 to 128 printable ASCII characters, no space."""
+    """Tell whether `value` could name a user: 1 to 128 printable ASCII characters without a space."""
     return _SUBJECT.fullmatch(value) is not None

@@ -1,4 +1,4 @@
-"""The seams to the outside: what Parley asks of a model, a store, a log and a clock."""
+"""Defines the ports: what Parley asks of a model, a store, a log and a clock."""
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ from parley.support.wakeup import Wakeup
 
 
 class Clock(Protocol):
-    """Time as this process sees it; the stores use their own."""
+    """Time as this process sees it; the stores use their own clocks."""
 
     def now(self) -> float:
         """Return seconds since the Unix epoch."""
@@ -51,22 +51,22 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """What a model is asked."""
+    """A request to a model."""
 
     model: Model
     turns: tuple[Turn, ...]
 
 
 class ChatModel(Protocol):
-    """A provider's way to answer."""
+    """A provider's adapter."""
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
-        """Ask once, and yield what comes, as it comes; what arrived together is one `Delta`.
+        """Send the request once, and yield events as they come. Text that arrived together is one `Delta`.
 
-        The last event is `Finish`; a stream that ends without one was cut off. One may come before, as soon
-        as the provider gives its reason: it stands unless text or reasoning follows. Closing the generator
-        closes the provider's connection. Never retries, never waits longer than its caller: deadlines
-        are the caller's. Raises `ProviderFault` and nothing else.
+        The last event is `Finish`; a stream that ends without one was cut off. An earlier `Finish` may come
+        as soon as the provider gives its reason; it stands unless text or reasoning follows. Closing the
+        generator closes the provider's connection. Retries and deadlines are the caller's. Raises
+        `ProviderFault` and nothing else.
         """
         ...
 
@@ -76,16 +76,16 @@ class ChatModel(Protocol):
 
 
 class ChatModels(Protocol):
-    """All providers this installation has a key for."""
+    """The adapters of all providers that this installation has a key for."""
 
     def get(self, provider: str) -> ChatModel:
-        """Return the adapter of `provider`; raises `ProviderFault` where there is no key for it."""
+        """Return the adapter of `provider`. Raises `ProviderFault` if there is no key for it."""
         ...
 
     def version(self, provider: str) -> str:
-        """Return the name and version of the adapter of `provider`, which generation keys have in them.
+        """Return the name and version of the provider's adapter, as generation keys contain them.
 
-        Every process must say the same, whichever keys it has; nothing for a provider that is unknown.
+        Every process returns the same, whichever keys it has. An unknown provider returns an empty string.
         """
         ...
 
@@ -101,24 +101,24 @@ class ChatModels(Protocol):
 class Store(Protocol):
     """The truth: users, plans, models, chats, messages, sessions. Its clock decides.
 
-    Every method may raise `StoreUnavailable`. Repeating any call with the same arguments changes
-    nothing more.
+    Every method may raise `StoreUnavailable`. A repeated call with the same arguments changes nothing more.
     """
 
     async def start(self, new_session: NewSession) -> Started:
-        """Open a session, in one transaction; where the order has its answer, with the reply saved.
+        """Open a session in one transaction. A new session with an `answer` is saved with that reply.
 
-        An answer of another version of the model than the present one is ignored.
-
-        Raises `NotFound` (user or chat), `UserDisabled`, `UnknownModel`, `ModelNotInPlan`, `ChatBusy`,
-        `IdempotencyConflict`, `InvalidRequest`, `LimitExceeded`. What the session may use is set aside
-        until it ends; repeating an order is never refused by a limit.
+        An answer for another version of the model than the current one is ignored. What the session may use
+        is reserved until its end. A repeated start is never refused by a limit. Raises `NotFound` (user or
+        chat), `UserDisabled`, `UnknownModel`, `ModelNotInPlan`, `ChatBusy`, `IdempotencyConflict`,
+        `InvalidRequest`, `LimitExceeded`.
         """
         ...
 
     async def session(self, session_id: str) -> Session:
-        """Return a session with its model, turns and reply; raises `NotFound`, `SessionExpired`,
-        `UserDisabled`."""
+        """Return a session with its model, turns and reply.
+
+        Raises `NotFound`, `SessionExpired`, `UserDisabled`.
+        """
         ...
 
     async def attach(
@@ -131,68 +131,68 @@ class Store(Protocol):
         writer: bool,
         asks: bool = False,
     ) -> Attached | Overtaken | Ended | Stopping:
-        """Bind the session to an epoch of a generation and vouch for it.
+        """Attach the session to an epoch of a generation, and renew its lease.
 
-        A writer becomes the session's owner; a reader only where nobody else vouches. `asks` says that
-        the model is asked on behalf of this session, which is charged for it. Raises `NotFound`.
+        A writer becomes the session's owner; a reader only where no other process holds the lease. `asks`
+        says that the model is asked on behalf of this session, which is charged. Raises `NotFound`.
         """
         ...
 
     async def claim(
         self, session_id: str, key: str, lease_seconds: float
     ) -> int | Overtaken | Ended | Stopping:
-        """Win the right to write the session's reply without a log: the new epoch, or who has it.
+        """Claim the right to write the session's reply without a log; return the new epoch, or why not.
 
         Raises `NotFound`.
         """
         ...
 
     async def renew_leases(self, epochs: dict[str, int], lease_seconds: float) -> list[LeaseStatus]:
-        """Vouch for this process's sessions, each with its epoch, and learn what changed."""
+        """Renew the leases of this process's sessions, given with their epochs; return what changed."""
         ...
 
     async def finish(self, session_id: str, reply: Reply, source: str) -> Saved | Overtaken | Ended:
-        """Save a session's reply and end the session, unless a later epoch has it; raises `NotFound`.
+        """Save a session's reply and end the session, unless a later epoch has it. Raises `NotFound`.
 
-        The session's user is charged what `quota` says, once, if a model was asked on its behalf.
+        The user is charged `limits.charged`, once, if a model was asked on the session's behalf.
         """
         ...
 
     async def reply(self, session_id: str) -> tuple[bool, Reply | None]:
-        """Return whether another process vouches for the session, and its reply once it ended.
+        """Return whether another process holds the session's lease, and the reply of an ended session.
 
         Raises `NotFound`.
         """
         ...
 
     async def request_stop(self, session_id: str, user_id: str | None) -> Stop:
-        """Note that the session shall stop; one that nobody answers yet is ended at once.
+        """Record a stop request; a session that no process answers yet is ended at once.
 
-        Raises `NotFound`. `user_id` None means that the session id alone is the right.
+        `user_id` None means that the session id alone is the right. Raises `NotFound`.
         """
         ...
 
     async def history(self, user_id: str, chat_id: str, before: int | None, limit: int) -> Page:
-        """Return a page of messages, oldest first; raises `NotFound`, `UserDisabled`."""
+        """Return a page of messages, oldest first. Raises `NotFound`, `UserDisabled`."""
         ...
 
     async def chats(self, user_id: str, before: str | None, limit: int) -> ChatPage:
-        """Return a page of the user's chats, latest first; raises `NotFound`, `UserDisabled`."""
+        """Return a page of the user's chats, latest first. Raises `NotFound`, `UserDisabled`."""
         ...
 
     async def models(self, user_id: str) -> tuple[OfferedModel, ...]:
-        """Return the catalogue as the user sees it; raises `NotFound`, `UserDisabled`."""
+        """Return the catalogue as the user sees it. Raises `NotFound`, `UserDisabled`."""
         ...
 
     async def orphans(self, grace_seconds: float, limit: int) -> list[Orphan]:
-        """Return sessions being answered that nobody has vouched for since `grace_seconds`.
+        """Return sessions whose lease ran out more than `grace_seconds` ago while they were answered.
 
-        What is returned is not returned again for that long.
+        A returned session is not returned again for that long.
         """
         ...
 
     async def expire_sessions(self, limit: int) -> int:
-        """End up to `limit` sessions that expired before anybody read them; return how many."""
+        """End up to `limit` sessions that expired before any reader came; return how many."""
         ...
 
     async def purge_sessions(self, limit: int) -> int:
@@ -200,7 +200,7 @@ class Store(Protocol):
         ...
 
     async def purge_chats(self, older_than_days: int, limit: int) -> int:
-        """Delete up to `limit` chats without activity for so long; return how many."""
+        """Delete up to `limit` chats without activity for `older_than_days` days; return how many."""
         ...
 
     async def check(self) -> None:
@@ -213,7 +213,7 @@ class Store(Protocol):
 
 
 class Watch(Protocol):
-    """A subscription to a generation's news."""
+    """A subscription to a generation's changes."""
 
     async def close(self) -> None:
         """Stop listening."""
@@ -221,10 +221,10 @@ class Watch(Protocol):
 
 
 class Log(Protocol):
-    """What generations produced, readable from any position by any process. May vanish at any time.
+    """The log of each generation, readable from any position by any process. It may vanish at any time.
 
-    Every method may raise `LogUnavailable`, and then has taken at most the 250 ms that a silent
-    server is given; while the log is known to be away it raises at once.
+    Every method may raise `LogUnavailable`, after at most the 250 ms that a silent server is given. While the
+    log is known to be away, it raises at once.
     """
 
     async def join(
@@ -237,24 +237,22 @@ class Log(Protocol):
         may_create: bool,
         read: bool = False,
     ) -> Hit | Follow | Write | Wait:
-        """Attach a session to a generation: one round trip that finds, follows, or elects.
+        """Attach a session to a generation, in one round trip that finds, follows or elects.
 
-        `read` has it bring what there is to follow, as `read` from 0 would.
-
-        `epoch` is the one the session followed before, or 0; a new epoch is above it. `may_create`
-        False forbids to begin anew where the log is lost. A takeover keeps the attached sessions; any
-        other new epoch begins with this one only.
+        `epoch` is the epoch that the session followed before, or 0; a new epoch is above it. `may_create`
+        False forbids a new log where the log is lost. `read` adds the text to follow, as `read` from 0 would.
+        A takeover keeps the attached sessions; any other new epoch begins with this session only.
         """
         ...
 
     async def cached(self, key: str) -> Reply | None:
-        """Return the reply of a generation that ended well and is kept; attaches nobody."""
+        """Return the cached reply of a generation that ended well; attach no session."""
         ...
 
     async def flush(self, appends: Sequence[Append]) -> list[Flushed | Fenced | None]:
-        """Append every text, renew every lease, read the stops of each, in one round trip.
+        """Append each writer's text, renew its lease and read its stops, in one round trip for all.
 
-        None stands where the log refused one alone.
+        None marks an append that the log refused alone.
         """
         ...
 
@@ -263,22 +261,19 @@ class Log(Protocol):
         ...
 
     async def abandon(self, key: str, owner: str) -> bool:
-        """Delete the log, unless a session is attached or another writer has it; say whether."""
+        """Delete the log, unless a session is attached or another writer has it; return whether it did."""
         ...
 
     async def read(self, key: str, epoch: int, position: int) -> Slice:
-        """Return what follows `position` in `epoch`."""
+        """Return the text and the end after `position` in `epoch`."""
         ...
 
     async def watch(self, key: str, wakeup: Wakeup) -> Watch:
-        """Ring `wakeup` whenever the generation's log grows or a stop is asked."""
+        """Notify `wakeup` whenever the generation's log grows or a stop is requested."""
         ...
 
     async def stop(self, key: str, session_id: str) -> int:
-        """Detach a session and tell every process that serves the generation.
-
-        Returns how many sessions are still attached.
-        """
+        """Detach a session, tell the generation's processes, and return how many sessions stay attached."""
         ...
 
     async def park(self, session_id: str, reply: Reply, source: str) -> None:
@@ -286,11 +281,11 @@ class Log(Protocol):
         ...
 
     async def parked(self, limit: int) -> list[tuple[str, Reply, str]]:
-        """Return parked replies: session, reply, source."""
+        """Return up to `limit` parked replies as session id, reply, source."""
         ...
 
     async def unpark(self, session_id: str) -> None:
-        """Forget a parked reply."""
+        """Delete a parked reply."""
         ...
 
     async def check(self) -> None:

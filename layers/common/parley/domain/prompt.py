@@ -1,4 +1,4 @@
-"""What a model is asked: the chat's history made into a normal form, and the key of that question."""
+"""Makes a chat's history into the turns that a model is sent, and into the generation's key."""
 
 import base64
 import hmac
@@ -11,20 +11,20 @@ from parley.support.encoding import is_blank, to_json
 _KEY_VERSION = "1"
 
 # Characters a token, measured with Gemma 3's tokenizer: English 4.7, code 3.4, Chinese 1.35, digits and emoji
-# 1.0. What is in between counts as the dearer: a bound must not be passed.
+# 1.0. Scripts in between use the lower figure, because a request must not exceed the context.
 _ASCII_CHARACTERS_A_TOKEN = 3.4
 _OTHER_CHARACTERS_A_TOKEN = 1.35
-# A provider counts in its own way, and a reply needs room too.
+# The provider's count may differ from ours, and a reply needs room too.
 _MARGIN = 0.9
 
 
 def normalise(turns: Iterable[Turn]) -> tuple[Turn, ...]:
-    """Return the history as pairs of question and answer, ending with the new question.
+    """Return the history as pairs of question and answer that end with the new question.
 
     A question without an answer (its reply failed, or is blank) is dropped, unless it is the last: providers
-    refuse a blank turn, and with it every later question of its chat. A pair whose
-    question is asked again right after it collapses into the later one: asking the same thing again
-    is the same question, and so has the same key.
+    refuse a blank turn, and with it every later question of the chat. A pair whose question is asked again
+    right after it collapses into the later question. A repeated question thus stays the same question, with
+    the same key.
     """
     kept: list[Turn] = []
     question: Turn | None = None
@@ -47,9 +47,9 @@ def _drop_repeated(kept: list[Turn], question: Turn) -> None:
 
 
 def trim(turns: Sequence[Turn], model: Model) -> tuple[Turn, ...]:
-    """Return the newest turns that fit into the model's context, whole pairs only.
+    """Return the newest turns that fit into the model's context, in whole pairs.
 
-    The last turn, the new question, always stays. The result depends on the history alone, so every
+    The last turn, which is the new question, always stays. The result depends on the history alone, so every
     process that looks at a session sends, and hashes, the same context.
     """
     tokens = model.options.context_tokens
@@ -59,11 +59,10 @@ def trim(turns: Sequence[Turn], model: Model) -> tuple[Turn, ...]:
 
 
 def shortened(turns: Sequence[Turn], fault: ContextTooLong, *, again: bool) -> tuple[Turn, ...] | None:
-    """Return fewer of the newest turns, whole pairs only, for a model that refused these; None for a question
-    alone.
+    """Return fewer of the newest turns for a model that refused these; None for a single question.
 
-    By the provider's own counts where it told them, else half of them; `again` says that a shorter question
-    than the first was refused too, and keeps half at the most.
+    Whole pairs stay. The provider's counts say how much stays; without counts it is half. `again` says that a
+    shorter request was refused too, and keeps half at most.
     """
     if len(turns) < 3:
         return None
@@ -88,10 +87,10 @@ def _newest(turns: Sequence[Turn], budget: float, size: Callable[[str], float]) 
 
 
 def tokens_of(text: str) -> float:
-    """Return an estimate of a text's tokens that is rather too high than too low."""
+    """Return an estimate of a text's tokens, rather too high than too low."""
     digits = sum(map(text.count, "0123456789"))
     beyond_ascii = 0 if text.isascii() else len(text) - len(text.encode("ascii", "ignore"))
-    # Emoji, and whatever else needs two code units in UTF-16.
+    # Emoji, and other characters that take two code units in UTF-16.
     astral = len(text.encode("utf-16-le", "surrogatepass")) // 2 - len(text) if beyond_ascii else 0
     return (
         digits
@@ -113,9 +112,9 @@ def generation_key(
 ) -> str:
     """Return the name of the generation that answers this question, as 43 URL-safe characters.
 
-    Two questions share a generation only if the model would be sent the same bytes, by the same
-    version of the adapter, and the askers may share: without context where `share_context_free`
-    allows it, else one user with itself. `bypass` makes a key that nothing else has (regenerate).
+    Two questions share a generation on two conditions. The model would be sent the same bytes by the same
+    version of the adapter. The users may share: any users without context where `share_context_free` allows
+    it, otherwise each user alone. `bypass` makes a unique key (regenerate).
     """
     shared = share_context_free and len(turns) == 1
     question = [

@@ -1,4 +1,4 @@
-"""What stores and logs answer, and what a writer tells its log."""
+"""Holds the results of store and log calls, and the text that a writer sends to its log."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,25 +14,25 @@ class Attached(Struct, frozen=True):
 
 
 class Overtaken(Struct, frozen=True):
-    """Another epoch has the session: the caller's may write nothing."""
+    """Another epoch has the session, so the caller's epoch may write nothing."""
 
     epoch: int
 
 
 class Ended(Struct, frozen=True):
-    """The session ended before, with this reply; whoever shows it shows this."""
+    """The session ended earlier with this reply, which every reader is shown."""
 
     reply: Reply
 
 
 class Stopping(Struct, frozen=True):
-    """Somebody asked to stop the session, and no reply was saved yet; `disabled` is about its user."""
+    """A stop was requested, and no reply is saved yet. `disabled`: the session's user is disabled."""
 
     disabled: bool
 
 
 class Stop(Struct, frozen=True):
-    """What a request to stop found. `generation_key` is there while some process may be writing."""
+    """The state that a stop request found. `generation_key` is set while a process may be writing."""
 
     ended: bool
     leased: bool
@@ -41,7 +41,7 @@ class Stop(Struct, frozen=True):
 
 
 class LeaseStatus(Struct, frozen=True):
-    """What a process learns of one of its sessions when it vouches for it."""
+    """The state of one session, as its process learns it when it renews the lease."""
 
     session_id: str
     overtaken: bool
@@ -55,7 +55,7 @@ class Saved(Struct, frozen=True):
 
 
 class Orphan(Struct, frozen=True):
-    """A session whose writers and readers are all gone; its reply is wherever the log has it."""
+    """A session whose writers and readers are all gone. The log may still have its reply."""
 
     session_id: str
     generation_key: str | None
@@ -64,26 +64,26 @@ class Orphan(Struct, frozen=True):
 
 
 class Hit(Struct, frozen=True):
-    """The generation ended well: here is all of it."""
+    """The generation ended well, with this reply."""
 
     reply: Reply
 
 
 class Write(Struct, frozen=True):
-    """The caller is the writer of epoch `epoch`; `takeover` says that an earlier writer died."""
+    """The caller is the writer of epoch `epoch`. `takeover` says that an earlier writer died."""
 
     epoch: int
     takeover: bool
 
 
 class Wait(Struct, frozen=True):
-    """There is no log, though the store says that somebody is writing: it will be back, or not."""
+    """There is no log, but the store knows a writer. The log will come back, or the writer is gone."""
 
 
 class Append(NamedTuple):
-    """A writer's news for its log: `text`, which brings the reply of `epoch` to `position`.
+    """A writer's new text for its log: `text` brings the reply of `epoch` to `position`.
 
-    `whole` is all the text so far, for a log that was lost meanwhile.
+    `whole` is the text so far, for a log that was lost meanwhile.
     """
 
     key: str
@@ -95,21 +95,24 @@ class Append(NamedTuple):
 
 
 class Flushed(Struct, frozen=True):
-    """The log took the text. `stops` asked to stop; `attached` did not, in any process."""
+    """The log took the text.
+
+    `stops` are the sessions that asked to stop. `attached` counts the other sessions, in all processes.
+    """
 
     stops: frozenset[str]
     attached: int
 
 
 class Fenced(Struct, frozen=True):
-    """The log has a later epoch, or another writer: nothing was written."""
+    """The log has a later epoch, or another writer, and wrote nothing."""
 
 
 class Slice(Struct, frozen=True):
-    """What the log has after a position. `alive` says that its writer holds the lease.
+    """The log's content after a position. `alive` says that the log's writer holds the lease.
 
-    `superseded` says that the epoch asked for is gone: a later one began before it ended, or the log
-    was lost.
+    `superseded` says that the requested epoch is gone: a later epoch began before its end, or the log was
+    lost.
     """
 
     text: str
@@ -120,7 +123,7 @@ class Slice(Struct, frozen=True):
 
 
 class Follow(Struct, frozen=True):
-    """Somebody is writing: read epoch `epoch`. `begun` is what it had, where that was asked for."""
+    """Another process is writing epoch `epoch`. `begun` is the log's content, if the caller asked for it."""
 
     epoch: int
     begun: Slice | None = None

@@ -1,4 +1,4 @@
-"""The log in this process's memory: the conformance suite's reference, and what runs without Valkey."""
+"""The log in this process's memory: the reference of the conformance suite, and the log without Valkey."""
 
 import time
 from collections import OrderedDict
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Entry:
-    """One epoch. `earlier` is the one before it, where that ended: it stays readable."""
+    """The log of one epoch. `earlier` is the epoch before, if it had ended: its text stays readable."""
 
     epoch: int
     owner: str
@@ -33,12 +33,14 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Sessions:
+    """The sessions of one generation: those attached, and those that asked to stop."""
+
     attached: set[str] = field(default_factory=set)
     stops: set[str] = field(default_factory=set)
 
 
 class MemoryLog:
-    """`ports.Log` without a server. Keeps at most `entries` generations, the latest used."""
+    """`ports.Log` without a server. Keeps up to `entries` generations, the most recently used."""
 
     def __init__(self, *, lease_seconds: float, cache_seconds: int, entries: int = 2000) -> None:
         self._lease = lease_seconds
@@ -58,6 +60,8 @@ class MemoryLog:
             return Hit(reply)
         entry = self._entries.get(key)
         running = entry is not None and entry.end is None
+        # A running epoch is followed while its writer has the lease. An epoch that ended is followed only by
+        # a session that followed it before: any other session begins a new one.
         if entry is not None and (entry.alive if running else entry.epoch == epoch):
             self._sessions_of(key).attached.add(session_id)
             if running and entry.owner == owner:
@@ -67,13 +71,14 @@ class MemoryLog:
             return Wait()
         following = max(entry.epoch if entry else 0, epoch) + 1
         if not running:
+            # Milliseconds, as in Valkey: an epoch must grow even after a restart has lost the last one.
             following = max(following, int(time.time() * 1000))
             self._sessions.pop(key, None)
         sessions = self._sessions_of(key)
         sessions.attached.add(session_id)
         sessions.stops.clear()
         self._begin(key, following, owner)
-        self._ring(key)
+        self._notify(key)
         return Write(following, takeover=running)
 
     async def cached(self, key: str) -> Reply | None:
@@ -89,6 +94,7 @@ class MemoryLog:
     def _begin(self, key: str, epoch: int, owner: str) -> _Entry:
         earlier = self._entries.get(key)
         if earlier is not None:
+            # One earlier epoch is kept, not a chain of them.
             earlier.earlier = None
         entry = _Entry(epoch, owner, time.monotonic() + self._lease)
         if earlier is not None and earlier.end is not None:
@@ -103,11 +109,12 @@ class MemoryLog:
         entry = self._mine(key, append.epoch, append.owner)
         if entry is None or entry.end is not None:
             return Fenced()
+        # An append that is repeated adds nothing.
         if append.position > len(entry.text):
             entry.text = "".join(append.whole)[: append.position]
         entry.lease_until = time.monotonic() + self._lease
         if append.text:
-            self._ring(key)
+            self._notify(key)
         return self._flushed(key)
 
     async def end(self, key: str, owner: str, reply: Reply, flushed: int) -> Flushed | Fenced:
@@ -118,10 +125,11 @@ class MemoryLog:
             entry.text, entry.end, entry.lease_until = reply.text, reply.end, 0.0
             if reply.cacheable and self._cache_seconds:
                 _latest(self._done, key, (time.monotonic() + self._cache_seconds, reply), self._most)
-            self._ring(key)
+            self._notify(key)
         return self._flushed(key)
 
     def _mine(self, key: str, epoch: int, owner: str) -> _Entry | None:
+        # A log that was dropped for room is begun again by its writer, as a lost log is in Valkey.
         entry = self._entries.get(key) or self._begin(key, epoch, owner)
         return entry if entry.epoch == epoch and (entry.owner == owner or not entry.alive) else None
 
@@ -134,7 +142,7 @@ class MemoryLog:
         if entry is None or entry.owner != owner or not entry.alive or self._sessions_of(key).attached:
             return False
         del self._entries[key], self._sessions[key]
-        self._ring(key)
+        self._notify(key)
         return True
 
     async def read(self, key: str, epoch: int, position: int) -> Slice:
@@ -151,23 +159,23 @@ class MemoryLog:
 
     async def watch(self, key: str, wakeup: Wakeup) -> Watch:
         self._listeners.setdefault(key, Listeners()).add(wakeup)
-        return _Watching(self, key, wakeup)
+        return _Subscription(self, key, wakeup)
 
     def forget(self, key: str, wakeup: Wakeup) -> None:
-        """End a watch."""
+        """Close a subscription."""
         listeners = self._listeners.get(key, Listeners())
         listeners.discard(wakeup)
         if not listeners:
             self._listeners.pop(key, None)
 
-    def _ring(self, key: str) -> None:
+    def _notify(self, key: str) -> None:
         self._listeners.get(key, Listeners()).notify()
 
     async def stop(self, key: str, session_id: str) -> int:
         sessions = self._sessions_of(key)
         sessions.attached.discard(session_id)
         sessions.stops.add(session_id)
-        self._ring(key)
+        self._notify(key)
         return len(sessions.attached)
 
     async def park(self, session_id: str, reply: Reply, source: str) -> None:
@@ -187,7 +195,7 @@ class MemoryLog:
 
 
 def _latest(table: OrderedDict[str, T], key: str, value: T, most: int) -> T:
-    """Put a value last, and drop the first ones that there is no room for."""
+    """Put a value last, and drop the oldest ones above `most`."""
     table[key] = value
     table.move_to_end(key)
     while len(table) > most:
@@ -195,7 +203,9 @@ def _latest(table: OrderedDict[str, T], key: str, value: T, most: int) -> T:
     return value
 
 
-class _Watching:
+class _Subscription:
+    """`ports.Watch` of one wakeup on one generation."""
+
     def __init__(self, log: MemoryLog, key: str, wakeup: Wakeup) -> None:
         self._log = log
         self._key = key

@@ -1,4 +1,4 @@
-"""Anthropic's messages."""
+"""The model adapter for Anthropic's Messages API."""
 
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class AnthropicModel:
-    """Asks Anthropic by its SDK's client, and reads the answer's bytes itself.
+    """Sends requests with Anthropic's SDK, and parses the response's bytes itself.
 
-    The SDK's own stream objects pass a cut reply off as a whole one, and cost several times the work.
+    The SDK's stream objects report a cut reply as a complete one, and cost several times the work.
     """
 
     version = "anthropic/2"
@@ -33,7 +33,7 @@ class AnthropicModel:
         self._sdk = SdkClient(self._make_client)
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
-        """Ask once; see `ports.ChatModel.stream`."""
+        """Send one request; see `ports.ChatModel.stream`."""
 
         async def open_response() -> Opened:
             return await self._sdk.post("/v1/messages", _body(request))

@@ -1,4 +1,4 @@
-"""Chat completions as they are streamed: chunks up to `[DONE]`, or one JSON text."""
+"""Parses chat completions: chunks up to `[DONE]`, or one JSON text."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -58,7 +58,7 @@ class _Chunk(msgspec.Struct):
 
     @property
     def is_error(self) -> bool:
-        """Whether it is an error that some servers put in a chunk's place, in no field `error`."""
+        """Whether this is an error that some servers send as a chunk without a field `error`."""
         if "error" in (self.object, self.type):
             return True
         if self.choices is not None or self.usage is not None or self.object is not None:
@@ -70,21 +70,29 @@ _chunk = EventDecoder(_Chunk)
 
 
 class ChatCompletionParser:
-    """Reads one reply.
+    """Parses one reply.
 
-    A finish reason makes the end, unless text or reasoning follows: some servers write `stop` into every
-    chunk, or into the first. The usage comes after it, alone, and not from every server.
+    A finish reason ends the reply, unless text or reasoning follows: some servers write `stop` into every
+    chunk, or into the first. Usage comes later in a chunk of its own, and not from every server.
     """
 
     __slots__ = (
-        "_last", "_reason", "_refused", "_said", "_title", "_vouched", "_wavers", "counted", "settled",
+        "_confirmed",
+        "_last",
+        "_reason",
+        "_refused",
+        "_said",
+        "_title",
+        "_wavers",
+        "counted",
+        "settled",
     )  # fmt: skip
 
     def __init__(self, title: str) -> None:
         self.counted: Counted | None = None
         self.settled = False
         self._title = title
-        self._vouched = False
+        self._confirmed = False
         self._wavers = False
         self._said = False
         self._refused = False
@@ -107,6 +115,7 @@ class ChatCompletionParser:
                 self._check(chunk, data, named=event.event == "error")
             if self._reason is None:
                 self.settled = False
+            # Usage in a chunk of its own follows the finish reason, so only the marker is missing.
             elif chunk.usage is not None and chunk.choices == [] and self.counted is not None and self._said:
                 self.settled = True
         return False
@@ -118,16 +127,16 @@ class ChatCompletionParser:
         self._check(chunk, body, named=body.lstrip().startswith(b"["))
         if not chunk.choices:
             raise ValueError("the response is no completion")
-        self._vouched = True
+        self._confirmed = True
 
     def _done(self) -> bool:
-        # The marker vouches for the reply: the last reason counts, whatever came after it.
+        # The marker confirms the reply: its last finish reason counts, even if text followed it.
         self._reason = self._reason or self._last
-        self._vouched = True
+        self._confirmed = True
         return True
 
     def _check(self, chunk: _Chunk, data: bytes, *, named: bool = False) -> None:
-        """Raise the fault that a chunk tells of, if it does; `named` says that its event is called one."""
+        """Raise the fault that a chunk reports, if any. `named` says that its event is called `error`."""
         if named or says_something(chunk.error) or chunk.is_error:
             raise fault_of_event(self._title, json_of_any_bytes(data))
 
@@ -135,6 +144,7 @@ class ChatCompletionParser:
         for choice in chunk.choices or ():
             said = len(batch.text) + len(batch.reasoning)
             delta = choice.delta
+            # A whole completion may come as the only chunk. After deltas it would repeat them.
             if delta is None and (whole or chunk.object == _WHOLE) and not self._said:
                 delta = choice.message
             if delta is not None and delta.role != "tool":
@@ -145,8 +155,9 @@ class ChatCompletionParser:
                     error = choice.error or chunk.error
                     raise fault_of_event(self._title, {"error": error, "type": word})
                 self._reason = self._last = word
-                # Beside text it need not be the last one: some servers write it into every chunk.
-                self._vouched = len(batch.text) + len(batch.reasoning) == said and self._said
+                # A finish reason in a chunk with text may not be the last: some servers write it into every
+                # chunk.
+                self._confirmed = len(batch.text) + len(batch.reasoning) == said and self._said
             elif says_something(choice.error):
                 raise fault_of_event(self._title, {"error": choice.error})
         if chunk.usage is not None:
@@ -174,7 +185,7 @@ class ChatCompletionParser:
             self._said = True
 
     def _count(self, usage: _Usage) -> None:
-        """Take over what is told: the counts are cumulative, and a zero tells nothing."""
+        """Merge the counts of a chunk. The counts are cumulative, and a zero counts as unknown."""
         before = self.counted or Counted(None, None)
         details = usage.completion_tokens_details
         now = completion_counts(
@@ -192,14 +203,15 @@ class ChatCompletionParser:
             self.counted = told
 
     def finish(self, ending: Ending = Ending.WAITING) -> Finish | None:
-        """Return the end, once a finish reason came that nothing followed.
+        """Return the finish, once a finish reason has come that no text followed.
 
-        A body that just ends vouches for no finish reason of a server that took others back, and a connection
-        that breaks for none that came beside text.
+        An unconfirmed reason does not count if the connection breaks. It does not count either if the body
+        ends and the server has sent text after an earlier reason. `[DONE]` confirms a reason. A chunk with a
+        reason and no text confirms it too.
         """
         if self._reason is None:
             return None
-        if not self._vouched and (ending is Ending.BROKEN or (ending is Ending.CLOSED and self._wavers)):
+        if not self._confirmed and (ending is Ending.BROKEN or (ending is Ending.CLOSED and self._wavers)):
             return None
         usage = usage_of(self.counted)
         if self._refused:
@@ -208,8 +220,9 @@ class ChatCompletionParser:
 
 
 def _read_parts(parts: list[Any], batch: Batch) -> bool:
-    """Read content that comes as a list, as Mistral's reasoning models send it; return whether it said
-    anything.
+    """Add content that comes as a list, as Mistral's reasoning models send it.
+
+    Returns whether it had text or reasoning.
     """
     before = len(batch.text) + len(batch.reasoning)
     for part in parts:

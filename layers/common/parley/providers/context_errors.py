@@ -1,4 +1,4 @@
-"""How providers and model servers say that a question is longer than the model's context."""
+"""Recognizes errors about requests that are longer than the model's context."""
 
 import re
 from collections.abc import Collection
@@ -6,7 +6,7 @@ from typing import Any
 
 from parley.domain.errors import ContextTooLong
 
-# What the error calls itself, in lower case. Few say so: mostly the message has to.
+# Codes and types of such errors, in lower case. Few servers send one, so the message is searched too.
 _WORDS = {
     "context_length_exceeded",  # OpenAI, Azure, Groq
     "context_window_exceeded",
@@ -53,12 +53,12 @@ _MESSAGE = re.compile(
     ),
     re.IGNORECASE | re.DOTALL,
 )
-# An output limit that is larger than the whole context is a matter of the model's settings.
+# An output limit above the whole context is an error in the model's settings.
 _OUTPUT_LIMIT = re.compile(r"\W*max_(?:completion_|output_|new_)?tokens\b", re.IGNORECASE)
-# Groq's and Bedrock's words for a rate in tokens.
+# Groq's and Bedrock's words for a rate limit in tokens.
 _RATE = re.compile(r"tokens per minute|rate limit|throttl|please wait", re.IGNORECASE)
 
-# Where a message says both numbers. vLLM's "at least N input tokens" is no count of the question, so it is
+# Messages that contain both numbers. vLLM's "at least N input tokens" is not the request's length, so it is
 # not here.
 _ASKED, _LIMIT = r"(?P<asked>\d[\d,]*)", r"(?P<limit>\d[\d,]*)"
 _NUMBERS = [
@@ -84,9 +84,9 @@ _NUMBERS = [
 
 
 def context_too_long(words: Collection[str], message: str, body: object) -> ContextTooLong | None:
-    """Return what an error says of the context's length; None where it is about something else.
+    """Return the error's numbers of tokens, or None if the error is not about the context's length.
 
-    `words` are what the error calls itself, in lower case; `body` is its JSON, for the numbers in its fields.
+    `words` are the error's codes and types, in lower case. `body` is its JSON, whose fields may have numbers.
     """
     if _OUTPUT_LIMIT.match(message):
         return None

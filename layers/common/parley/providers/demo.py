@@ -1,4 +1,4 @@
-"""A built-in model that needs no key: it says about a prompt what can be counted, in Markdown, at leisure."""
+"""A built-in model that needs no key: it counts the words and characters of a prompt, in Markdown."""
 
 import asyncio
 import json
@@ -30,8 +30,8 @@ assert len(prompt.split()) == {words}
 assert len(prompt) == {characters}
 ```
 
-StartRequest me the same again and you get the same reply: an equal request is answered from the cache — \
-naïvely, but *très* vite. StartRequest for “500 words” and I go on for that long. For a model that thinks, \
+Ask me the same again and you get the same reply: an equal question is answered from the cache — \
+naïvely, but *très* vite. Ask for “500 words” and I go on for that long. For a model that thinks, \
 set `OPENAI_API_KEY`, `ANTHROPIC_API_KEY` or `XAI_API_KEY`. ✓
 """
 
@@ -44,7 +44,7 @@ While it streams, close this tab, open it again, or press stop: what you saw sta
 
 
 class DemoModel:
-    """Answers deterministically; `tokens_per_second` paces it, 0 is full speed."""
+    """Replies deterministically. `tokens_per_second` sets the pace; 0 is full speed."""
 
     version = "demo/1"
 
@@ -52,13 +52,14 @@ class DemoModel:
         self._pause = 1 / tokens_per_second if tokens_per_second > 0 else 0.0
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
-        """Answer the last turn; see `ports.ChatModel.stream`."""
+        """Reply to the last turn; see `ports.ChatModel.stream`."""
         heard = [request.model.system_prompt, *(turn.text for turn in request.turns)]
         said = tokens_of(reply_to(request.turns[-1].text, earlier=len(request.turns) // 2))
         tokens = said[: request.model.max_output_tokens]
         clock = asyncio.get_running_loop()
         start = clock.time()
         for number, token in enumerate(tokens):
+            # Timed from the start, so that late wake-ups do not add up.
             await asyncio.sleep(max(start + number * self._pause - clock.time(), 0.0))
             yield Delta(token)
         usage = Usage(sum(len(tokens_of(text)) for text in heard), len(tokens))
@@ -70,12 +71,12 @@ class DemoModel:
 
 
 def tokens_of(text: str) -> list[str]:
-    """Return the demo's tokens of `text`: words or marks, each with the white space before it."""
+    """Return the demo's tokens of `text`: words or punctuation, each with the white space before it."""
     return _TOKEN.findall(text)
 
 
 def reply_to(prompt: str, *, earlier: int = 0) -> str:
-    """Return the demo's whole reply to `prompt`, which came after so many earlier questions."""
+    """Return the demo's whole reply to `prompt`. `earlier` is the number of earlier prompts in the chat."""
     words = prompt.split()
     counts = [
         f"{_count(len(words), 'word')}, {_count(len(prompt), 'character')}, "

@@ -1,4 +1,4 @@
-"""What a provider's failures mean to Parley: one table of faults, and the ways that lead into it."""
+"""Maps providers' failures to faults: one table of faults, and one function for each kind of failure."""
 
 import math
 import re
@@ -43,8 +43,8 @@ _STATUSES = {
     529: "provider_overloaded",
 }
 
-# What an error calls itself, in lower case, where that says more than the status. One table for both wires:
-# gateways and model servers answer in OpenAI's words on Anthropic's wire, and the other way round.
+# Codes and types of errors, in lower case, that say more than the status. One table serves both APIs:
+# gateways and model servers send OpenAI's words on Anthropic's API, and Anthropic's on OpenAI's.
 _WORDS = {
     "insufficient_quota": "provider_quota",
     "billing_not_active": "provider_quota",
@@ -67,31 +67,32 @@ _WORDS = {
     "model_loading": "provider_loading",  # LocalAI
 }
 
-# With a status, the status says more than these words do: some answer them to a wrong key.
+# Used only without a status, which says more than these words: some servers send them for a wrong key.
 _WORDS_WITHOUT_STATUS = {
     "invalid_request_error": "provider_bad_request",
     "badrequesterror": "provider_bad_request",  # vLLM, SGLang
     "unavailable": "provider_unavailable",  # Gemini's `status`
 }
 
-# Hugging Face's inference, and whoever words it alike.
+# Hugging Face's inference servers, and others with the same words.
 _LOADING = re.compile(
     r"\bloading model\b|\b(?:currently|still|is) loading\b|\bmodel is not ready\b", re.IGNORECASE
 )
-# xAI says so with a 400.
+# xAI sends this with status 400.
 _WRONG_KEY = re.compile(r"\b(?:incorrect|invalid) api key\b", re.IGNORECASE)
-# A gateway's words for a server that has the question and is slow: it would work, and bill, twice.
+# A gateway's timeout. The server has the request and still works on it, so a retry would cost twice.
 _SLOW_STATUSES = (504, 524)
-# Statuses with which a context that is too long is refused; a rate in tokens is another matter.
+# Statuses of an error about the context's length. A 429 is about a rate in tokens.
 _TOO_LONG_STATUSES = (400, 413, 422, 500, 503)
 _LONGEST_WAIT_MS = 24 * 60 * 60 * 1000
+# Characters of an error's message that are searched.
 _LONGEST_MESSAGE = 1024
 
 
 class ErrorReport(NamedTuple):
-    """What a provider says of an error: its words for the kind, in lower case, and its text.
+    """An error as the provider reports it: its codes and types in lower case, and its message.
 
-    The text is for looking at, never for showing or logging: it may quote keys and prompts.
+    The message is only searched. It is never shown or logged: it may quote keys and prompts.
     """
 
     words: tuple[str, ...]
@@ -99,9 +100,9 @@ class ErrorReport(NamedTuple):
 
 
 def report_of(body: object) -> ErrorReport:
-    """Read an error's JSON, with or without what it came in; nothing in it has to be there."""
+    """Read an error's JSON, with or without a field `error` around it. Every field may be missing."""
     if isinstance(body, list) and len(body) == 1:
-        body = body[0]  # Gemini's endpoint for OpenAI's wire
+        body = body[0]  # Gemini's endpoint for OpenAI's API
     if not isinstance(body, dict):
         return ErrorReport((), body[:_LONGEST_MESSAGE] if isinstance(body, str) else "")
     inner = body.get("error")
@@ -116,27 +117,27 @@ def report_of(body: object) -> ErrorReport:
     message = next((text for text in texts if isinstance(text, str)), "")
     metadata = sources[0].get("metadata")
     raw = metadata.get("raw") if isinstance(metadata, dict) else None
-    if isinstance(raw, str):  # what OpenRouter was told itself
+    if isinstance(raw, str):  # the error that OpenRouter got from the provider behind it
         message = f"{message[: _LONGEST_MESSAGE // 2]} {raw}"
     return ErrorReport(words, message[:_LONGEST_MESSAGE])
 
 
 def says_something(error: object) -> bool:
-    """Tell whether the value of a field `error` reports one: `{}`, `""`, `false` and their like do not."""
+    """Return whether the value of a field `error` is an error. Servers also send `{}`, `""` and `false`."""
     if isinstance(error, dict):
         return any(says_something(value) for value in error.values())
     return bool(error.strip() if isinstance(error, str) else error)
 
 
 def is_bare_error(detail: object, message: object, code: object) -> bool:
-    """Tell whether JSON without a field `error` is one: FastAPI's `detail`, or a message with a code."""
+    """Return whether JSON without a field `error` is one: FastAPI's `detail`, or a message with a code."""
     return says_something(detail) or (
         says_something(message) and bool(code) and str(code) not in ("0", "200")
     )
 
 
 def fault(provider: str, code: str, retry_after_ms: int | None = None) -> ProviderFault:
-    """Return the fault `code` of `provider`, which is the name that users know."""
+    """Return the fault `code`. `provider` is the provider's name for users."""
     kind = _KINDS[code]
     message = kind.message.format(provider)
     return ProviderFault(
@@ -145,7 +146,7 @@ def fault(provider: str, code: str, retry_after_ms: int | None = None) -> Provid
 
 
 def fault_of_status(provider: str, status: int, headers: Mapping[str, str], body: object) -> ProviderFault:
-    """Return what an HTTP status with the JSON `body` means."""
+    """Return the fault of a non-2xx response. `body` is its JSON or its text."""
     report = report_of(body)
     too_long = context_too_long(report.words, report.message, body) if status in _TOO_LONG_STATUSES else None
     if too_long is not None:
@@ -157,12 +158,13 @@ def fault_of_status(provider: str, status: int, headers: Mapping[str, str], body
 
 
 def fault_of_event(provider: str, body: object) -> ProviderFault:
-    """Return what an error inside a reply means."""
+    """Return the fault of an error inside a reply. `body` is the event's JSON."""
     report = report_of(body)
     statuses = [int(word) for word in report.words if word.isascii() and word.isdigit() and len(word) == 3]
     too_long = context_too_long(report.words, report.message, body)
     if too_long is not None and (not statuses or statuses[0] in _TOO_LONG_STATUSES):
         return _logged(provider, too_long)
+    # An event has no HTTP status of its own. With 503, the words for a model that is still loading count.
     code = _code_of_words(report.words, _WORDS | _WORDS_WITHOUT_STATUS) or _code_of_message(
         report.message, 503
     )
@@ -172,7 +174,10 @@ def fault_of_event(provider: str, body: object) -> ProviderFault:
 
 
 def fault_of_error(provider: str, error: BaseException, *, begun: bool) -> ProviderFault:
-    """Return what an exception of the transport or an SDK means; `begun` says that a response had come."""
+    """Return the fault of an exception of the transport or of an SDK.
+
+    `begun` tells whether the response's headers had come.
+    """
     names = [type(error).__name__]
     while error.__cause__ is not None:
         error = error.__cause__
@@ -186,9 +191,9 @@ def fault_of_error(provider: str, error: BaseException, *, begun: bool) -> Provi
 
 
 def heed_headers(found: ProviderFault, headers: Mapping[str, str]) -> ProviderFault:
-    """Return the fault with what its response's headers say of asking again."""
+    """Return the fault with the response's headers about retries."""
     found.retry_after_ms = _retry_after_ms(headers)
-    # Both providers' SDKs heed this header before they look at the status.
+    # Both SDKs look at this header before they look at the status.
     should_retry = headers.get("x-should-retry")
     if should_retry in ("true", "false"):
         found.may_retry = should_retry == "true"
@@ -223,7 +228,7 @@ def _code_of_status(status: int) -> str:
 
 
 def _retry_after_ms(headers: Mapping[str, str]) -> int | None:
-    """Read `retry-after-ms`, or `Retry-After` as seconds or as a date (RFC 9110, 10.2.3)."""
+    """Return `retry-after-ms`, or `Retry-After` as seconds or a date (RFC 9110, 10.2.3), in milliseconds."""
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is None:
         after = headers.get("retry-after")

@@ -1,4 +1,4 @@
-"""From a provider's response to what happens in a generation: the loop that all providers share."""
+"""Turns a provider's response into model events: the loop that all providers share."""
 
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -19,26 +19,26 @@ from parley.support.sse_decoder import Decoder, ServerEvent
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-# The longest reply that may come as one JSON text.
+# Bytes of a reply that comes as one JSON text.
 _JSON_BYTES = 4 * 1024 * 1024
-# How long the marker is waited for, in seconds, after all that comes before it.
+# Seconds to wait for the terminal marker once everything before it has come.
 _MARKER_SECONDS = 2.0
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 DONE = b"[DONE]"
-# `ping`, `[PING]`, `keep-alive`: a sign of life of some gateways, and no JSON.
+# Some gateways send `ping`, `[PING]` or `keep-alive` as data. These keep-alives are not JSON.
 _BARE_WORDS = re.compile(rb"[\[\]A-Za-z _-]{0,40}", re.ASCII)
 
 
 @dataclass(slots=True)
 class Batch:
-    """What arrived together."""
+    """The text and the reasoning of one read."""
 
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
 
 
 class Ending(Enum):
-    """How a response's body ended, as far as it has."""
+    """How a response's body ended. `WAITING` is a body that has not ended."""
 
     WAITING = "waiting"
     CLOSED = "closed"
@@ -46,36 +46,36 @@ class Ending(Enum):
 
 
 class ReplyParser(Protocol):
-    """A provider's way to frame a reply; one for each reply.
+    """A parser for a provider's framing. Each reply has its own.
 
-    Only what carries text decides: any other field of a type that nobody expects counts as absent.
+    Only fields that carry text are strict. Any other field of an unexpected type counts as absent.
     """
 
-    counted: Counted | None  # another object whenever the provider has told more
-    settled: bool  # it ended but for its marker: what is still to come is not waited for
+    counted: Counted | None  # replaced by a new object whenever a count changes
+    settled: bool  # only the marker is missing: the wait for it is short
 
     def take(self, events: Sequence[ServerEvent], batch: Batch) -> bool:
-        """Read events in their order, and return whether the terminal marker was among them.
+        """Read events in order into `batch`. Return whether the terminal marker was among them.
 
-        Raises `ProviderFault` if one tells of an error, anything else if one is no JSON; what came before
-        that one is in the lump.
+        Raises `ProviderFault` for an event that reports an error, and any exception for an event that is not
+        JSON. `batch` then has the text of the events before it.
         """
         ...
 
     def take_whole(self, body: bytes, batch: Batch) -> None:
-        """Read a reply that came as one JSON text.
+        """Read a reply that came as one JSON text into `batch`.
 
-        Raises `ProviderFault` if it tells of an error, anything else if it is no reply.
+        Raises `ProviderFault` if the JSON reports an error, and any exception if it is not a reply.
         """
         ...
 
     def finish(self, ending: Ending = Ending.WAITING) -> Finish | None:
-        """Return the end, as far as the provider has told of one that stands; `ending` is the body's."""
+        """Return how the reply ended, or None if it is cut off so far. `ending` is how the body ended."""
         ...
 
 
 class _Reading:
-    """One response's bytes on their way into its wire; the first ones say what they are."""
+    """Passes one response's bytes to its parser. The first bytes tell the format."""
 
     def __init__(self, parser: ReplyParser) -> None:
         self._parser = parser
@@ -86,9 +86,9 @@ class _Reading:
         self._size = 0
 
     def feed(self, data: bytes, content_type: str, batch: Batch) -> bool:
-        """Take bytes, and return whether the terminal marker was among them; raises as `ReplyParser.take`."""
+        """Read bytes. Return whether the terminal marker was among them. Raises as `ReplyParser.take`."""
         if self._format is None:
-            # White space before the first byte means nothing, and is not kept.
+            # Leading white space has no meaning, and without it the first byte tells JSON from events.
             data = (self._begun + data).removeprefix(_BYTE_ORDER_MARK).lstrip(b" \t\r\n")
             self._format = format_of(data, content_type)
             if self._format is None:
@@ -103,8 +103,9 @@ class _Reading:
         return False
 
     def end(self, batch: Batch) -> None:
-        """Take note that the body has ended; raises as `ReplyParser.take_whole`, and `ValueError` for no
-        reply at all.
+        """Read the body's end.
+
+        Raises as `ReplyParser.take_whole` does, and `ValueError` for a body that was neither events nor JSON.
         """
         if self._format is Format.JSON:
             self._parser.take_whole(b"".join(self._json), batch)
@@ -118,9 +119,9 @@ async def stream(
     open_response: Callable[[], Awaitable[Opened]],
     fault_of: Callable[[Exception], ProviderFault | None],
 ) -> AsyncGenerator[ModelEvent, None]:
-    """Yield what a provider answers; see `ports.ChatModel.stream`.
+    """Yield a model's reply as events; see `ports.ChatModel.stream`.
 
-    `open_response` asks; `fault_of` knows the SDK's own exceptions, and returns None for any other.
+    `open_response` sends the request. `fault_of` maps the SDK's own exceptions, and returns None for others.
     """
 
     def fault_of_any(error: Exception, begun: bool) -> ProviderFault:
@@ -174,21 +175,25 @@ async def stream(
                 yield Ping()
             found = parser.finish() if failure is None and not over else None
             if found is not None and found != finish:
+                # A finish stands only if no text follows it (`ports.ChatModel.stream`), so held text goes
+                # before it.
                 if not tags.passing and (left := tags.let_go()):
                     said = True
                     yield Delta(cleaner.feed(left))
                 finish = found
                 yield _believed(finish, said)
+        # A broken connection may still leave a reply that ended. An error event or invalid data never does.
         end = parser.finish(ending) if failure is None or ending is Ending.BROKEN else None
         if end is not None and ending is Ending.BROKEN and not said and end.reason is FinishReason.STOP:
-            end = None  # a finish reason before any text, and then nothing
+            end = None  # `stop` before any text is no end: some servers send it in the first chunk
         if end is not None:
             failure = None
         rest = tags.flush(ended_well=end is not None and end.reason is FinishReason.STOP)
         if rest.reasoning:
             yield Reasoning(cleaned([rest.reasoning]))
         left = cleaner.feed(rest.text) + cleaner.flush()
-        # What was held back, where nothing came after it and no end, is no reply: it may be asked for again.
+        # Without an end and without other text, held text is no reply if it is blank or an error followed it.
+        # It is dropped, so that the request may be sent again.
         if left and (end is not None or said or not is_blank(left)) and (failure is None or said):
             yield Delta(left)
         if failure is not None:
@@ -201,29 +206,29 @@ async def stream(
 
 
 def _believed(finish: Finish, said: bool) -> Finish:
-    """Return the end without a count that can't be: a server that counts no output where there was some."""
+    """Return the finish, without usage if it counts zero output tokens for a reply that has text."""
     if finish.usage is None or finish.usage.output_tokens or not said:
         return finish
     return msgspec.structs.replace(finish, usage=None)
 
 
 class EventDecoder(Generic[T]):
-    """Decodes one event, whose fields all have defaults."""
+    """Decodes one event's JSON into a struct whose fields all have defaults."""
 
     def __init__(self, kind: type[T]) -> None:
         self._kind = kind
         self._decoder = msgspec.json.Decoder(kind)
 
     def decode(self, data: bytes) -> T | None:
-        """Return what `data` says, or None for a sign of life; a field of another type counts as absent.
+        """Return the event, or None for a keep-alive. A field of another type counts as absent.
 
-        Raises `ValueError` for what is no JSON.
+        Raises `ValueError` if `data` is not JSON.
         """
         try:
             return self._decoder.decode(data)
         except ValueError:
-            # A field of another type, half a surrogate pair, escaped (JSON by its grammar: RFC 8259, 8.2), or
-            # half a character.
+            # A field of another type, an escaped lone surrogate (valid by JSON's grammar: RFC 8259, 8.2), or
+            # a byte sequence that is not UTF-8.
             if _BARE_WORDS.fullmatch(data.strip()):
                 return None
             value = json_of_any_bytes(data)
@@ -234,11 +239,11 @@ class EventDecoder(Generic[T]):
 
 
 def is_done(data: bytes) -> bool:
-    """Tell whether an event is the marker after the last chunk, however it is written."""
+    """Return whether an event is the `[DONE]` marker, in any case."""
     return data.strip().upper() == DONE
 
 
 def cleaned(parts: list[str]) -> str:
-    """Return the parts as one text that every wire can carry."""
+    """Return the parts joined, as text that every store can take (see `TextCleaner`)."""
     cleaner = TextCleaner()
     return cleaner.feed("".join(parts)) + cleaner.flush()

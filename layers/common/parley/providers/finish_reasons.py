@@ -1,7 +1,7 @@
-"""What providers, gateways and model servers call the end of a reply, and what each word means.
+"""The finish reasons of providers, gateways and model servers, and their meanings.
 
-Servers of the same wire use words of their own: a gateway passes on what its provider said. Words are
-compared in lower case, without regard to `-` and `_`.
+Servers with the same API use different words, because gateways pass on the provider's own. Words are
+compared in lower case, without `-` and `_`.
 """
 
 from parley.domain.events import FinishReason
@@ -13,7 +13,7 @@ _MEANINGS = {
     "eos": _STOP,  # Together
     "eostoken": _STOP,  # TGI, watsonx
     "endturn": _STOP,  # Anthropic, Bedrock, Snowflake
-    "stopsequence": _STOP,  # Anthropic, Bedrock, Cohere, watsonx; TGI passes it on as it is
+    "stopsequence": _STOP,  # Anthropic, Bedrock, Cohere, watsonx, TGI
     "complete": _STOP,  # Cohere
     "completed": _STOP,  # the status of OpenAI's Responses, passed on by gateways
     "end": _STOP,  # gateways
@@ -30,9 +30,9 @@ _MEANINGS = {
     "contentfiltered": _FILTER,  # Bedrock, Titan
     "guardrailintervened": _FILTER,  # Bedrock
     "refusal": _FILTER,  # Anthropic
-    "sensitive": _FILTER,  # Z.ai, on both wires
+    "sensitive": _FILTER,  # Z.ai, on both APIs
     "errortoxic": _FILTER,  # Cohere
-    "safety": _FILTER,  # Gemini, as all below
+    "safety": _FILTER,  # Gemini, like all below
     "recitation": _FILTER,
     "language": _FILTER,
     "blocklist": _FILTER,
@@ -42,7 +42,8 @@ _MEANINGS = {
     "modelarmor": _FILTER,
 }
 
-# Written into chunks that are not the last one: DashScope's `"null"`, watsonx's `not_finished`, Gemini's.
+# Some servers write these into chunks before the last: `"null"` DashScope, `not_finished` watsonx,
+# `FINISH_REASON_UNSPECIFIED` Gemini.
 _NOT_YET = {"", "null", "none", "notfinished", "finishreasonunspecified"}
 
 _ERRORS = {
@@ -57,23 +58,26 @@ _ERRORS = {
 
 
 def is_finish_reason(word: str | None) -> bool:
-    """Tell whether a chunk with this word says that the reply ends."""
+    """Return whether a chunk with this word ends the reply."""
     return word is not None and _plain(word) not in _NOT_YET
 
 
 def is_error(word: str) -> bool:
-    """Tell whether a finish reason reports a fault: `error`, or a name that ends so.
+    """Return whether a finish reason reports an error.
 
-    Portkey passes Anthropic's `overloaded_error` on, Z.ai writes `network_error`.
+    It does if `_ERRORS` has it, or if it ends with `error` and has no meaning in `_MEANINGS`.
+
+    Portkey passes on Anthropic's `overloaded_error`, and Z.ai sends `network_error`.
     """
     plain = _plain(word)
     return plain in _ERRORS or (plain.endswith("error") and plain not in _MEANINGS)
 
 
 def meaning_of(word: str) -> FinishReason:
-    """Return what a finish reason means.
+    """Return the meaning of a finish reason.
 
-    Any unknown word means that the model would go on (a tool call, say), which must not pass for an end.
+    An unknown word means that the model would go on, for example after a tool call. So the reply counts as
+    truncated.
     """
     return _MEANINGS.get(_plain(word), FinishReason.TRUNCATED)
 

@@ -1,7 +1,7 @@
-"""Connections to providers: one question at a time each, its answer's bytes handed on as they arrive.
+"""HTTP/1.1 connections to providers (RFC 9112): one request at a time, its response read as it arrives.
 
-HTTP/1.1 as far as a question needs it (RFC 9112): one POST with a body of known length, and whatever
-answer llhttp can parse. No redirects, no cookies, no compression, no proxies.
+A request is one POST with a body of known length. A response is any that llhttp can parse. There are no
+redirects, no cookies, no compression and no proxies.
 """
 
 import asyncio
@@ -13,19 +13,19 @@ from typing import Any, NamedTuple, cast
 
 import httptools
 
-from parley.providers.http_response import Answer, Disconnected
+from parley.providers.http_response import Disconnected, Response
 from parley.support.timer import Deadline
 
 CONNECT_SECONDS = 5.0
 KEEPALIVE_SECONDS = 30.0
-# So long one of several addresses is tried before the next.
+# Seconds for one of several addresses of a host, before the next is tried.
 _TURN_SECONDS = 1.0
-# An answer's head that is longer is none of a provider's.
+# Bytes of a response's head. No provider's is longer.
 _HEAD_BYTES = 1 << 16
 
 
 class Origin(NamedTuple):
-    """Where a provider is."""
+    """The scheme, host and port of a provider (RFC 9110, 4.3.1). `secure` means https."""
 
     host: str
     port: int
@@ -33,7 +33,7 @@ class Origin(NamedTuple):
 
 
 class ConnectionPool:
-    """Connections, kept for the next question as long as providers keep them."""
+    """Idle connections by origin. A connection is used again until the provider or a timer closes it."""
 
     def __init__(self, ssl_context: SSLContext) -> None:
         self._ssl_context = ssl_context
@@ -41,19 +41,20 @@ class ConnectionPool:
         self._all: set[Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()
 
-    async def send(self, origin: Origin, head: bytes, body: bytes) -> Answer:
-        """Send a request whose head lacks its last line, the body's length; return the answer's beginning.
+    async def send(self, origin: Origin, head: bytes, body: bytes) -> Response:
+        """Send a request, and return its response once the status and the headers have come.
 
-        Raises `OSError`, `TimeoutError` where nobody takes the connection, and httptools' errors.
+        `head` ends before its last field, Content-Length, which this method adds. Raises `OSError`,
+        `TimeoutError` where no connection opens within `CONNECT_SECONDS`, and httptools' errors.
         """
         connection = self._take(origin) or await self._connect(origin)
-        answer = connection.send(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
+        response = connection.send(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
         try:
-            await answer.begun()
+            await response.begun()
         except BaseException:
-            answer.close()
+            response.close()
             raise
-        return answer
+        return response
 
     def _take(self, origin: Origin) -> "Connection | None":
         idle = self._idle.get(origin, [])
@@ -72,8 +73,8 @@ class ConnectionPool:
         try:
             await asyncio.shield(connecting)
         except asyncio.CancelledError:
-            # asyncio's race for a host's addresses may lose the winner's socket when it is cancelled, so it
-            # comes to its end.
+            # A cancelled race for a host's addresses can leak the socket of the address that won. So the race
+            # runs to its end, and its connection is closed then.
             connecting.add_done_callback(connection.unwanted)
             raise
         return connection
@@ -86,7 +87,7 @@ class ConnectionPool:
                 options["happy_eyeballs_delay"] = 0.25
                 await loop.create_connection(lambda: connection, origin.host, origin.port, **options)
                 return
-            # uvloop knows no such race: an address that nobody answers at must not take all the time.
+            # uvloop has no such race. An address that does not answer must not use up the whole timeout.
             if origin.secure:
                 options["server_hostname"] = origin.host
             *others, last = await _addresses(origin)
@@ -98,22 +99,22 @@ class ConnectionPool:
             await loop.create_connection(lambda: connection, last, origin.port, **options)
 
     def opened(self, connection: "Connection") -> None:
-        """Note a connection."""
+        """Add a connection that has opened."""
         self._all.add(connection)
 
     def keep(self, connection: "Connection") -> None:
-        """Keep a connection whose answer is whole."""
+        """Make a connection idle: its response is complete."""
         self._idle.setdefault(connection.origin, []).append(connection)
 
     def lost(self, connection: "Connection") -> None:
-        """Forget a connection."""
+        """Remove a connection that has closed."""
         self._all.discard(connection)
         idle = self._idle.get(connection.origin, [])
         if connection in idle:
             idle.remove(connection)
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, and cancel those that are still opening."""
         for connecting in self._opening:
             connecting.cancel()
         for connection in list(self._all):
@@ -121,16 +122,15 @@ class ConnectionPool:
 
 
 async def _addresses(origin: Origin) -> list[str]:
-    """Return a host's addresses, in the order in which the system would have them tried."""
+    """Return a host's addresses, in the system's order of preference."""
     found = await asyncio.get_running_loop().getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class Connection(Deadline, asyncio.Protocol):
-    """One connection."""
+    """A connection to one origin, with at most one request on it."""
 
     __slots__ = (
-        "_answer",
         "_ends_with_connection",
         "_head",
         "_head_bytes",
@@ -139,6 +139,7 @@ class Connection(Deadline, asyncio.Protocol):
         "_loop",
         "_parser",
         "_pool",
+        "_response",
         "_transport",
         "origin",
     )  # fmt: skip
@@ -150,7 +151,7 @@ class Connection(Deadline, asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = None
-        self._answer: Answer | None = None
+        self._response: Response | None = None
         self._head: dict[str, str] = {}
         self._head_bytes = 0
         self._in_head = True
@@ -159,62 +160,65 @@ class Connection(Deadline, asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """Whether the next question may go this way; a timer may be late, where the process was frozen."""
+        """Whether another request can be sent.
+
+        Compares the deadline too: a timer fires late in a process that was frozen.
+        """
         return (
             self._transport is not None
             and not self._transport.is_closing()
             and self._loop.time() < self._deadline
         )
 
-    def send(self, request: bytes) -> Answer:
-        """Send a request; nothing else may be under way."""
-        answer = self._answer = Answer(self)
+    def send(self, request: bytes) -> Response:
+        """Send a request, and return its response, still empty. No other request may be in progress."""
+        response = self._response = Response(self)
         self._reschedule(math.inf)
         if self._transport is None:
-            answer.fail(Disconnected("closed"))
-            return answer
+            response.fail(Disconnected("closed"))
+            return response
         self._parser = httptools.HttpResponseParser(self)
-        # What servers at home write, and other clients read.
+        # Self-hosted servers send such headers, line ends and chunk sizes. Other clients accept them.
         self._parser.set_dangerous_leniencies(
             lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
         )
         self._in_head = True
         self._head_bytes = 0
         self._transport.write(request)
-        return answer
+        return response
 
     def pause(self) -> None:
-        """Have the provider wait."""
+        """Stop reading, so that the provider has to wait."""
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        """Let the provider go on."""
+        """Resume reading."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def unwanted(self, connecting: "asyncio.Task[None]") -> None:
-        """Close: who wanted this connection is gone."""
+        """Close this connection when `connecting` is done: its caller was cancelled."""
         if not connecting.cancelled():
-            connecting.exception()  # nobody else asks for it
+            connecting.exception()  # retrieved, or asyncio logs it as lost
         self.abort()
 
     def abort(self) -> None:
-        """Close at once, without a goodbye for whose answer one would wait."""
+        """Close at once. A TLS shutdown would have to wait for the provider."""
         self._lose(Disconnected("closed"))
 
     def _on_deadline(self) -> None:
-        self.abort()  # idle for too long
+        self.abort()  # idle too long: `send` clears the deadline
 
-    # What the event loop tells.
+    # The event loop calls these.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._pool.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        answer, parser = self._answer, self._parser
-        if answer is None or parser is None:
+        response, parser = self._response, self._parser
+        if response is None or parser is None:
             self._lose(Disconnected("an answer to no question"))
             return
         if self._in_head:
@@ -228,31 +232,32 @@ class Connection(Deadline, asyncio.Protocol):
         else:
             if self._in_head and self._head_bytes > _HEAD_BYTES:
                 self._lose(ValueError("a head without end"))
-        answer.wake()
+        response.wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        answer, parser = self._answer, self._parser
-        if exc is None and answer is not None and parser is not None and self._ends_with_connection:
-            self._answer = None
-            answer.finish()
+        response, parser = self._response, self._parser
+        # A clean close is the end of a body without a length. A reset is not.
+        if exc is None and response is not None and parser is not None and self._ends_with_connection:
+            self._response = None
+            response.finish()
         self._lose(exc if isinstance(exc, OSError) else Disconnected("closed"))
 
     def _lose(self, error: Exception) -> None:
         transport, self._transport = self._transport, None
-        answer, self._answer = self._answer, None
+        response, self._response = self._response, None
         self._parser = None
         self._cancel_timer()
         if transport is not None:
             transport.abort()
         self._pool.lost(self)
-        if answer is not None:
-            answer.fail(error)
+        if response is not None:
+            response.fail(error)
 
-    # What the parser tells.
+    # The parser calls these.
 
     def on_message_begin(self) -> None:
-        if self._answer is None:
-            # A second answer to one question, together with the end of the first.
+        if self._response is None:
+            # A second response to one request, in one read with the end of the first.
             self.abort()
             return
         self._head = {}
@@ -260,7 +265,7 @@ class Connection(Deadline, asyncio.Protocol):
         self._ends_with_connection = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # and not in a trailer
+        if self._in_head:  # not in a trailer section (RFC 9112, 7.1.2)
             self._head[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
@@ -268,24 +273,24 @@ class Connection(Deadline, asyncio.Protocol):
             return
         status = self._parser.get_status_code()
         self._interim = status < 200
-        if not self._interim and self._answer is not None:
+        if not self._interim and self._response is not None:
             self._in_head = False
-            # Where neither is said, the end of the connection is that of the body (RFC 9112, 6.3).
+            # A body with neither field ends with the connection (RFC 9112, 6.3).
             self._ends_with_connection = not {"content-length", "transfer-encoding"} & self._head.keys()
-            self._answer.headers, self._head = self._head, {}
-            self._answer.status_code = status
+            self._response.headers, self._head = self._head, {}
+            self._response.status_code = status
 
     def on_body(self, body: bytes) -> None:
-        if self._answer is not None:
-            self._answer.add(body)
+        if self._response is not None:
+            self._response.add(body)
 
     def on_message_complete(self) -> None:
-        answer, parser = self._answer, self._parser
-        if self._interim or answer is None or parser is None:
+        response, parser = self._response, self._parser
+        if self._interim or response is None or parser is None:
             return
-        self._answer = None
+        self._response = None
         lasts = parser.should_keep_alive()
-        answer.finish()
+        response.finish()
         if lasts and self._transport is not None:
             self._transport.resume_reading()
             self._reschedule(self._loop.time() + KEEPALIVE_SECONDS)

@@ -1,26 +1,27 @@
-"""A provider's answer, between the connection that it comes by and whoever reads it."""
+"""A provider's HTTP response: the buffer between its connection, which writes, and one reader."""
 
 import asyncio
 from collections.abc import Mapping
 from typing import Protocol
 
-# So much may wait for its reader before the provider is made to wait.
+# Bytes that may wait for the reader. Reading from the provider pauses above `_HIGH`. A read resumes it where
+# more than `_LOW` had waited.
 _HIGH, _LOW = 1 << 18, 1 << 16
 
 
 class Disconnected(ConnectionError):
-    """The provider closed the connection before its answer was whole."""
+    """The provider closed the connection before the response was complete."""
 
 
 class ResponseConnection(Protocol):
-    """The connection that an answer comes by."""
+    """The connection that a response arrives on."""
 
     def pause(self) -> None:
-        """Have the provider wait."""
+        """Stop reading, so that the provider has to wait."""
         ...
 
     def resume(self) -> None:
-        """Let the provider go on."""
+        """Resume reading."""
         ...
 
     def abort(self) -> None:
@@ -28,8 +29,11 @@ class ResponseConnection(Protocol):
         ...
 
 
-class Answer:
-    """One answer: its status and headers are there, its body comes while it is read."""
+class Response:
+    """One response: its status and headers, and its body while it arrives.
+
+    `status_code` is 0 until the headers have come. `whole` is true once the body is complete.
+    """
 
     __slots__ = ("_connection", "_error", "_parts", "_size", "_waiter", "headers", "status_code", "whole")
 
@@ -44,11 +48,11 @@ class Answer:
         self._waiter: asyncio.Future[None] | None = None
 
     async def read(self) -> bytes:
-        """Return what has arrived, once there is any; nothing at the end.
+        """Return all bytes that wait, at least one; b"" at the end of the body.
 
-        Raises `OSError`, or httptools' errors where what comes is no HTTP.
+        Raises `OSError`, or httptools' errors where the bytes are not HTTP.
         """
-        # What arrives may be no more than a part of a chunk's head.
+        # Woken at every read of the socket, which may hold only a part of a chunk's header (RFC 9112, 7.1).
         while not self._parts and not self.whole:
             if self._error is not None:
                 raise self._error
@@ -68,40 +72,43 @@ class Answer:
             self._waiter = None
 
     def add(self, data: bytes) -> None:
-        """Take a piece of the body."""
+        """Add bytes of the body."""
         self._parts.append(data)
         self._size += len(data)
         if self._size > _HIGH and self._connection is not None:
             self._connection.pause()
 
     def wake(self) -> None:
-        """Tell the reader that there is news."""
+        """Wake the reader, if one waits."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def finish(self) -> None:
-        """Note that the body is whole."""
+        """Mark the body as complete."""
         self.whole = True
         self._connection = None
         self.wake()
 
     def fail(self, error: Exception) -> None:
-        """Note that no more will come."""
+        """End the response with `error`, which the reader gets after the bytes that had arrived."""
         self._error = error
         self._connection = None
         self.wake()
 
     async def begun(self) -> None:
-        """Wait for the status and the headers; raises as `read` does."""
+        """Wait for the status and the headers. Raises as `read` does."""
         while not self.status_code:
             if self._error is not None:
                 raise self._error
             await self._news()
 
     def close(self) -> None:
-        """End the connection, unless the answer is whole and the connection serves others."""
+        """Close the connection, unless the response is complete: the connection may serve another by then."""
         if self._connection is not None:
             self._connection.abort()
 
     async def aclose(self) -> None:
         self.close()
+
+
+Answer = Response

@@ -1,6 +1,6 @@
-"""How questions reach the network: under the SDK the first one, those after it by themselves.
+"""Sends requests to providers: the first one from the SDK, later ones from its template.
 
-Imported only when a question is first asked, since it loads all that is needed for that.
+The module loads httpx2, so it is imported only when the first request is made.
 """
 
 import re
@@ -13,38 +13,44 @@ import httpx2
 from httptools import HttpParserError
 
 from parley.providers.http_connection import CONNECT_SECONDS, KEEPALIVE_SECONDS, ConnectionPool, Origin
-from parley.providers.http_response import Answer
+from parley.providers.http_response import Response
 from parley.providers.response_body import ByteStream, Opened
 from parley.support.encoding import json_of_any_bytes
 
-# What a body decides about its headers.
+# The headers that a body determines (RFC 9112, 6).
 _OF_THE_BODY = (b"content-length", b"transfer-encoding")
 _CONTROLS = re.compile(rb"[\r\n\0]")
 _PROXY_LIMITS = httpx2.Limits(max_connections=None, keepalive_expiry=KEEPALIVE_SECONDS)
 _PROXY_TIMEOUT = {"timeout": {"connect": CONNECT_SECONDS}}
-# The extension of a response by which its bytes are read as they arrived, and which outlives it: httpx2 would
-# pass each lump through four generators, and keep the request for as long.
+# The response extension that holds the stream of raw bytes. That stream is read without httpx2, which would
+# pass each read through four generators and keep the request alive until the end.
 _SOURCE = "parley.source"
 _ABOUT_RETRIES = ("retry-after", "retry-after-ms", "x-should-retry")
-# An error that says more is none of a provider's.
+# Bytes of an error's body that are read. No provider's errors are longer.
 _ERROR_BYTES = 1 << 16
 
 
 def http_client(transport: "ProviderTransport") -> httpx2.AsyncClient:
-    """Return a client that waits as long as its caller, and that takes a prompt nowhere else."""
+    """Return a client without timeouts and redirects.
+
+    Deadlines are the caller's. A redirect could take a prompt to another server.
+    """
     return httpx2.AsyncClient(transport=transport, timeout=None, follow_redirects=False)
 
 
-def opened(answer: Answer | httpx2.Response) -> Opened:
-    """Return how an answer, or a response of `http_client`, is read."""
-    source = answer if isinstance(answer, Answer) else answer.extensions[_SOURCE]
-    headers = answer.headers
+def opened(response: Response | httpx2.Response) -> Opened:
+    """Return the `Opened` of a response, which comes from `ConnectionPool` or `http_client`."""
+    source = response if isinstance(response, Response) else response.extensions[_SOURCE]
+    headers = response.headers
     said = {name: headers[name] for name in _ABOUT_RETRIES if name in headers}
     return Opened(headers.get("content-type", ""), source, said)
 
 
 class RequestTemplate:
-    """Where a request went, and with which headers, for others that differ in their bodies only."""
+    """A request without its body: its method, URL and headers, for later requests to the same path.
+
+    Raises `ValueError` for a header that could not be sent.
+    """
 
     __slots__ = ("head", "headers", "method", "origin", "url")
 
@@ -57,15 +63,16 @@ class RequestTemplate:
         lines = [b"%b %b HTTP/1.1" % (request.method.encode("ascii"), url.raw_path)]
         lines += [b"%b: %b" % header for header in self.headers]
         if any(_CONTROLS.search(line) for line in lines):
-            # It would end its line, and say more than it may; without a quote, for it may be a key.
+            # A line end in a value would end the header and could add others (RFC 9110, 5.5). The error does
+            # not quote the header, which may be a key.
             raise ValueError("a header with a control character")
         self.head = b"".join(b"%b\r\n" % line for line in lines)
 
 
 class StatusError(Exception):
-    """An HTTP status that is none of success. It looks like an SDK's error; its text says nothing."""
+    """A non-2xx response. Has the attributes of the SDKs' status errors; str() is empty, so no key leaks."""
 
-    def __init__(self, response: Answer | httpx2.Response, body: object) -> None:
+    def __init__(self, response: Response | httpx2.Response, body: object) -> None:
         super().__init__()
         self.status_code = response.status_code
         self.response = response
@@ -73,45 +80,49 @@ class StatusError(Exception):
 
 
 class ProviderTransport(httpx2.AsyncBaseTransport):
-    """Sends an SDK's requests, and bodies in envelopes, over our own connections.
+    """Sends the SDK's requests, and bodies in templates, over our own connections.
 
-    Where the environment names a proxy, httpx2's own go through it: they know how, and are slower.
+    httpx2's own transport serves a scheme and host for which the environment names a proxy. It is slower.
     """
 
     def __init__(self, ssl_context: SSLContext | None = None) -> None:
-        """By default the certificates are trusted that httpx2 trusts."""
+        """Without `ssl_context`, httpx2's certificate authorities are trusted."""
         self._ssl_context = ssl_context or httpx2.create_ssl_context()
         self._pool = ConnectionPool(self._ssl_context)
         self._proxies: dict[tuple[str, str], httpx2.AsyncHTTPTransport | None] = {}
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send a request, and return the response before its body has come; raises as `post` does."""
-        answer = await self._send(RequestTemplate(request), request.content)
-        if isinstance(answer, httpx2.Response):
-            return answer
+        """Send a request, and return the response before its body. Raises as `post`, but no `StatusError`."""
+        response = await self._send(RequestTemplate(request), request.content)
+        if isinstance(response, httpx2.Response):
+            return response
         return httpx2.Response(
-            answer.status_code,
-            headers=answer.headers,
-            stream=_Stream(answer),
+            response.status_code,
+            headers=response.headers,
+            stream=_Stream(response),
             request=request,
-            extensions={_SOURCE: answer},
+            extensions={_SOURCE: response},
         )
 
     async def post(self, template: RequestTemplate, body: bytes) -> Opened:
-        """Send a body; raises `StatusError`, `OSError`, and the errors of whoever sent it."""
-        answer = await self._send(template, body)
-        found = opened(answer)
-        if 200 <= answer.status_code < 300:
-            if isinstance(answer, Answer):
-                answer.headers = {}  # a kilobyte, as long as the answer takes
+        """Send a body, and return the response before its body.
+
+        Raises `StatusError` for a non-2xx response, and the errors of `ConnectionPool.send`; behind a proxy,
+        httpx2's.
+        """
+        response = await self._send(template, body)
+        found = opened(response)
+        if 200 <= response.status_code < 300:
+            if isinstance(response, Response):
+                response.headers = {}  # a kilobyte that would live as long as the stream
             return found
         try:
-            said = await _said_by(found.source)
+            said = await _error_body(found.source)
         finally:
             await found.source.aclose()
-        raise StatusError(answer, said)
+        raise StatusError(response, said)
 
-    async def _send(self, template: RequestTemplate, body: bytes) -> Answer | httpx2.Response:
+    async def _send(self, template: RequestTemplate, body: bytes) -> Response | httpx2.Response:
         proxied = self._proxied(template)
         if proxied is None:
             return await self._pool.send(template.origin, template.head, body)
@@ -122,7 +133,7 @@ class ProviderTransport(httpx2.AsyncBaseTransport):
         return response
 
     def _proxied(self, template: RequestTemplate) -> httpx2.AsyncHTTPTransport | None:
-        """Return the way through the proxy that the environment names for a host, if it names one."""
+        """Return httpx2's transport through the proxy that the environment names for a host, or None."""
         scheme, host = template.url.scheme, template.url.host
         if (scheme, host) not in self._proxies:
             proxy = None if proxy_bypass(host) else getproxies().get(scheme)
@@ -143,8 +154,8 @@ class ProviderTransport(httpx2.AsyncBaseTransport):
                 await proxied.aclose()
 
 
-async def _said_by(source: ByteStream) -> object:
-    """Return the JSON of an error, or its text where it is none; as much of it as says what happened."""
+async def _error_body(source: ByteStream) -> object:
+    """Return an error's JSON, or its text where it is not JSON. Reads `_ERROR_BYTES` or a few more."""
     said = b""
     with suppress(httpx2.HTTPError, HttpParserError, OSError):
         while len(said) < _ERROR_BYTES and (part := await source.read()):
@@ -157,28 +168,28 @@ async def _said_by(source: ByteStream) -> object:
 
 
 class _Stream(httpx2.AsyncByteStream):
-    """An answer's bytes as httpx2 takes them."""
+    """A response's body in the form that httpx2 takes."""
 
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
+    def __init__(self, response: Response) -> None:
+        self._response = response
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while data := await self._answer.read():
+        while data := await self._response.read():
             yield data
 
     async def aclose(self) -> None:
-        await self._answer.aclose()
+        await self._response.aclose()
 
 
 class _Proxied:
-    """What httpx2 received, as a source."""
+    """A response of httpx2 as a `ByteStream`."""
 
     def __init__(self, response: httpx2.Response) -> None:
         self._response = response
         self._bytes = response.aiter_raw()
 
     async def read(self) -> bytes:
-        """Return what has arrived, once there is any; nothing at the end. Raises httpx2's errors."""
+        """Return the next bytes, b"" at the end of the body. Raises httpx2's errors."""
         return await anext(self._bytes, b"")
 
     async def aclose(self) -> None:

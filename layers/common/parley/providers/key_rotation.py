@@ -1,4 +1,4 @@
-"""Models whose keys are fetched anew when a provider refuses one, or when one is missing."""
+"""Takes over a rotated key: fetches the keys again when a provider refuses one, or when one is missing."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -12,12 +12,12 @@ from parley.support.logs import logger
 
 _logger = logger("models")
 _ABOUT_THE_KEY = ("provider_auth", "model_not_configured")
-# Returns the settings as they are now; is given those whose key was refused.
+# Returns the current settings. Its argument is the settings whose key was refused.
 Renew = Callable[[Settings], Awaitable[Settings]]
 
 
 class RotatingModels:
-    """The models that the settings have keys for; a rotated key is taken over without a new sandbox."""
+    """The models that the settings have keys for. A rotated key takes effect without a new sandbox."""
 
     def __init__(self, settings: Settings, renew: Renew) -> None:
         self._settings = settings
@@ -26,15 +26,15 @@ class RotatingModels:
         self._before: list[ConfiguredModels] = []
 
     def get(self, provider: str) -> ChatModel:
-        """Return the adapter of `provider`; whether there is a key for it shows when it is asked."""
+        """Return the adapter of `provider`. A missing key is found only when the adapter is used."""
         return _RotatingModel(self, provider)
 
     def version(self, provider: str) -> str:
-        """Return the name and version of the adapter of `provider`."""
+        """Return the adapter's version of `provider`; see `ConfiguredModels.version`."""
         return self._models.version(provider)
 
     def has(self, provider: str) -> bool:
-        """Return whether there is a key for `provider`, as far as this sandbox knows by now."""
+        """Return whether `provider` has a key, as far as this sandbox knows."""
         return self._models.has(provider)
 
     @property
@@ -43,7 +43,7 @@ class RotatingModels:
         return self._models
 
     async def renewed(self, refused: ConfiguredModels) -> bool:
-        """Fetch the keys anew, unless somebody did since `refused`; tell whether it is worth another try."""
+        """Fetch the keys again, unless newer ones than `refused` are here. Return whether to try again."""
         if self._models is not refused:
             return True
         try:
@@ -51,10 +51,11 @@ class RotatingModels:
         except (Unavailable, SettingsError) as error:
             _logger.warning("keys_not_renewed", extra={"error": type(error).__name__})
             return False
+        # Another request may have renewed the keys during the `await`.
         if settings == self._settings or self._models is not refused:
             return self._models is not refused
         _logger.info("keys_renewed")
-        # Replies that are under way end with the adapters that they began with.
+        # Streams in progress end with the adapters that they began with, so these stay open.
         self._before.append(self._models)
         self._settings, self._models = settings, ConfiguredModels(settings)
         return True
@@ -66,7 +67,7 @@ class RotatingModels:
 
 
 class _RotatingModel:
-    """One provider's adapter, whichever key it has at the time."""
+    """A provider's adapter, with the newest key at each request."""
 
     def __init__(self, models: RotatingModels, provider: str) -> None:
         self._models = models
@@ -82,6 +83,7 @@ class _RotatingModel:
                     yield event
             return
         except ProviderFault as fault:
+            # Once the reply has begun, a second request would repeat its text.
             if begun or fault.fault not in _ABOUT_THE_KEY or not await self._models.renewed(asked):
                 raise
         async with aclosing(self._models.configured.get(self._provider).stream(request)) as events:
@@ -89,4 +91,4 @@ class _RotatingModel:
                 yield event
 
     async def close(self) -> None:
-        """Nothing of its own."""
+        """Do nothing: `RotatingModels.close` closes the connections."""

@@ -1,4 +1,4 @@
-"""Anthropic's messages as they are streamed: events up to `message_stop`, or one JSON text."""
+"""Parses Anthropic's messages: events up to `message_stop`, or one JSON text."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -54,7 +54,7 @@ class _Event(msgspec.Struct):
 
     @property
     def is_error(self) -> bool:
-        """Whether it is an error in the words of another wire: gateways mix them."""
+        """Whether the event is an error in OpenAI's words, which gateways send on this API."""
         if says_something(self.error) or self.object == "error":
             return True
         text = self.message if isinstance(self.message, str) else None
@@ -65,7 +65,7 @@ _event = EventDecoder(_Event)
 
 
 class MessagesParser:
-    """Reads one reply, which was cut off unless `message_stop` comes."""
+    """Parses one reply. A reply without `message_stop` was cut off."""
 
     __slots__ = ("_over", "_reason", "_title", "_usage", "counted", "settled")
 
@@ -78,7 +78,7 @@ class MessagesParser:
         self._usage = _Usage()
 
     def take(self, events: Sequence[ServerEvent], batch: Batch) -> bool:
-        """Read events up to the last; one of an unknown type means nothing."""
+        """Read events up to `message_stop`. Events of an unknown type are skipped."""
         for event in events:
             data = event.data
             body = _event.decode(data)
@@ -130,19 +130,19 @@ class MessagesParser:
         self._reason = word
 
     def finish(self, ending: Ending = Ending.WAITING) -> Finish | None:
-        """Return the end, once `message_stop` came after a stop reason, however the connection ends."""
+        """Return the finish, once `message_stop` has come after a stop reason. `ending` does not matter."""
         if self._reason is None or not self._over:
             return None
         return Finish(meaning_of(self._reason), own_word(self._reason), usage_of(self.counted))
 
     def _count(self, usage: _Usage | None, *, begins: bool = False) -> None:
-        """Take over what is known by now: the counts are cumulative, and some come once only."""
+        """Merge the counts of an event. The counts are cumulative, and some are sent only once."""
         if usage is None:
             return
         told = {name: count(value) for name, value in msgspec.structs.asdict(usage).items()}
         if begins:
-            told["output_tokens"] = None  # the reply has just begun: a later event counts what it came to
-        # No question has no tokens at all: a zero of the input, where there was a count, tells nothing.
+            told["output_tokens"] = None  # the reply has just begun: a later event has its count
+        # A prompt always has tokens, so an input count of zero must not replace one that is known.
         known = {
             name: value for name, value in told.items() if value or (value == 0 and name == "output_tokens")
         }
@@ -155,7 +155,7 @@ class MessagesParser:
 def _say(
     batch: Batch, kind: str | None, text_kind: str, text: str | None, thinking_kind: str, thinking: str | None
 ) -> None:
-    """Add what a block or a delta of a known kind holds; without a kind, what is there counts."""
+    """Add the text and the thinking of a block or delta of these kinds. Without a kind, both count."""
     if text and kind in (text_kind, None):
         batch.text.append(text)
     if thinking and kind in (thinking_kind, None):

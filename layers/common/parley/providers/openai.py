@@ -1,4 +1,4 @@
-"""OpenAI, and every server that speaks its chat completions."""
+"""The model adapter for OpenAI, and for every server with its chat completions API."""
 
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class OpenAIModel:
-    """Asks OpenAI by its SDK's client, and reads the answer's bytes itself.
+    """Sends requests with OpenAI's SDK, and parses the response's bytes itself.
 
-    The SDK's own stream objects pass a cut reply off as a whole one, and cost several times the work.
+    The SDK's stream objects report a cut reply as a complete one, and cost several times the work.
     """
 
     version = "openai/2"
@@ -35,7 +35,7 @@ class OpenAIModel:
         self._sdk = SdkClient(self._make_client)
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
-        """Ask once; see `ports.ChatModel.stream`."""
+        """Send one request; see `ports.ChatModel.stream`."""
 
         async def open_response() -> Opened:
             return await self._fields.post(
@@ -52,7 +52,7 @@ class OpenAIModel:
         import openai  # noqa: PLC0415
 
         return openai.AsyncOpenAI(
-            api_key=self._api_key or "none",  # a compatible server may need no key, the SDK does
+            api_key=self._api_key or "none",  # a compatible server may need no key, but the SDK does
             base_url=self._base_url,
             max_retries=0,
             timeout=None,

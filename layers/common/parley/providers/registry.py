@@ -1,4 +1,4 @@
-"""All the models that this installation can ask."""
+"""Makes the model adapters of the providers that this installation has configured."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,14 +17,14 @@ _OPENAI_URL = "https://api.openai.com/v1"
 
 
 class ConfiguredModels:
-    """The providers that the settings have a key for; each adapter is made when it is first asked for."""
+    """The providers that the settings have a key for. Each adapter is made at its first `get`."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._models: dict[str, ChatModel] = {}
 
     def get(self, provider: str) -> ChatModel:
-        """Return the adapter of `provider`; raises `ProviderFault` where there is no key for it."""
+        """Return the adapter of `provider`. Raises `ProviderFault` if it is unknown or has no key."""
         model = self._models.get(provider)
         if model is None:
             if provider not in _ADAPTERS:
@@ -35,9 +35,7 @@ class ConfiguredModels:
         return model
 
     def version(self, provider: str) -> str:
-        """Return the version of the adapter of `provider` and its server, whether there is a key for it or
-        not.
-        """
+        """Return the version of the adapter of `provider` with its server, or "". Needs no key."""
         if provider not in _ADAPTERS:
             return ""
         adapter = _ADAPTERS[provider]
@@ -45,7 +43,7 @@ class ConfiguredModels:
         return adapter.version if server is None else f"{adapter.version} {identity_of_server(server)}"
 
     def has(self, provider: str) -> bool:
-        """Return whether `get` finds an adapter."""
+        """Return whether `get` returns an adapter."""
         try:
             self.get(provider)
         except ProviderFault:
@@ -81,7 +79,7 @@ def _demo(settings: Settings) -> ChatModel:
 
 
 class _Adapter(NamedTuple):
-    """A provider's adapter: what makes it, and which server it asks; None where it asks nobody."""
+    """A provider's adapter: its factory, and its server's base URL; None for a model without a server."""
 
     version: str
     make: Callable[[Settings], ChatModel]
@@ -97,12 +95,15 @@ _ADAPTERS = {
 
 
 def _key(base_url: str, key: str, *, optional: bool = False) -> str:
-    """Return a key without the line end that a secret's file leaves on it."""
+    """Return a key without the white space around it, such as the line end of a secret's file.
+
+    Raises `ProviderFault` if the key is missing, unless it is `optional`, or cannot be sent.
+    """
     title = title_of_server(base_url)
     key = key.strip()
     if not key and not optional:
         raise fault(title, "model_not_configured")
     if not (key.isascii() and key.isprintable()):
-        # It could not become a header, and the error that says so would quote it.
+        # It could not be sent as a header, and the error that says so would quote it.
         raise fault(title, "provider_auth")
     return key

@@ -1,4 +1,4 @@
-"""The fields of a chat completion's request that not every server takes, or takes by the same name."""
+"""Chooses the request fields that not every chat completions server accepts, and learns from refusals."""
 
 import json
 import re
@@ -13,24 +13,24 @@ from parley.support.logs import logger
 
 _logger = logger("providers")
 
-# Hosts that call the limit by its newer name; compatible servers mostly know the older one only.
+# Hosts that use the newer name. Compatible servers often know only the older one.
 _NEW_LIMIT_HOSTS = ("openai.com", "openai.azure.com", "x.ai")
 _NEW_LIMIT, _OLD_LIMIT = "max_completion_tokens", "max_tokens"
 _LIMITS = (_NEW_LIMIT, _OLD_LIMIT)
 _STREAM_OPTIONS = "stream_options"
 _CAMEL = {_STREAM_OPTIONS: "streamOptions", _NEW_LIMIT: "maxCompletionTokens", _OLD_LIMIT: "maxTokens"}
-# An error that says more is about something else.
+# Characters of an error that are searched. A longer error is about something else.
 _LONGEST_ERROR = 16_384
 
 
 def _refusal_of(name: str) -> re.Pattern[str]:
-    """Return what finds that an error does not know a field, as against its value."""
+    """Return a pattern for errors that do not know the field `name`, and not for errors about its value."""
     field = rf"(?<![A-Za-z_])(?:{name}|{_CAMEL[name]})(?![A-Za-z_])"
     before = (
         r"(?:un(?:supported|known|recognized|expected)|not support(?:ed)?"
         r"|invalid (?:parameter|argument|field))[^.;{}\d]{0,50}?"
     )
-    # In between stands what pydantic tells of a field: where it is, and what kind of error it has.
+    # pydantic puts the field's location and the kind of error between the two.
     after = (
         r"[^.;{}\d]{0,60}?(?:(?:is|are|was) (?:not |un)(?:supported|permitted|allowed|known|expected)"
         r"|extra (?:fields|inputs)[a-z ]* not permitted|extra_forbidden|was unexpected)"
@@ -44,13 +44,13 @@ _REFUSALS = {name: _refusal_of(name) for name in _CAMEL}
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """What one model's server takes: the limit's name, and whether it takes `stream_options`."""
+    """One model's server: its name for the output limit, and whether it accepts `stream_options`."""
 
     limit: str
     stream_options: bool
 
     def fields(self, model: Model) -> dict[str, object]:
-        """Return the fields for a question, but for those that the model's own parameters have."""
+        """Return the fields for a request, without a limit where the model's own parameters have one."""
         found: dict[str, object] = {}
         if not any(name in model.parameters for name in _LIMITS):
             found[self.limit] = model.max_output_tokens
@@ -59,14 +59,14 @@ class _Choice:
         return found
 
     def after(self, error: Exception) -> "_Choice | None":
-        """Return what to try after an error; None where it refuses none of this."""
+        """Return the choice to try after `error`, or None if the error is not about these fields."""
         refused = error_status(error)
         if refused is None or refused.status not in (400, 422):
             return None
         return self.without_what_was_refused(refused.body)
 
     def without_what_was_refused(self, body: object) -> "_Choice | None":
-        """Return what to try after a refusal; None where it is about something else."""
+        """Return the choice without the field that `body` refuses, or None if it refuses neither."""
         said = json.dumps(body)[:_LONGEST_ERROR].replace("\\", "")
         if self.stream_options and _REFUSALS[_STREAM_OPTIONS].search(said):
             return replace(self, stream_options=False)
@@ -76,8 +76,9 @@ class _Choice:
 
 
 class RequestFields:
-    """What each model's server takes: as it was found out, else as the model's row says, else as its host
-    does.
+    """The fields that each model's server accepts.
+
+    The first of these decides: a refusal seen before, the model's options, the host's default.
     """
 
     def __init__(self, base_url: str) -> None:
@@ -87,14 +88,14 @@ class RequestFields:
         self._found: dict[tuple[str, _Choice], _Choice] = {}
 
     def fields_for(self, model: Model) -> dict[str, object]:
-        """Return the fields of a question to a model, as far as its server is known by now."""
+        """Return the fields for a request to `model`, as far as its server is known."""
         first = self._first(model)
         return self._found.get((model.name, first), first).fields(model)
 
     async def post(self, model: Model, post: Callable[[dict[str, object]], Awaitable[Opened]]) -> Opened:
-        """Ask by `post`, and once more without each field that is refused; raises what `post` raises.
+        """Send a request by `post`, and again without each field that is refused. Raises as `post` does.
 
-        What was taken then is remembered for the model, as long as its row says the same.
+        The accepted choice is kept for the model, as long as its options stay the same.
         """
         first = self._first(model)
         choice = self._found.get((model.name, first), first)
@@ -104,6 +105,7 @@ class RequestFields:
                 opened = await post(choice.fields(model))
             except Exception as error:
                 other = choice.after(error)
+                # A server that refuses both names of the limit must not be asked for ever.
                 if other is None or other in tried or other.fields(model) == choice.fields(model):
                     raise
                 _logger.info("request_field_refused", extra={"provider": model.provider, "model": model.id})

@@ -1,4 +1,4 @@
-"""The bytes of a provider's response, in the lumps in which they arrive."""
+"""Reads a provider's response, and turns every exception into a `ProviderFault`."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -8,27 +8,27 @@ from typing import Protocol
 
 from parley.domain.errors import ProviderFault
 
-# How long a response may take to end after its terminal marker, so that its connection serves again.
+# Seconds for a response to end after its terminal marker. Only a response that ended frees its connection.
 _END_SECONDS = 0.05
 
 
 class ByteStream(Protocol):
-    """Where a response's bytes come from."""
+    """A response's body as a stream of bytes."""
 
     async def read(self) -> bytes:
-        """Return what has arrived, once there is any; nothing at the end."""
+        """Return the bytes that have arrived, at least one; b"" at the end of the body."""
         ...
 
     async def aclose(self) -> None:
-        """Close the connection, unless the response had ended."""
+        """Close the connection, unless the response is complete."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A response that has begun, with a status of success.
+    """A response with a 2xx status whose headers have come.
 
-    `headers` are those that tell when to ask again, where it turns out to be an error all the same.
+    `headers` are only those about retries. They are needed where the body turns out to be an error.
     """
 
     content_type: str
@@ -37,9 +37,9 @@ class Opened:
 
 
 class ResponseBody:
-    """A response's body, which turns every exception into the fault it means.
+    """A response's body. The first read sends the request.
 
-    `content_type` and `headers` are as `Opened` has them, once it has begun.
+    `content_type` and `headers` are those of `Opened`, and empty until the headers have come.
     """
 
     __slots__ = ("_fault_of", "_open_response", "_source", "content_type", "headers")
@@ -49,7 +49,7 @@ class ResponseBody:
         open_response: Callable[[], Awaitable[Opened]],
         fault_of: Callable[[Exception, bool], ProviderFault],
     ) -> None:
-        """`fault_of` tells what an exception means; True says that the response had begun."""
+        """`fault_of` maps an exception to a fault; its second argument tells whether headers had come."""
         self._open_response = open_response
         self._fault_of = fault_of
         self._source: ByteStream | None = None
@@ -57,7 +57,7 @@ class ResponseBody:
         self.headers: Mapping[str, str] = {}
 
     async def read(self) -> bytes:
-        """Return what has arrived, once there is any; nothing at the end. Raises `ProviderFault`."""
+        """Return the bytes that have arrived, at least one; b"" at the end. Raises `ProviderFault`."""
         try:
             if self._source is None:
                 opened = await self._open_response()
@@ -68,24 +68,25 @@ class ResponseBody:
             raise
         except Exception as error:
             fault = self._fault_of(error, self._source is not None)
-        # Outside the handler: no foreign exception, whose texts may quote keys, hangs on to this one.
+        # Raised outside the handler, so that no SDK's exception is its `__context__`: their texts may quote
+        # keys.
         raise fault
 
     async def read_within(self, seconds: float) -> bytes:
-        """Return what has arrived, or nothing at the end or after so long. Raises `ProviderFault`."""
+        """As `read`, but b"" also when `seconds` have passed. Raises `ProviderFault`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 return await self.read()
         return b""
 
     async def end(self) -> None:
-        """Wait shortly for the response to end by itself, so that its connection serves again."""
+        """Wait up to `_END_SECONDS` for the response to end, so that its connection can be used again."""
         with suppress(ProviderFault, TimeoutError):
             async with asyncio.timeout(_END_SECONDS):
                 while await self.read():
                     pass
 
     async def close(self) -> None:
-        """Close the response; its connection too, unless the response had ended."""
+        """Close the response. Closes its connection too, unless the response is complete."""
         if self._source is not None:
             await self._source.aclose()

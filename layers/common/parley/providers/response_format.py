@@ -1,4 +1,4 @@
-"""What a provider's response is, told by its first bytes: servers label event streams as they please."""
+"""Recognizes a response's format by its first bytes: many servers label event streams wrongly."""
 
 import re
 from enum import Enum
@@ -7,24 +7,24 @@ from parley.support.sse_decoder import CONTENT_TYPE
 
 _EVENT_STREAM = CONTENT_TYPE.partition(";")[0]
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# The fields of an event stream (HTML standard, 9.2.5), and a comment.
+# The fields of an event stream, and a comment's colon (HTML standard, 9.2.5).
 _FIELDS = (b"data", b"event", b"id", b"retry")
 _FIELD = re.compile(rb"(?:data|event|id|retry)[ \t]*(?::|\r|\n)|:")
 
 
 class Format(Enum):
-    """How a reply comes."""
+    """The format of a reply."""
 
     EVENTS = "events"
     JSON = "json"
 
 
 def format_of(begun: bytes, content_type: str) -> Format | None:
-    """Return what a response is that begins with these bytes, none of them white space; None if that's too
-    few.
+    """Return the format of a response, or None if more bytes are needed.
 
-    `content_type` decides only where the bytes are neither JSON, nor the beginning of a page, nor a field
-    that an event stream knows. Raises `ValueError` for what is no reply.
+    `begun` is the first bytes, without leading white space. `content_type` decides only where they begin
+    neither JSON, nor a page, nor a known field of an event stream. Raises
+    `ValueError` if the response is no reply.
     """
     if _BYTE_ORDER_MARK.startswith(begun):
         return None
@@ -41,5 +41,5 @@ def format_of(begun: bytes, content_type: str) -> Format | None:
 
 
 def _is_labelled(content_type: str) -> bool:
-    """Tell whether a media type, or any of several in a doubled header, is that of event streams."""
+    """Return whether a media type, or any of several in a doubled header, is that of event streams."""
     return any(part.partition(";")[0].strip().lower() == _EVENT_STREAM for part in content_type.split(","))

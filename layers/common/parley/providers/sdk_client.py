@@ -1,4 +1,4 @@
-"""What the providers' SDKs have in common: how they are loaded and asked, and what their errors say."""
+"""Loads a provider's SDK, sends requests by it, and reads the status errors of all SDKs."""
 
 import asyncio
 import logging
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     Client = openai.AsyncOpenAI | anthropic.AsyncAnthropic
 
-# A compressed stream would come in lumps of the compressor's choosing.
+# A compressor would hold bytes back, and tokens would come late and together.
 _HEADERS = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
 _WORD = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 
 
 class ErrorStatus(NamedTuple):
-    """An HTTP error as it is reported."""
+    """A non-2xx response: its status, its headers and its body as JSON or text."""
 
     status: int
     headers: Mapping[str, str]
@@ -33,11 +33,11 @@ class ErrorStatus(NamedTuple):
 
 
 class SdkClient:
-    """An SDK's client, made when it is first needed.
+    """An SDK's client, made for the first request.
 
-    Loading an SDK takes seconds on a small machine, so a thread does it: other streams go on meanwhile. It
-    asks the first question. Those after it differ in their bodies only, and go in the envelope of the first
-    one, without the third of a millisecond in which an SDK makes the same again.
+    A thread loads the SDK: that takes seconds on a small machine, and other streams must go on. The SDK sends
+    the first request to each path. Later requests differ only in their bodies, so they use a template of the
+    first one. This saves the third of a millisecond that the SDK takes to build a request.
     """
 
     def __init__(self, make: "Callable[[httpx2.AsyncClient], Client]") -> None:
@@ -48,7 +48,7 @@ class SdkClient:
         self._templates: dict[str, RequestTemplate] = {}
 
     async def post(self, path: str, body: dict[str, object]) -> Opened:
-        """Ask, and return the response before its body has come."""
+        """Send a request, and return the response before its body. Raises the SDK's or transport's errors."""
         template = self._templates.get(path)
         if template is not None and self._transport is not None:
             return await self._transport.post(template, to_json(body))
@@ -78,15 +78,15 @@ class SdkClient:
         self._transport = ProviderTransport()
         client = self._make(http_client(self._transport))
         for name in ("openai", "anthropic", "httpx2", "httpcore2"):
-            # At DEBUG, which the SDKs' own variables turn on, they write whole requests.
+            # The SDKs' own environment variables can set DEBUG, and then these loggers write whole requests.
             logging.getLogger(name).setLevel(logging.WARNING)
         freeze_startup_objects()
         return client
 
 
 def error_status(error: Exception) -> ErrorStatus | None:
-    """Return what a status error says, an SDK's or the transport's; None for any other exception."""
-    # All have these, and to import the SDKs' classes here would load the SDKs.
+    """Return the response of a status error, of an SDK or of the transport; None for any other exception."""
+    # Read by attribute. An `isinstance` would need the SDKs' classes, and loading those takes seconds.
     status, response = getattr(error, "status_code", None), getattr(error, "response", None)
     if not isinstance(status, int) or response is None:
         return None
@@ -94,5 +94,5 @@ def error_status(error: Exception) -> ErrorStatus | None:
 
 
 def own_word(word: str) -> str:
-    """Return a provider's own word for the end of a reply, if it is a word, else `other`."""
+    """Return the provider's own finish reason if it is one word of up to 64 characters, else `other`."""
     return word if _WORD.fullmatch(word) else "other"

@@ -1,4 +1,4 @@
-"""Which server a base URL leads to: its name for users, and its identity for generation keys."""
+"""Names and identifies the server of a base URL, for users and for generation keys."""
 
 from urllib.parse import urlsplit
 
@@ -11,14 +11,14 @@ _TITLES = {
 
 
 def title_of_server(base_url: str) -> str:
-    """Return what users know a server by: its owner's name, or that it is the model's."""
+    """Return the server's name for users: its owner's, or "the model's server"."""
     host = host_of(base_url)
     found = (title for known, title in _TITLES.items() if host == known or host.endswith(f".{known}"))
     return next(found, "the model's server")
 
 
 def host_of(base_url: str) -> str:
-    """Return the host that a base URL names; nothing where it names none."""
+    """Return the host of a base URL; "" if it has none."""
     try:
         return urlsplit(base_url).hostname or ""
     except ValueError:
@@ -26,9 +26,9 @@ def host_of(base_url: str) -> str:
 
 
 def identity_of_server(base_url: str) -> str:
-    """Return what tells a server from others: host, port and path, without a login or a query."""
+    """Return a server's identity: its host, port and path, without a login or a query."""
     try:
         parts = urlsplit(base_url.strip())
     except ValueError:
-        return base_url  # no server at all; whoever asks it is told
+        return base_url  # not a URL: the first request to it fails and says so
     return f"{parts.netloc.rpartition('@')[2].lower()}{parts.path.rstrip('/')}"

@@ -1,50 +1,50 @@
-"""Reasoning that a model writes into its text, in tags at the beginning: `<think>…</think>`, then the answer.
+"""Separates reasoning from text where a model writes it into its text: `<think>…</think>`, then the reply.
 
-Servers without a parser for their model's reasoning pass it on so. Templates that open the tag themselves
-(the first DeepSeek R1) leave only its end in the text, which nothing tells from an answer while it streams.
+Servers that do not parse their model's reasoning stream it so. Some chat templates open the tag themselves
+(the first DeepSeek R1). Their text has only the closing tag, so while it streams it looks like a reply.
 """
 
 from typing import NamedTuple
 
 _TAGS = {
     "<think>": "</think>",  # DeepSeek R1, Qwen 3, GLM, Kimi K2, MiniMax, and most others
-    "<thinking>": "</thinking>",  # models that were told to by a prompt
-    "<thought>": "</thought>",  # Gemini's endpoint for OpenAI's wire
+    "<thinking>": "</thinking>",  # models whose prompt asks for it
+    "<thought>": "</thought>",  # Gemini's endpoint for OpenAI's API
     "<reasoning>": "</reasoning>",  # gpt-oss and Kimi on Bedrock
     "<mm:think>": "</mm:think>",  # MiniMax M3
     "[THINK]": "[/THINK]",  # Magistral
     "◁think▷": "◁/think▷",  # Kimi VL
 }
-# A reply may begin with the end of an empty tag.
+# A reply may begin with the closing tag of reasoning that is empty.
 _HEADS = (*_TAGS, *_TAGS.values())
 
 
 class Split(NamedTuple):
-    """A piece of a reply: what it says, and what it thinks."""
+    """A piece of a reply, split into text and reasoning."""
 
     text: str
     reasoning: str
 
 
 class ThinkTags:
-    """Takes a reply's text piece by piece, and tells its reasoning from its answer.
+    """Splits a reply into text and reasoning, piece by piece.
 
-    A tag in the middle of a reply is text. What may be the beginning of a tag is held back. Once `passing`,
-    all that follows is text.
+    Only a tag at the beginning of a reply counts. `feed` holds back what may be the beginning of a tag. Once
+    `passing` is true, everything is text.
     """
 
     __slots__ = ("_blank", "_closed", "_held", "_opening", "_thoughts", "passing")
 
     def __init__(self) -> None:
         self.passing = False
-        self._blank: list[str] = []  # white space so far
+        self._blank: list[str] = []  # leading white space
         self._held = ""
         self._opening = ""
         self._closed = False
         self._thoughts: list[str] = []
 
     def feed(self, text: str) -> Split:
-        """Return what can be told of everything fed so far and not yet returned."""
+        """Return the text and reasoning that are certain by now, and were not returned before."""
         text, self._held = self._held + text, ""
         if self.passing:
             return Split(text, "")
@@ -93,10 +93,9 @@ class ThinkTags:
         return Split(text, "")
 
     def let_go(self) -> str:
-        """Return the text that was held back for a tag that does not come; nothing inside a tag, or of a
-        blank.
+        """Return held text that turned out to begin no tag; "" inside a tag or if only white space came.
 
-        All that follows is text then.
+        Everything after it is text.
         """
         if self._opening or self._closed or not self._held:
             return ""
@@ -106,9 +105,9 @@ class ThinkTags:
         return held
 
     def flush(self, *, ended_well: bool) -> Split:
-        """Return what is left when no more text will come.
+        """Return the rest, when no more text will come.
 
-        A reply that `ended_well` before its tag did was no reasoning: all of it is the answer.
+        A reply that `ended_well` inside its tag was no reasoning: all of it is text.
         """
         held, self._held = "".join((*self._blank, self._held)), ""
         self._blank.clear()
@@ -120,6 +119,6 @@ class ThinkTags:
 
 
 def _length_of_begun(text: str, tag: str) -> int:
-    """Return how many characters at the end of `text` may begin `tag`."""
+    """Return the number of characters at the end of `text` that may begin `tag`."""
     lengths = range(min(len(text), len(tag) - 1), 0, -1)
     return next((length for length in lengths if tag.startswith(text[-length:])), 0)

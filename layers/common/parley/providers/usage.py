@@ -1,22 +1,25 @@
-"""Token counts as servers tell them, made into what Parley counts."""
+"""Turns the token counts that servers report into Parley's counts."""
 
 from parley.domain.events import Counted, Usage
 
 
 def count(value: int | None) -> int | None:
-    """Return a number of tokens that can be: no store takes others, and a limit is counted with them."""
+    """Return `value` if it can be a number of tokens, else None.
+
+    Stores take only signed 32-bit integers, and limits count with the number.
+    """
     return value if value is not None and 0 <= value < 2**31 else None
 
 
 def completion_counts(
     prompt: int | None, completion: int | None, reasoning: int | None, total: int | None, cached: int
 ) -> Counted:
-    """Return the counts of a chat completion; a zero tells nothing.
+    """Return the token counts of a chat completion. A zero counts as unknown.
 
-    The total decides what is beside the prompt and the completion. Tokens that were `cached` for the prompt
-    and are not in it (Portkey's count of Anthropic's) are input; all else is reasoning, and output: xAI and
-    Gemini count it in the total alone, OpenAI and most others in the completion as well. Without a total
-    OpenAI's way is assumed, unless the reasoning is more than the completion, which can't hold it then.
+    The total shows how many tokens are in neither the prompt nor the completion. Those that were `cached` for
+    the prompt are input (Portkey's count of Anthropic's). The others are reasoning, and so output: xAI and
+    Gemini count reasoning in the total only, OpenAI and most servers also in the completion. Without a total,
+    OpenAI's way is assumed, unless the reasoning is more than the completion and so cannot be in it.
     """
     said = completion or 0
     if not total:
@@ -28,12 +31,13 @@ def completion_counts(
     beside = total - prompt - said
     if beside <= 0:
         return Counted(prompt, completion)
+    # More cached tokens than `beside` cannot be beside the prompt, so they are in it.
     more_input = cached if cached <= beside else 0
     return Counted(count(prompt + more_input), said + beside - more_input)
 
 
 def usage_of(counted: Counted | None) -> Usage | None:
-    """Return the whole count; None where a part of it is unknown."""
+    """Return the usage, or None if either count is unknown."""
     if counted is None or counted.input_tokens is None or counted.output_tokens is None:
         return None
     return Usage(counted.input_tokens, counted.output_tokens)

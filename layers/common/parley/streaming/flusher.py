@@ -1,8 +1,8 @@
-"""Carries what this process's generations write into the log: all of them together, a round trip at a time.
+"""Writes the text of this process's generations into the log, all of them together in one round trip.
 
-One after the other would cost a command, a task and timers for each piece of each reply; together they cost
-little more than their text. What arrives during a round trip goes with the next, so a slow log or a crowded
-process makes the pieces larger, not more.
+Single flushes would cost a command, a task and timers for each piece of each reply. A joint flush costs
+little more than its text. Text that arrives during a round trip goes with the next one, so a slow log or a
+crowded process makes the pieces larger, not more.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from parley.support.logs import logger
 from parley.support.wakeup import Wakeup
 
 _logger = logger("flusher")
-# Bounds how long the server is busy with us alone.
+# Appends in one round trip. The bound keeps Valkey's time for one batch to a few milliseconds.
 _MOST_APPENDS = 256
 _PAUSE_SECONDS = 0.2
 
 
 class Writer(Protocol):
-    """Who writes a tape into the log, and is told how that went."""
+    """A writer of a text buffer, as the flusher sees it."""
 
     @property
     def key(self) -> str:
@@ -34,16 +34,16 @@ class Writer(Protocol):
 
     @property
     def owner(self) -> str:
-        """The name in the lease."""
+        """The writer's name in the lease."""
         ...
 
     @property
     def buffer(self) -> TextBuffer:
-        """What there is to write."""
+        """The text to write."""
         ...
 
     def took(self, outcome: Flushed) -> bool:
-        """Note what the log said, and return whether nobody wants the reply any more."""
+        """Note what the log says of the sessions; return whether every session has stopped."""
         ...
 
     def missed(self) -> None:
@@ -51,14 +51,19 @@ class Writer(Protocol):
         ...
 
     def lose(self) -> None:
-        """Note that the log has another writer, or none: what is written now counts for nothing."""
+        """Note that the log has another writer or was abandoned: further text does not count."""
         ...
 
 
 @dataclass(slots=True, eq=False)
 class _Progress:
-    """How far a writer's log is. `due` is when its lease must be renewed at the latest, `after` when it
-    may be tried again after a failure, both in the event loop's time."""
+    """How much of a writer's text is in the log. Times are the event loop's.
+
+    - `due`: the time by which the lease must be renewed.
+    - `flushed`: code points in the log.
+    - `after`: the time before which no flush is tried, after a failure.
+    - `under_way`: an append has been sent whose outcome is not known yet.
+    """
 
     writer: Writer
     due: float
@@ -68,10 +73,10 @@ class _Progress:
 
 
 class Flusher:
-    """Flushes every writer's new text in micro-batches, and renews the leases of those that are silent."""
+    """Flushes every writer's new text in micro-batches, and renews the leases of silent writers."""
 
     def __init__(self, log: Log, *, gather: float, look: float) -> None:
-        """In seconds: `gather` is how long text is gathered, `look` how often a silent log is looked at."""
+        """`gather`: seconds that text is gathered. `look`: seconds between flushes of a silent writer."""
         self._log = log
         self._gather = gather
         self._look = look
@@ -81,7 +86,7 @@ class Flusher:
         self._task: asyncio.Task[None] | None = None
 
     def add(self, writer: Writer) -> None:
-        """Flush this writer's tape from now on."""
+        """Flush this writer's buffer from now on."""
         loop = asyncio.get_running_loop()
         self._writers[writer] = _Progress(writer, loop.time() + self._look)
         writer.buffer.listeners.add(self._wakeup)
@@ -89,24 +94,25 @@ class Flusher:
             self._task = asyncio.create_task(self._run())
 
     def flush_soon(self, writer: Writer) -> None:
-        """Look at this writer's log soon: there is news in it."""
+        """Flush this writer soon, because its log has news."""
         progress = self._writers.get(writer)
         if progress is not None:
             progress.due = 0.0
             self._wakeup.notify()
 
     def discard(self, writer: Writer) -> None:
-        """Flush this writer's tape no more."""
+        """Stop flushing this writer's buffer."""
         if self._writers.pop(writer, None) is not None:
             writer.buffer.listeners.discard(self._wakeup)
 
     async def end(self, writer: Writer, reply: Reply) -> bool:
-        """Write a reply's last text and its end; False where another writer has the log.
+        """Write a reply's remaining text and its end. False means that another writer has the log.
 
         Raises `LogUnavailable`.
         """
         progress = self._writers.get(writer)
         self.discard(writer)
+        # The append under way decides where the text in the log ends; the end must start from there.
         if progress is not None and progress.under_way and self._round is not None:
             await asyncio.wait({self._round})
         flushed = 0 if progress is None else progress.flushed
@@ -121,11 +127,12 @@ class Flusher:
             waiting = [
                 progress
                 for progress in self._writers.values()
+                # A silent writer is flushed too: an empty append renews its lease and reads its stops.
                 if progress.after <= now
                 and (progress.writer.buffer.length > progress.flushed or progress.due <= now)
             ]
             for start in range(0, len(waiting), _MOST_APPENDS):
-                # Some may have ended while those before them were flushed.
+                # A writer may have ended during the batch before this one.
                 batch = [
                     progress
                     for progress in waiting[start : start + _MOST_APPENDS]
@@ -170,7 +177,7 @@ class Flusher:
         except LogUnavailable:
             pass
         except Exception:
-            # Whatever is wrong with one reply's log must not end the flushing of all the others.
+            # An error in one reply's log must not end the flushing of all the others.
             _logger.exception("flush_broke")
         return [None] * len(appends)
 
@@ -194,4 +201,5 @@ def _append(progress: _Progress) -> Append:
     progress.under_way = True
     writer, flushed = progress.writer, progress.flushed
     buffer = writer.buffer
+    # `pieces` is the live list: only a lost log needs the whole text, which is then cut at this position.
     return Append(writer.key, buffer.epoch, writer.owner, buffer.length, buffer.after(flushed), buffer.pieces)

@@ -1,4 +1,4 @@
-"""The frames of a stream, as Server-Sent Events (HTML standard, section 9.2)."""
+"""Encodes a stream's frames as Server-Sent Events (HTML standard, section 9.2)."""
 
 from parley.domain.events import Completed, Cursor, Failed, Source, StreamState, Usage
 from parley.support.encoding import to_json
@@ -9,7 +9,7 @@ HEARTBEAT = b": heartbeat\n\n"
 def start_frame(
     cursor: Cursor, *, session_id: str, chat_id: str, message_id: str, model_id: str, source: Source
 ) -> bytes:
-    """Return the first frame of a stream; its id tells EventSource the epoch it stands in."""
+    """Return the first frame of a stream. Its id tells EventSource the epoch of the reply."""
     return _frame(
         {
             "type": "start",
@@ -27,17 +27,17 @@ TYPING = b'data: {"type":"typing"}\n\n'
 
 
 def token_frame(epoch: int, position: int, content: str) -> bytes:
-    """Return the frame that brings a reader to `position`; the hot path, so built by hand."""
+    """Return the frame that brings a reader to `position`, in code points. Built by hand: the hot path."""
     return b'id: %d-%d\ndata: {"type":"token","content":%b}\n\n' % (epoch, position, to_json(content))
 
 
 def status_frame(state: StreamState) -> bytes:
-    """Return a frame telling what goes on while there is no text."""
+    """Return the frame that tells a state while there is no text."""
     return _frame({"type": "status", "state": state.value})
 
 
 def thinking_frame(elapsed_ms: int) -> bytes:
-    """Return a heartbeat that tells for how long the model has been at a reply that has no text yet."""
+    """Return a heartbeat for a reply without text, after `elapsed_ms` milliseconds of thinking."""
     return _frame({"type": "status", "state": StreamState.THINKING.value, "elapsedMs": elapsed_ms})
 
 
@@ -47,7 +47,7 @@ def reset_frame(cursor: Cursor, reason: str) -> bytes:
 
 
 def done_frame(end: Completed, *, message_id: str, saved: bool) -> bytes:
-    """Return the only successful end of a stream."""
+    """Return the frame that ends a stream successfully; no other frame does."""
     return _frame(
         {
             "type": "done",
@@ -60,7 +60,7 @@ def done_frame(end: Completed, *, message_id: str, saved: bool) -> bytes:
 
 
 def error_frame(end: Failed, *, saved: bool) -> bytes:
-    """Return the only other end of a stream."""
+    """Return the frame that ends a stream with an error; no other frame does."""
     body: dict[str, object] = {
         "type": "error",
         "code": end.code,
@@ -74,7 +74,7 @@ def error_frame(end: Failed, *, saved: bool) -> bytes:
 
 
 def usage_json(usage: Usage | None) -> dict[str, int] | None:
-    """Return usage as the wire names it."""
+    """Return usage with the protocol's field names (docs/protocol.md)."""
     if usage is None:
         return None
     return {

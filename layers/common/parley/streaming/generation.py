@@ -1,4 +1,4 @@
-"""One production of one reply, as this process takes part in it: as its writer or as a follower."""
+"""Runs one production of one reply in this process, as its writer or as a follower."""
 
 import asyncio
 
@@ -21,13 +21,24 @@ _NOBODY: frozenset[str] = frozenset()
 
 
 class Generation:
-    """A tape and the task that feeds it.
+    """A text buffer and the task that feeds it. States: `feeding -> ended | lost`.
 
-    `lost` says that the tape will get no end: another writer has the generation, its writer died, or
-    the log is gone. Whoever follows then joins anew. `stops` are sessions that asked to stop. `asker` is
-    the session on whose behalf the model is asked.
-    `begun` is what a follower found in the log when it joined.
-    `watchers` are rung when any of that, or the end, changes; the tape's own bells at every text.
+    `ended`: `buffer.end` is set. `lost`: the buffer will get no end, because another writer has the
+    generation, its writer died, or the log is gone. A run that follows a lost generation joins anew.
+
+    - `key`: names the generation; equal questions have equal keys.
+    - `owner`: the writer's name in the lease.
+    - `writing`: True for the writer, False for a follower.
+    - `buffer`: the text, its epoch and its end.
+    - `lost`: the state `lost`.
+    - `stops`: ids of the sessions that asked to stop.
+    - `watchers`: notified of `lost`, `stops` and the end; `buffer.listeners` are notified of every text.
+    - `attached`: ids of this process's sessions that keep to the generation.
+    - `asker`: the session on whose behalf the model is asked, and which is charged.
+    - `logged`: whether the log is in use: False without one, and after it failed to answer.
+    - `task`: feeds the buffer; None until the first run has attached.
+    - `deadline`: the event loop's time at which the reply must end; None for no deadline.
+    - `begun`: the slice of the log that came with a follower's join; None once it is read.
     """
 
     __slots__ = (
@@ -67,12 +78,13 @@ class Generation:
 
     @property
     def over(self) -> bool:
-        """Whether there is nothing more to come from here."""
+        """Whether the generation has ended or is lost."""
         return self.lost or self.buffer.end is not None
 
     @property
     def renewable(self) -> bool:
-        """Whether this process may say that the generation is alive."""
+        """Whether this process may renew leases for the generation."""
+        # A follower without a log cannot tell whether the writer still lives, so it must not renew for it.
         return not self.over and (self.writing or self.logged)
 
     def reply(self) -> Reply:
@@ -81,21 +93,21 @@ class Generation:
         return Reply(self.buffer.epoch, self.buffer.text(), self.buffer.end)
 
     def charged(self, end: End) -> End:
-        """Return an end with what it cost, unless it has the provider's whole count."""
+        """Return the end with the tokens to charge, unless the end has the provider's whole count."""
         if isinstance(end, Completed) and end.usage is not None:
             return end
         reasoned, counted = (0, None) if self._call is None else (self._call.reasoned, self._call.counted)
         return replace(end, spent=spent(end, counted, self.buffer.length + reasoned))
 
     def lose(self) -> None:
-        """Note that this tape will get no end, and stop feeding it."""
+        """Mark the generation as lost, unless it has ended, and cancel its task."""
         if not self.over:
             self.lost = True
             self.watchers.notify()
         self._cancel()
 
     def cut(self) -> None:
-        """End the reply here, as truncated: the process has to go."""
+        """End the reply here as truncated, because the process is shutting down."""
         self._cut = True
         self._cancel()
 
@@ -109,20 +121,20 @@ class Generation:
             self.watchers.notify()
 
     def took(self, outcome: Flushed) -> bool:
-        """Note what the log says of the sessions; return whether none wants the reply any more."""
+        """Note what a flush says of the sessions; return whether every session has stopped."""
         self.logged = True
         self._stopped_by(outcome.stops)
-        # A log that was lost meanwhile may have forgotten who is attached here.
+        # A log that was lost meanwhile may have forgotten sessions that are attached here.
         return bool(outcome.stops) and not outcome.attached and not self.attached - outcome.stops
 
     def missed(self) -> None:
-        """Note that the log is away."""
+        """Note that the log did not answer."""
         self.logged = False
 
     async def write(
         self, request: ModelRequest, models: ChatModels, flusher: Flusher | None, limits: CallLimits
     ) -> None:
-        """Have the model answer and write what it says; `flusher` None keeps it in this process."""
+        """Ask the model and write its reply into the buffer and the log. `flusher` None writes no log."""
         if flusher is not None:
             flusher.add(self)
         else:
@@ -132,6 +144,7 @@ class Generation:
                 self._call = ModelCall(request, models, limits, self.buffer, self.deadline)
                 end = await self._call.end()
             except asyncio.CancelledError:
+                # Only `cut` makes an end of the cancellation. `lose` cancels too, and gets none.
                 if not self._cut or self.over:
                     raise
                 end = Completed(FinishReason.TRUNCATED)
@@ -139,6 +152,7 @@ class Generation:
                 _logger.exception("generation_broke", extra={"provider": request.model.provider})
                 end = Failed("internal", "Something went wrong here; it is not your fault.", True)
             end = self.charged(end)
+            # The log gets the end before the readers: a writer that the log fences off must not show one.
             if flusher is not None and not self.lost:
                 await self._end(flusher, end)
             if not self.lost:
@@ -158,7 +172,7 @@ class Generation:
             self.logged = False
 
     async def follow(self, log: Log, limits: CallLimits) -> None:
-        """Copy what another process writes onto the tape, until its end or its loss."""
+        """Copy into the buffer what another process writes, until its end or its loss."""
         buffer = self.buffer
         wakeup = Wakeup()
         watch = None
@@ -180,8 +194,8 @@ class Generation:
                 if watch is not None:
                     await wakeup.wait(limits.look)
                 else:
-                    # What there is was shown first, for to listen takes longer; having listened, one looks
-                    # again: nothing is missed in between.
+                    # Subscribe after the first read, because subscribing takes longer and readers should see
+                    # the text at once. The loop then reads again, so no entry in between is missed.
                     watch = await log.watch(self.key, wakeup)
         except LogUnavailable:
             self.logged = False

@@ -1,4 +1,4 @@
-"""The names of generations, as this installation is set up."""
+"""Names generations by keys that follow this installation's secret and sharing rule."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from parley.domain.prompt import generation_key
 
 
 class GenerationKeys:
-    """Names generations, the same in every process with the same secret.
+    """Makes the keys of generations. Processes with the same secret make the same keys.
 
     `share_context_free` lets users share the reply to a question without context.
     """
@@ -19,7 +19,7 @@ class GenerationKeys:
         self._share_context_free = share_context_free
 
     def key_for(self, model: Model, turns: Sequence[Turn], user_id: str, bypass: str | None = None) -> str:
-        """Return the key of a question, its turns normalised and trimmed; see `context.generation_key`."""
+        """Return the key of a question with normalised and trimmed turns; see `prompt.generation_key`."""
         return generation_key(
             self._secret,
             model=model,

@@ -1,4 +1,4 @@
-"""The generations that this process takes part in, as their writer or as a follower."""
+"""Finds or makes the generation of each run: this process writes it or follows it."""
 
 import asyncio
 import itertools
@@ -14,12 +14,12 @@ from parley.streaming.generation import Generation
 from parley.streaming.model_call import CallLimits
 from parley.streaming.session_run import SessionRun
 
-_MOST_PRODUCTIONS = 4
+_MOST_ELECTIONS = 4
 Spawn = Callable[[Coroutine[None, None, None]], "asyncio.Task[None]"]
 
 
 class GenerationRegistry:
-    """Joins runs to generations, at most one of each key that is under way."""
+    """Joins runs to generations. Each key has at most one generation under way in this process."""
 
     def __init__(
         self,
@@ -45,13 +45,14 @@ class GenerationRegistry:
     async def join_or_elect(
         self, run: SessionRun, floor: int, *, may_create: bool
     ) -> Hit | Generation | Wait | Ended | Stopping:
-        """Find the generation that answers a run, or be elected to write it.
+        """Find the generation that answers a run, or elect this process to write it.
 
-        `floor` is the epoch that the session followed before; `may_create` False forbids to begin anew
-        where the log is lost. Raises `StoreUnavailable`, `NotFound`.
+        `floor` is the epoch that the session followed before. `may_create` False forbids a new log where the
+        log is lost. Raises `StoreUnavailable`, `NotFound`.
         """
         if self._live(run.key) is not None:
             return await self._join(run, floor, may_create=may_create)
+        # One join at a time for a key: the runs after the first find its generation, and copy no text again.
         lock = self._locks.setdefault(run.key, asyncio.Lock())
         try:
             async with lock:
@@ -78,6 +79,7 @@ class GenerationRegistry:
         if isinstance(joined, Hit | Wait):
             return joined
         known = self._live(run.key)
+        # Another epoch means that this process's generation was replaced in the log.
         if known is not None and known.buffer.epoch == joined.epoch:
             return known
         generation = Generation(run.key, joined.epoch, owner, writing=isinstance(joined, Write))
@@ -86,7 +88,7 @@ class GenerationRegistry:
         return self._register(generation)
 
     async def _claim(self, run: SessionRun, owner: str) -> Generation | Wait | Ended | Stopping:
-        """Without a log, the right to write is a row of the store's."""
+        """Elect a writer by a row update in the store, for a run without a log."""
         claim = await self._store.claim(run.session.id, run.key, self._session_lease)
         if isinstance(claim, Overtaken):
             return Wait()
@@ -105,11 +107,14 @@ class GenerationRegistry:
         return generation
 
     def begin(self, run: SessionRun, generation: Generation) -> None:
-        """Start the task that feeds a generation's tape, on behalf of this run."""
+        """Start the task that feeds a generation's buffer, on behalf of this run.
+
+        Raises `RuntimeError` if this run was elected too often.
+        """
         if generation.writing:
             assert run.request is not None
-            run.productions += 1
-            if run.productions > _MOST_PRODUCTIONS:
+            run.elections += 1
+            if run.elections > _MOST_ELECTIONS:
                 raise RuntimeError("this session's generations keep failing")
             generation.deadline = run.deadline
             flusher = self._flusher if generation.logged else None
@@ -120,16 +125,16 @@ class GenerationRegistry:
         generation.task.add_done_callback(partial(self.forget, generation))
 
     def forget(self, generation: Generation, _: object = None) -> None:
-        """Have a generation answer nobody any more."""
+        """Remove a generation, so that it answers no further run."""
         if self._generations.get(generation.key) is generation:
             del self._generations[generation.key]
 
     def flush_soon(self, generation: Generation) -> None:
-        """Have the generation's writer, if it is here, look at its log soon."""
+        """Flush the generation soon, if this process writes it, and so read its stops."""
         self._flusher.flush_soon(generation)
 
     def cut(self) -> None:
-        """End what is being written here, as truncated."""
+        """End every reply that this process writes, as truncated."""
         for generation in list(self._generations.values()):
             if generation.writing:
                 generation.cut()

@@ -1,4 +1,4 @@
-"""A process's word for its sessions, given now and then; and the replies that the store did not take."""
+"""Renews the leases of this process's sessions in Postgres, and retries replies that it could not store."""
 
 import asyncio
 import contextlib
@@ -16,12 +16,12 @@ _logger = logger("runs")
 
 
 class LeaseKeeper:
-    """Beats while there are runs, or replies to save."""
+    """Runs one task while there are runs, or replies to save."""
 
     def __init__(
         self, store: Store, log: Log, runs: Mapping[str, SessionRun], *, every: float, session_lease: float
     ) -> None:
-        """`every` and `session_lease` in seconds; `runner` are the process's, by session."""
+        """`every` and `session_lease` are in seconds; `runs` are this process's runs by session id."""
         self._store = store
         self._log = log
         self._runs = runs
@@ -31,23 +31,24 @@ class LeaseKeeper:
         self._renewing: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Beat from now on, as long as there is a reason to."""
+        """Start the task, unless it runs already."""
         if self._renewing is None or self._renewing.done():
             self._renewing = asyncio.create_task(self._keep_renewing())
 
     async def park(self, session_id: str, reply: Reply, source: Source) -> None:
-        """Keep a reply that the store did not take, here and in the log, until it does."""
+        """Keep a reply that the store could not take, here and in the log, until the store takes it."""
         _logger.warning("reply_parked", extra={"epoch": reply.epoch})
         self._unsaved[session_id] = (reply, source)
         with contextlib.suppress(LogUnavailable):
             await self._log.park(session_id, reply, source.value)
 
     async def _keep_renewing(self) -> None:
-        """Vouch for this process's sessions, learn of stops that the log did not tell, save the unsaved."""
+        """Renew leases, learn of stops that the log did not tell, and save parked replies."""
         last = 0.0
         loop = asyncio.get_running_loop()
         while self._runs or self._unsaved:
             await asyncio.sleep(0.4)
+            # Without the log only Postgres tells of stops and ends, so look at every turn.
             degraded = any(run.generation and not run.generation.logged for run in self._runs.values())
             if not degraded and loop.time() - last < self._every:
                 continue
@@ -58,13 +59,14 @@ class LeaseKeeper:
             except StoreUnavailable:
                 pass
             except Exception:
-                # Without this task every session of the process would pass for an orphan.
+                # Without this task every session of the process would count as an orphan.
                 _logger.exception("pulse_broke")
 
     async def _renew(self) -> None:
         epochs = {
             run.session.id: run.generation.buffer.epoch
             for run in self._runs.values()
+            # A lease that may not be renewed lapses, so that another process can take over.
             if run.generation is not None and run.result is None and run.generation.renewable
         }
         for status in await self._store.renew_leases(epochs, self._session_lease):
@@ -91,7 +93,7 @@ class LeaseKeeper:
                 await self._log.unpark(session_id)
 
     async def close(self) -> None:
-        """Stop."""
+        """Stop the task."""
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.wait({self._renewing})

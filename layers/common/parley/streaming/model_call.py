@@ -1,4 +1,4 @@
-"""Has a model answer: how long it is waited for, how often it is asked, and with how many turns."""
+"""Asks a model for one reply, with timeouts, retries, and fewer turns if the context is too long."""
 
 import asyncio
 import dataclasses
@@ -25,17 +25,24 @@ from parley.support.encoding import is_blank
 from parley.support.logs import logger
 
 _logger = logger("generation")
-# The ends that are none without text: a natural one, and one of a model that would go on.
+# Finish reasons that count as an end only with text: a natural stop, and a model that would go on.
 _NEEDS_TEXT = (FinishReason.STOP, FinishReason.TRUNCATED)
-# Backoff doubles no more than this often while a server loads its model.
+# Most doublings of the backoff while a server loads its model.
 _LONGEST_BACKOFF = 4
 
 
 @dataclass(frozen=True, slots=True)
 class CallLimits:
-    """How long a generation may take, in seconds, and how often it is tried.
+    """The limits of a generation; times in seconds.
 
-    `first_token` is the longest silence before any text, `gap` the longest after it.
+    - `first_token`: longest silence before any text.
+    - `gap`: longest silence after the first text.
+    - `total`: longest time for the reply.
+    - `attempts`: most tries before the first token.
+    - `backoff`: wait before the second try; it doubles.
+    - `flush`: how long the writer gathers text for the log.
+    - `lease`: how long the writer's lease in the log lasts.
+    - `characters`: longest reply with its reasoning, in code points.
     """
 
     first_token: float
@@ -49,15 +56,15 @@ class CallLimits:
 
     @property
     def look(self) -> float:
-        """How often the log is looked at when nothing rings: often enough to stop within a second."""
+        """Seconds between looks at the log without a notification; short enough to stop within a second."""
         return min(0.4, self.lease / 3)
 
 
 class ModelCall:
-    """One question on its way through a model, onto a tape.
+    """One request to a model, whose reply goes into a text buffer.
 
-    `reasoned` are the code points that the model has reasoned, `counted` what its provider told of tokens: of
-    the last attempt, for a user is charged once, however often a provider failed before.
+    `reasoned` counts the code points of the model's reasoning; `counted` is what the provider told of tokens.
+    Both are the last attempt's: a user is charged once, however often a provider failed before.
     """
 
     def __init__(
@@ -68,10 +75,8 @@ class ModelCall:
         buffer: TextBuffer,
         deadline: float | None,
     ) -> None:
-        """`deadline`, in the event loop's time, is when the reply must end; the limits are the model's row's,
-        too.
-        """
-        self._question = request
+        """`deadline`, in the event loop's time, ends the reply. The model's row may override `limits`."""
+        self._request = request
         self._models = models
         self._limits = _limits_of(request.model, limits)
         self._buffer = buffer
@@ -81,7 +86,7 @@ class ModelCall:
 
     async def end(self) -> End:
         """Ask until the model answers, and return how the reply ended."""
-        request, limits = self._question, self._limits
+        request, limits = self._request, self._limits
         loop = asyncio.get_running_loop()
         begin = loop.time()
         total = begin + limits.total
@@ -103,8 +108,7 @@ class ModelCall:
                 self._report(fault, request, attempt)
                 left = total - loop.time()
                 if fault.fault == "provider_loading":
-                    # A server that reads its weights will answer: it is waited for as long as for a first
-                    # token.
+                    # A server that loads its weights will answer: it gets as long as a first token.
                     left = min(left, begin + limits.first_token - loop.time())
                     wait = self._wait_before_retry(fault, min(waits, _LONGEST_BACKOFF), left)
                 else:
@@ -124,13 +128,13 @@ class ModelCall:
         _logger.warning("provider_fault", extra=fields)
 
     def _wait_before_retry(self, fault: ProviderFault, attempt: int, left: float) -> float | None:
-        """Return how long to wait before asking again; None where asking again is wrong or futile."""
+        """Return the seconds to wait before the next try; None where another try is wrong or futile."""
         if self._buffer.length or not fault.may_retry or not fault.may_repeat:
             return None
         wait = self._limits.backoff * 2 ** (attempt - 1) * (0.5 + random.random())  # noqa: S311 - jitter
         wait = max(wait, (fault.retry_after_ms or 0) / 1000)
         if fault.fault == "provider_loading":
-            wait = min(wait, max(left - 0.5, left / 2))  # once more, shortly before it is given up
+            wait = min(wait, max(left - 0.5, left / 2))  # one more try, shortly before giving up
         if self._deadline is not None:
             left = min(left, self._deadline - asyncio.get_running_loop().time())
         return wait if wait < left else None
@@ -143,7 +147,7 @@ class ModelCall:
         last = total if self._deadline is None else min(total, self._deadline)
         patience = limits.first_token
         buffer.waits = False
-        # A timer that moves with every token would cost as much as the token: it moves once a second.
+        # Rescheduling at every token would cost as much as the token: once a second is enough.
         slack = min(1.0, limits.gap / 4)
         moves = loop.time() + slack
         stream = model.stream(request)
@@ -164,8 +168,8 @@ class ModelCall:
                             return Completed(FinishReason.TRUNCATED)
                     elif type(event) is Counted:
                         self.counted = event
-                    # A natural end before any text may be taken back by it: then the first token is still to
-                    # come.
+                    # A natural finish before any text may be followed by text, which takes it back. The first
+                    # token is then still to come.
                     awaited = not buffer.length and (finish is None or finish.reason in _NEEDS_TEXT)
                     due = limits.first_token if awaited else limits.gap
                     if (now := loop.time()) >= moves or due != patience:
@@ -173,9 +177,9 @@ class ModelCall:
                         patience = due
                         timer.reschedule(min(last, moves + patience))
         except TimeoutError:
-            # A finish reason that nothing followed is the end, though the connection stays open.
+            # A finish reason without a later event is the end, even if the connection stays open.
             if finish is None:
-                # Not by the clock: a timer may ring up to a millisecond early.
+                # Compare with the timer, not the clock: a timer may fire up to a millisecond early.
                 return self._end_of_patience(total=timer.when() == last)
         finally:
             await _close(stream)
@@ -190,9 +194,9 @@ class ModelCall:
         return Completed(finish.reason, finish.provider_reason, finish.usage)
 
     def _end_of_patience(self, *, total: bool) -> End:
-        """Return what a provider's silence makes of the reply; `total` says that its whole time is over.
+        """Return the end of a reply whose provider was silent too long; `total`: its whole time is over.
 
-        Raises `ProviderFault`. It is not asked again: it has the question, and only is slow.
+        Raises `ProviderFault`. It forbids another try: the provider has the request, and is only slow.
         """
         if total:
             if self._buffer.length or self._deadline is not None:
@@ -202,14 +206,14 @@ class ModelCall:
 
 
 def _retry_after_ms(fault: ProviderFault, attempt: int, limits: CallLimits) -> int | None:
-    """Return when asking again may help: as the provider said, else after one more backoff."""
+    """Return the milliseconds after which a try may succeed: the provider's word, else one more backoff."""
     if fault.retry_after_ms is None and fault.may_retry:
         return round(limits.backoff * 2.0**attempt * 1000)
     return fault.retry_after_ms
 
 
 def _limits_of(model: Model, limits: CallLimits) -> CallLimits:
-    """Return the limits with what the model's own row says."""
+    """Return the limits with the overrides of the model's own row."""
     options = model.options
     first_token, attempts = options.first_token_seconds, options.attempts
     return dataclasses.replace(

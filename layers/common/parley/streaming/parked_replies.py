@@ -1,4 +1,4 @@
-"""Replies that were kept elsewhere, because the store did not take them in time."""
+"""Saves parked replies: those that the store did not take in time."""
 
 import logging
 
@@ -9,16 +9,19 @@ from parley.domain.results import Saved
 
 
 async def save_parked_reply(
-    store: Store, session_id: str, reply: Reply, source: str, log: logging.Logger
+    store: Store, session_id: str, reply: Reply, source: str, logger: logging.Logger
 ) -> bool:
-    """Store a reply that was kept elsewhere, and tell whether that was wanted; raises `StoreUnavailable`."""
+    """Save a parked reply, and return whether the store took it. Raises `StoreUnavailable`.
+
+    An ended session, a later epoch or a missing session makes it False.
+    """
     try:
         return isinstance(await store.finish(session_id, reply, source), Saved)
     except StoreUnavailable:
         raise
     except NotFound:
-        pass  # a session that is gone took its reply's place along; nobody can ask for it any more
+        pass  # the session was deleted with its message, so no client can ask for the reply
     except Exception:
-        # One that no store will ever take must not stand before all that comes after it.
-        log.exception("reply_refused")
+        # A reply that no store will ever take must not block the replies after it.
+        logger.exception("reply_refused")
     return False

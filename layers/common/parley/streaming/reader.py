@@ -1,6 +1,6 @@
-"""Turns a run into the frames of one reader's stream, from the reader's cursor on.
+"""Turns a run into the frames of one reader's stream, from the reader's cursor on, without I/O.
 
-It does no I/O: whoever serves the stream is woken when there may be news, and takes what is due.
+The stream's server is woken when there may be news, and takes the frames that are due.
 """
 
 import asyncio
@@ -16,44 +16,29 @@ from parley.streaming.text_buffer import TextBuffer
 from parley.support.timer import Deadline, has_passed
 from parley.support.wakeup import Wakeup
 
-# A model that seems to have thought for longer, in seconds, was elected by another clock.
+# Seconds. A model that seems to think for longer was elected by a clock that differs from ours.
 _LONGEST_THOUGHT = 3600.0
-# How long a reader that seems to be ahead of this process's copy is believed.
+# Seconds that we believe a reader whose cursor is ahead of this process's copy.
 _CATCH_UP = 1.0
-# After so long without a frame there is a heartbeat, early: the response's head goes out with it.
+# Seconds without a frame until the first heartbeat, which comes early: the response's head goes out with it.
 _HELLO = 0.1
 
 
 def at_end(reply: Reply, cursor: Cursor | None) -> bool:
-    """Tell whether a reader with this cursor has all of an ended reply."""
+    """Tell whether a reader with this cursor has the whole of an ended reply."""
     return cursor == Cursor(reply.epoch, len(reply.text))
 
 
 class Reader(Deadline):
-    """One stream. Everything that is due at a time comes as one piece of bytes.
+    """One reader's stream. `take` returns all frames that are due as one piece of bytes.
 
-    `over` says that nothing more will come: the last frame was taken, or the stream breaks off without
-    one, at its limit or because its client has left.
+    `over` is True after the last frame was taken. It is also True after the stream broke off without an end:
+    at its limit, or because its client left.
     """
 
     __slots__ = (
-        "_ahead_until",
-        "_beat",
-        "_buffer",
-        "_cursor",
-        "_epoch",
-        "_heartbeat",
-        "_hinted",
-        "_notified",
-        "_opened",
-        "_pace",
-        "_position",
-        "_resting",
-        "_run",
-        "_status",
-        "_until",
-        "_wake",
-        "over",
+        "_ahead_until", "_beat", "_buffer", "_cursor", "_epoch", "_heartbeat", "_hinted", "_notified",
+        "_opened", "_pace", "_position", "_resting", "_run", "_status", "_until", "_wake", "over",
     )  # fmt: skip
 
     def __init__(
@@ -66,9 +51,10 @@ class Reader(Deadline):
         pace: float = 0.0,
         until: float | None = None,
     ) -> None:
-        """`hinted` says that the client sent a cursor, readable or not; `heartbeat` is in seconds; `pace`
-        slows a cache hit to so many words a second, but for who comes back; `until`, in the event loop's
-        time, is when the stream breaks off without an end, so that the client resumes elsewhere."""
+        """`hinted`: the client sent a cursor, readable or not. `heartbeat` is in seconds. `pace` slows a
+        cache hit to that many words a second, except for a client that returns with a cursor. `until`, in the
+        event loop's time, is when the stream breaks off without an end, so that the client resumes elsewhere.
+        """
         super().__init__()
         self._run = run
         self._cursor = cursor
@@ -89,7 +75,7 @@ class Reader(Deadline):
         self.over = False
 
     def begin(self, wake: Callable[[], object]) -> None:
-        """Have `wake` called, from the event loop, whenever there may be something to take."""
+        """Call `wake` from the event loop whenever there may be frames to take."""
         self._wake = wake
         self._run.listeners.add(self)
         self._expect(min(self._heartbeat, _HELLO))
@@ -97,14 +83,14 @@ class Reader(Deadline):
             self.notify()
 
     def notify(self) -> None:
-        """Have the stream's server woken, once until it takes."""
+        """Wake the stream's server, once until it takes."""
         if not self._notified and self._wake is not None:
             self._notified = True
             asyncio.get_running_loop().call_soon(self._wake)
 
     def leave(self) -> None:
-        """End the stream, if it has not ended: nobody is there any more."""
-        self.notify()  # whoever waits for what comes next
+        """End the stream, if it has not ended, because its client has left."""
+        self.notify()  # `_end` drops the callback, and `frames` may still wait for it
         self._end()
 
     def _end(self) -> None:
@@ -117,7 +103,7 @@ class Reader(Deadline):
         self._wake = None
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
-        """Yield the stream."""
+        """Yield the stream's frames."""
         wakeup = Wakeup()
         self.begin(wakeup.notify)
         try:
@@ -130,7 +116,7 @@ class Reader(Deadline):
             self.leave()
 
     def take(self) -> bytes:
-        """Return what is due now; nothing, if nothing is."""
+        """Return the frames that are due now; empty bytes if there are none."""
         self._notified = False
         if self.over or (self._resting and not self._over_limit()):
             return b""
@@ -161,7 +147,7 @@ class Reader(Deadline):
         return self._until is not None and has_passed(self._until)
 
     def _expect(self, seconds: float) -> None:
-        """Have something to take in so many seconds, whether anything happens by then or not."""
+        """Wake the server after `seconds` at the latest, with a heartbeat if there is nothing else."""
         due = asyncio.get_running_loop().time() + seconds
         if self._until is not None:
             due = min(due, self._until)
@@ -179,17 +165,15 @@ class Reader(Deadline):
         return self._pace > 0 and self._run.source is Source.CACHE
 
     def _may_open(self) -> bool:
-        """Tell whether it is known where the reader stands.
-
-        One that seems to be ahead of this process's copy is believed for a moment: another process feeds
-        the copy, and the readers of that one see more.
-        """
+        """Return whether the start frame can be sent: is the cursor known to be valid, or known not to be?"""
         self._adopt()
         run, cursor = self._run, self._cursor
         if run.result is not None:
             return True
         if run.generation is None:
             return False
+        # A follower's copy lags behind the writer's process, whose readers see more. A resumed cursor may
+        # thus be ahead of this copy for a moment, which is no reason for a reset.
         ahead = cursor is not None and cursor.epoch == self._epoch and cursor.position > self._length()
         if run.generation.writing or not ahead:
             return True
@@ -221,7 +205,7 @@ class Reader(Deadline):
         return frames
 
     def _adopt(self) -> bool:
-        """Turn to the run's present text; True when it is of another epoch than before."""
+        """Turn to the run's current text. True means that its epoch differs from the one before."""
         run = self._run
         buffer = run.generation.buffer if run.generation else None
         if buffer is not self._buffer:
@@ -252,6 +236,8 @@ class Reader(Deadline):
 
     def _news(self) -> list[bytes]:
         frames: list[bytes] = []
+        # Adopt first: the length is the adopted text's. Another process may have ended the session first,
+        # with less of this epoch's text than is shown here; the stored reply counts.
         if self._adopt() or self._position > self._length():
             self._position = 0
             self._status = None
@@ -270,25 +256,25 @@ class Reader(Deadline):
         return frames
 
     def _heartbeat_frame(self) -> bytes:
-        """Return a sign of life: since when the model has been at it, as long as there is no text."""
+        """Return a heartbeat. Before the first text it tells how long the model has been thinking."""
         run = self._run
         buffer = self._buffer
         if not self._opened or run.result is not None or buffer is None or buffer.waits or self._length():
             return sse.HEARTBEAT
-        # An epoch is the time at which the log, or the database, elected its writer. Where that clock can't
-        # be ours, what this process has seen of the session counts.
+        # An epoch is when the log, or the database, elected its writer. Where its clock is too far from ours,
+        # the time since this process opened the session counts.
         seen = time.monotonic() - run.opened
         elected = time.time() - self._epoch / 1000
         elapsed = max(seen, elected) if elected < _LONGEST_THOUGHT else seen
         return sse.thinking_frame(round(elapsed * 1000))
 
     def _closing(self) -> bytes:
-        answer = self._run.result
-        assert answer is not None
-        end = answer.reply.end
+        result = self._run.result
+        assert result is not None
+        end = result.reply.end
         if isinstance(end, Completed):
-            return sse.done_frame(end, message_id=self._run.session.reply_id, saved=answer.saved)
-        return sse.error_frame(end, saved=answer.saved)
+            return sse.done_frame(end, message_id=self._run.session.reply_id, saved=result.saved)
+        return sse.error_frame(end, saved=result.saved)
 
 
 _WORD = re.compile(r"\s*\S+\s?", re.ASCII)

@@ -1,4 +1,4 @@
-"""One session's reply, as this process takes part in it."""
+"""Holds the state of one session's reply in this process."""
 
 import asyncio
 import time
@@ -16,24 +16,24 @@ _logger = logger("runs")
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """The end of a run: the reply as it is stored, or will be once `saved` can become true."""
+    """A run's end. `saved`: the store has the reply; False while it is parked, or when it is lost."""
 
     reply: Reply
     saved: bool
 
 
 class SessionRun:
-    """One session's reply in this process. Readers look at it, and hang their bells on it."""
+    """One session's reply in this process. Readers read its fields and add themselves to its `listeners`."""
 
     __slots__ = (
         "deadline",
         "disabled",
+        "elections",
         "generation",
         "key",
         "limit",
         "listeners",
         "opened",
-        "productions",
         "request",
         "result",
         "session",
@@ -56,23 +56,23 @@ class SessionRun:
         self.wakeup = Wakeup()
         self.stopping = False
         self.disabled = False
-        self.productions = 0
+        self.elections = 0
         self.opened = time.monotonic()
         self.task: asyncio.Task[None] | None = None
 
     def settle(self, reply: Reply, *, saved: bool) -> None:
-        """Give the run its end; only the first counts."""
+        """Set the run's result, once, and notify the readers."""
         if self.result is None:
             self.result = RunResult(reply, saved)
             self.listeners.notify()
 
     def turn_to(self, generation: Generation) -> None:
-        """Make the readers follow this generation; they hang their bells on its tape when they look."""
+        """Make the readers follow this generation; each listens to its buffer from its next `take` on."""
         self.generation = generation
         self.listeners.notify()
 
     def lost(self, code: str, message: str) -> Reply:
-        """Return the reply as far as it is known here, ended by a failure that may pass."""
+        """Return the reply as far as this process knows it, ended by a retryable failure."""
         generation = self.generation
         epoch, text = (
             (generation.buffer.epoch, generation.buffer.text()) if generation else (self.session.epoch, "")
@@ -80,12 +80,12 @@ class SessionRun:
         return Reply(epoch, text, Failed(code, message, retryable=True, retry_after_ms=2000))
 
     def halt(self) -> None:
-        """Have the run stop soon."""
+        """Ask the run to stop soon."""
         self.stopping = True
         self.wakeup.notify()
 
     def report(self) -> None:
-        """Write the one line that metrics are made of."""
+        """Write the one log line that the metrics are made of."""
         assert self.result is not None
         begun = self.generation.buffer.begun if self.generation is not None else None
         fields = {
@@ -97,5 +97,6 @@ class SessionRun:
             "seconds": round(time.monotonic() - self.opened, 3),
         }
         if begun is not None:
+            # A joined generation may have begun before this run was opened.
             fields["first_token_ms"] = max(0, round((begun - self.opened) * 1000))
         _logger.info("reply_ended", extra=fields)

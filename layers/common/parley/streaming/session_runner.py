@@ -1,7 +1,7 @@
-"""The sessions that this process answers: each joins a generation, keeps to it, and saves its copy.
+"""Answers this process's sessions: each joins a generation, keeps to it, and saves its copy of the reply.
 
-A run goes on whether anybody reads it or not. It ends in one of three ways: the generation ended, the
-session was stopped, or another process saved the session's reply first.
+A run goes on with or without readers. It ends in one of three ways: the generation ended, the session was
+stopped, or another process saved the session's reply first.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _PATIENCE = 3
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What `SessionRunner` needs of the settings; seconds."""
+    """The settings that `SessionRunner` needs; times in seconds."""
 
     limits: CallLimits
     session_lease: float
@@ -37,7 +37,7 @@ class Policy:
 
 
 class SessionRunner:
-    """Every run and every generation of this process."""
+    """Holds every run and every generation of this process."""
 
     def __init__(
         self, store: Store, log: Log, models: ChatModels, keys: GenerationKeys, policy: Policy
@@ -57,13 +57,13 @@ class SessionRunner:
         )
 
     def open(self, session: Session, deadline: float | None) -> SessionRun:
-        """Return the session's run, begun where it is not under way.
+        """Return the session's run, and start it if this process has none.
 
         `deadline`, in the event loop's time, is when a reply written for this reader must end.
         """
         if session.reply is not None:
             run = SessionRun(session, "", None)
-            # Whoever comes first hears where it came from: it may have been known when it was asked for.
+            # The start may have saved a cached reply with the session; its reader should still hear `cache`.
             cached = session.source == Source.CACHE
             run.source = Source.CACHE if cached else Source.HISTORY
             run.settle(session.reply, saved=True)
@@ -90,10 +90,7 @@ class SessionRunner:
         return task
 
     async def wait_until_idle(self, run: SessionRun, until: float) -> None:
-        """Wait until nothing that was begun for this run needs this process, or until `until`.
-
-        `until` is in the event loop's time.
-        """
+        """Wait for the tasks of the run and of its writer, at most until `until` in the event loop's time."""
         generation = run.generation
         writes = generation.task if generation is not None and generation.writing else None
         tasks = {task for task in (writes, run.task) if task is not None}
@@ -120,7 +117,7 @@ class SessionRunner:
             if run.result is None:
                 run.settle(run.lost("unavailable", "This server is going away."), saved=False)
             self._runs.pop(run.session.id, None)
-            # After the readers, who have just been rung: a line takes as long to write as their last frames.
+            # After the readers, who were just notified: the line takes as long as their frames.
             asyncio.get_running_loop().call_soon(run.report)
 
     async def _join_until_settled(self, run: SessionRun) -> None:
@@ -128,14 +125,16 @@ class SessionRunner:
         floor, leased = session.epoch, session.leased
         pause = 0.05
         while run.result is None:
+            # A lease in Postgres says that a writer lives: its log will come back, so create none.
             entry = await self._registry.join_or_elect(run, floor, may_create=not leased)
             if isinstance(entry, Hit):
                 run.source = Source.CACHE
                 self._show(run, entry.reply)
-                await asyncio.sleep(0)  # the text first, then its place in the store
+                await asyncio.sleep(0)  # readers get the text before the wait for the store
                 if await self._save(run, entry.reply, Source.CACHE):
                     return
             elif isinstance(entry, Generation):
+                # A cursor must fit one text only, so the next epoch must exceed every epoch that readers saw.
                 floor = max(floor, entry.buffer.epoch)
                 if await self._keep_to(run, entry):
                     return
@@ -158,11 +157,12 @@ class SessionRunner:
         run.turn_to(generation)
 
     async def _keep_to(self, run: SessionRun, generation: Generation) -> bool:
-        """Accompany a generation to its end or the run's; False when the run has to join anew."""
+        """Keep the run with a generation until either ends. False means that the run must join anew."""
         session = run.session
         if generation.writing and generation.asker is None:
             generation.asker = session.id
         standing: Attached | Overtaken | Ended | Stopping = Attached()
+        # Where another process holds the lease at this epoch, the update would change nothing.
         if generation.writing or not session.follows(run.key, generation.buffer.epoch):
             standing = await self._store.attach(
                 session.id,
@@ -177,8 +177,10 @@ class SessionRunner:
         elif isinstance(standing, Stopping):
             await self._give_up(run, generation.buffer.epoch, standing)
         if not isinstance(standing, Attached):
+            # The join attached the session in the log; nobody else would detach it.
             await self._detach(run, generation)
             return run.result is not None
+        # Attached first, asked then: only an attached session can save what the model says.
         if generation.task is None:
             if generation.lost:
                 return False
@@ -189,6 +191,7 @@ class SessionRunner:
         run.turn_to(generation)
         try:
             while run.result is None:
+                # The end comes before a stop: a whole reply is saved whole.
                 if generation.buffer.end is not None:
                     return await self._save(run, generation.reply(), run.source)
                 if run.stopping or run.disabled or session.id in generation.stops:
@@ -205,8 +208,8 @@ class SessionRunner:
         run.limit = generation.buffer.length
         text = generation.buffer.text()
         if not generation.writing:
-            # The process that writes knows more: the rest of the text, and what was spent. It looks at its
-            # log this often when the model is silent, and has the first word.
+            # The writer knows the rest of the text and what was spent, so it may save first. It looks at its
+            # log this often while the model is silent.
             await asyncio.sleep(1.5 * self._policy.limits.look + 0.05)
         end: End = Completed(FinishReason.STOPPED)
         if run.disabled:
@@ -216,7 +219,7 @@ class SessionRunner:
         return saved
 
     async def _hand_over(self, run: SessionRun, generation: Generation) -> None:
-        """Have another session pay for what is written on after the one that asked has left."""
+        """Charge another attached session for what is written after the asker has left."""
         if generation.asker != run.session.id:
             return
         generation.asker = min(generation.attached, default=None)
@@ -235,12 +238,12 @@ class SessionRunner:
         generation.attached.discard(run.session.id)
         try:
             await self._log.stop(run.key, run.session.id)
-            # The writer flushes at once, and sees for itself whether anybody is left.
+            # The writer flushes at once, and sees for itself whether any session is left.
             self._registry.flush_soon(generation)
         except LogUnavailable:
             generation.logged = False
         if generation.task is None and not generation.attached:
-            # Elected, then refused: give the election back.
+            # This run was elected but may not write, and no task runs: give the election back.
             self._registry.forget(generation)
             generation.lose()
             with contextlib.suppress(LogUnavailable):
@@ -250,7 +253,7 @@ class SessionRunner:
         await self._hand_over(run, generation)
 
     async def _give_up(self, run: SessionRun, epoch: int, stopping: Stopping) -> None:
-        """End a session that was stopped while nobody answered it, with what its log has."""
+        """End a session that was stopped while no process answered it, with the text that its log has."""
         text = ""
         with contextlib.suppress(LogUnavailable):
             text = (await self._log.read(run.key, epoch, 0)).text
@@ -260,7 +263,7 @@ class SessionRunner:
         await self._save(run, Reply(epoch, text, end), run.source)
 
     async def _save(self, run: SessionRun, reply: Reply, source: Source) -> bool:
-        """Store the run's reply; False where a later epoch has the session."""
+        """Save the run's reply. False means that a later epoch has the session."""
         session_id = run.session.id
         try:
             outcome = await self._store.finish(session_id, reply, source.value)
@@ -274,13 +277,13 @@ class SessionRunner:
         return True
 
     def halt(self, session_id: str) -> None:
-        """Stop a session that this process answers, without waiting for the log to tell."""
+        """Stop a session that this process answers, without waiting for the log to tell of the stop."""
         run = self._runs.get(session_id)
         if run is not None:
             run.halt()
 
     async def close(self, grace: float = 3.0) -> None:
-        """End what is being written as truncated, save it, and stop."""
+        """End the replies being written as truncated, save them, and stop. `grace` is in seconds."""
         self._registry.cut()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace)

@@ -1,4 +1,4 @@
-"""A generation's text in this process's memory, with the bells of those who read along."""
+"""Holds a generation's text in this process's memory and notifies its readers."""
 
 import time
 from bisect import bisect_right
@@ -6,15 +6,20 @@ from bisect import bisect_right
 from parley.domain.events import End, StreamState
 from parley.support.wakeup import Listeners
 
-# Pieces up to so many code points grow with what comes: a token by itself would take ten times its size.
+# A piece grows up to this many code points. One string for each token would take ten times the token's size.
 _PIECE = 512
 
 
 class TextBuffer:
-    """Grows at its end only. Positions count code points, as cursors do.
+    """Text that grows at its end only. Positions count code points, as cursors do.
 
-    `begun` is when text came first. `waits` says that nobody is asked at the moment, for the `status` that
-    was told.
+    - `epoch`: the epoch that produces the text.
+    - `pieces`, `length`: the text as a list of pieces, and its code points.
+    - `begun`: monotonic time of the first text, in seconds; None before it.
+    - `end`: the reply's end; None until then.
+    - `status`: the latest state told while there was no text.
+    - `waits`: True after `tell` until the model is asked again; no model is being asked then.
+    - `listeners`: notified of text, status and end.
     """
 
     __slots__ = ("_starts", "begun", "end", "epoch", "length", "listeners", "pieces", "status", "waits")
@@ -31,7 +36,7 @@ class TextBuffer:
         self.listeners = Listeners()
 
     def append(self, text: str) -> None:
-        """Add text and wake the readers."""
+        """Append text and notify the listeners."""
         if text:
             if self.begun is None:
                 self.begun = time.monotonic()
@@ -45,13 +50,13 @@ class TextBuffer:
             self.listeners.notify()
 
     def tell(self, status: StreamState) -> None:
-        """Tell the readers what goes on while there is no text."""
+        """Set the status that readers show while there is no text, and notify the listeners."""
         self.status = status
         self.waits = True
         self.listeners.notify()
 
     def finish(self, end: End) -> None:
-        """Add the end and wake the readers."""
+        """Set the end and notify the listeners."""
         self.end = end
         self.listeners.notify()
 
@@ -69,5 +74,5 @@ class TextBuffer:
         return first + "".join(self.pieces[index + 1 :])
 
     def text(self) -> str:
-        """Return all of it."""
+        """Return the whole text."""
         return "".join(self.pieces)

@@ -1,4 +1,4 @@
-"""JSON in and out, and text that every store and wire can carry."""
+"""Encodes and decodes JSON, and cleans text for every store and protocol."""
 
 import json
 import re
@@ -10,8 +10,8 @@ import msgspec
 
 _encoder = msgspec.json.Encoder()
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# Bytes that are not UTF-8, as Python's `surrogateescape` writes them; after a high surrogate they are half a
-# pair.
+# Bytes that are not UTF-8, as Python's `surrogateescape` writes them. After a high surrogate such a code
+# point is half of a pair.
 _ESCAPED = re.compile("(?<![\ud800-\udbff])[\udc80-\udcff]+")
 
 
@@ -21,7 +21,7 @@ def to_json(value: object) -> bytes:
 
 
 def from_json(data: bytes | str) -> Any:
-    """Return what `data` says; raises `ValueError` (msgspec's) where it is not JSON, or nested too deeply."""
+    """Return the value of a JSON text. Raises `ValueError` (msgspec's), also for JSON nested too deeply."""
     try:
         return msgspec.json.decode(data)
     except RecursionError:
@@ -29,10 +29,10 @@ def from_json(data: bytes | str) -> Any:
 
 
 def convert_leniently(value: object, kind: Any) -> Any:
-    """Return `value`, of JSON, as `kind`, a Struct whose fields have defaults, or a union or list of such.
+    """Return a JSON `value` as `kind`: a Struct whose fields have defaults, or a union or list of such.
 
     A field of another type counts as absent, and an item of another type is left out. Raises
-    `msgspec.ValidationError` where `value` itself is of another type.
+    `msgspec.ValidationError` if `value` itself is of another type.
     """
     try:
         return msgspec.convert(value, kind)
@@ -60,7 +60,7 @@ def convert_leniently(value: object, kind: Any) -> Any:
 
 
 def json_of_any_bytes(data: bytes) -> Any:
-    """Return what `data` says, also where its texts hold half a character or half a surrogate pair.
+    """Return the value of a JSON text that may hold half a character or half a surrogate pair.
 
     A half stays in its text as a surrogate, which `TextCleaner` joins to the other half. Raises `ValueError`.
     """
@@ -71,16 +71,16 @@ def json_of_any_bytes(data: bytes) -> Any:
 
 
 def is_blank(text: str) -> bool:
-    """Tell whether nothing of `text` can be seen: white space, control and format characters alone."""
+    """Tell whether `text` is invisible: only white space, control characters and format characters."""
     return all(character.isspace() or unicodedata.category(character) in ("Cc", "Cf") for character in text)
 
 
 class TextCleaner:
-    """Joins characters that a provider split between chunks, and drops what no store takes.
+    """Joins characters that a provider split between chunks, and drops characters that no store takes.
 
-    Postgres takes neither NUL nor lone surrogates, and UTF-8 has no lone surrogates (RFC 3629, 3), so a reply
-    loses NUL and shows U+FFFD for half a surrogate pair, or for bytes that are no UTF-8 (which come in as
-    `surrogateescape` writes them). All else passes byte for byte.
+    Postgres takes neither NUL nor lone surrogates, and UTF-8 has no lone surrogates (RFC 3629, section 3). A
+    reply thus loses NUL, and shows U+FFFD for half a surrogate pair and for bytes that are not UTF-8, which
+    arrive as `surrogateescape` writes them. All other text passes byte for byte.
     """
 
     __slots__ = ("_held",)
@@ -89,10 +89,10 @@ class TextCleaner:
         self._held = ""
 
     def feed(self, text: str) -> str:
-        """Return what can be shown of everything fed so far and not yet returned."""
+        """Return the text that can be shown of everything fed so far and not yet returned."""
         if not self._held and text.isascii() and "\0" not in text:
             return text
-        # NUL goes first: a pair may be split around one, and must join whatever the chunks are.
+        # NUL goes first: a NUL may split a pair, which must join wherever the chunks end.
         text = self._held + text.replace("\0", "")
         self._held = ""
         if text and "\ud800" <= text[-1] <= "\udbff":
@@ -102,13 +102,13 @@ class TextCleaner:
         return clean(text)
 
     def flush(self) -> str:
-        """Return what is left when no more text will come."""
+        """Return the rest, when no more text will come."""
         held, self._held = self._held, ""
         return clean(held)
 
 
 def clean(text: str) -> str:
-    """Return `text` with surrogate pairs and escaped bytes joined, lone ones U+FFFD, and without NUL."""
+    """Return `text` with surrogate pairs and escaped bytes joined, lone ones as U+FFFD, and without NUL."""
     if "\0" in text:
         text = text.replace("\0", "")
     if _SURROGATE.search(text):
@@ -122,7 +122,7 @@ def _bytes_of(escaped: str) -> bytes:
 
 
 def _begun_character(text: str) -> int:
-    """Return how many escaped bytes at the end begin a character of UTF-8 whose rest is still to come."""
+    """Return how many escaped bytes at the end begin a UTF-8 character whose rest is still to come."""
     for length in range(1, min(len(text), 3) + 1):
         byte = ord(text[-length]) - 0xDC00
         if not 0x80 <= byte <= 0xFF or "\ud800" <= text[-length - 1 : -length] <= "\udbff":

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line, with named fields and nothing that a user wrote."""
+"""Writes structured logs: one JSON object a line, with named fields and nothing that a user wrote."""
 
 import contextlib
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-# Fields whose value never leaves the process, however it got into a record.
+# Fields whose values never leave the process, however they got into a record.
 _SECRET = frozenset(
     {
         "prompt", "content", "text", "reply", "parts", "title", "session_id", "sessionId",
@@ -21,12 +21,12 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 def redact(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return `fields` with every secret one's value replaced."""
+    """Return `fields` with the values of secret fields replaced."""
     return {name: "[redacted]" if name in _SECRET else value for name, value in fields.items()}
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as JSON; exceptions by type and place only, since messages may quote data."""
+    """Formats a record as JSON. An exception shows type and place alone: its message may quote data."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
@@ -44,12 +44,13 @@ class JsonFormatter(logging.Formatter):
             line = _encoder.encode(entry)
             if line.isascii():
                 return line.decode()
-        # Slower, but it escapes what some readers take for the end of a line, and halves of surrogate pairs.
+        # Slower, but it escapes the characters that some readers take for the end of a line, and halves of
+        # surrogate pairs.
         return json.dumps(entry, default=str)
 
 
 def _message(record: logging.LogRecord) -> str:
-    """Return our own words; of other libraries' only the first line of the template, which quotes nothing."""
+    """Return our own message, or the first line of another library's template, which quotes nothing."""
     if record.name == "parley" or record.name.startswith("parley."):
         return record.getMessage()
     lines = str(record.msg).splitlines()
@@ -71,7 +72,7 @@ def logger(name: str) -> logging.Logger:
 
 
 def configure(level: str) -> None:
-    """Send Parley's records to standard output as JSON; other libraries' only from WARNING on."""
+    """Send Parley's records to standard output as JSON; other libraries' records only from WARNING on."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()

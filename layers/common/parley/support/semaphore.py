@@ -1,4 +1,4 @@
-"""A semaphore for what is asked thousands of times a second: nobody who finds a place pays for waiting."""
+"""A semaphore for hot paths, with thousands of calls a second: a free place costs no future."""
 
 import asyncio
 from collections import deque
@@ -7,7 +7,7 @@ from parley.support.timer import Deadline, has_passed
 
 
 class FastSemaphore(Deadline):
-    """So many may be inside; the others wait, first come, first served, each until its deadline."""
+    """Admits `count` callers at once. The others wait in order of arrival, each until its deadline."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -15,14 +15,14 @@ class FastSemaphore(Deadline):
         self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
 
     def try_acquire(self) -> bool:
-        """Take a place if there is one, and nobody waits for it."""
+        """Take a place if one is free and no caller waits for it; return whether it was taken."""
         if self._free and not self._waiting:
             self._free -= 1
             return True
         return False
 
     async def wait(self, deadline: float) -> None:
-        """Take a place; raises `TimeoutError` when the event loop's time is `deadline`."""
+        """Wait for a place. Raises `TimeoutError` when the event loop's time reaches `deadline`."""
         if self.try_acquire():
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -32,11 +32,11 @@ class FastSemaphore(Deadline):
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.release()  # it came too late for its taker
+                self.release()  # the place came together with the cancellation
             raise
 
     def release(self) -> None:
-        """Give a place back."""
+        """Give a place back; the first waiting caller gets it."""
         while self._waiting:
             _, turn = self._waiting.popleft()
             if not turn.done():
@@ -52,5 +52,6 @@ class FastSemaphore(Deadline):
                 turn.set_exception(TimeoutError())
             else:
                 self._reschedule_earlier(deadline)
+        # Futures that are done leave at the front only; `release` skips the others.
         while self._waiting and self._waiting[0][1].done():
             self._waiting.popleft()

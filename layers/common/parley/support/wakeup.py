@@ -1,4 +1,4 @@
-"""A wake-up that costs no task: one waiter, many ringers."""
+"""Wakes one waiter from many sources, without a task."""
 
 import asyncio
 import math
@@ -9,15 +9,18 @@ from parley.support.timer import Deadline
 
 
 class Listener(Protocol):
-    """Whoever wants to be told of news, without being told which."""
+    """An object that wants to be notified of news, without being told the news."""
 
     def notify(self) -> None:
-        """Tell of news."""
+        """Notify the listener."""
         ...
 
 
 class Wakeup(Deadline):
-    """One waiter sleeps on it; whoever has news rings it. A ring before the wait is not lost."""
+    """A wake-up for one waiter, like `asyncio.Event` with a timeout.
+
+    A `notify()` before `wait()` is not lost.
+    """
 
     __slots__ = ("_future", "_notified")
 
@@ -32,7 +35,7 @@ class Wakeup(Deadline):
         self._on_deadline()
 
     async def wait(self, timeout: float | None = None) -> bool:
-        """Sleep until rung; False when `timeout` seconds passed first."""
+        """Wait for `notify()`; return False if `timeout` seconds passed first. None waits for ever."""
         if not self._notified:
             loop = asyncio.get_running_loop()
             self._future = loop.create_future()
@@ -40,6 +43,7 @@ class Wakeup(Deadline):
             try:
                 await self._future
             finally:
+                # The timer stays armed: the next wait moves it, and needs no new handle.
                 self._future = None
         notified, self._notified = self._notified, False
         return notified
@@ -50,7 +54,7 @@ class Wakeup(Deadline):
 
 
 class Listeners:
-    """Those of everybody who wants news of one thing: mostly one or two, so they take little room."""
+    """The listeners of one source, in a tuple: there are usually one or two, and a tuple is small."""
 
     __slots__ = ("_all",)
 
@@ -63,17 +67,17 @@ class Listeners:
     def __len__(self) -> int:
         return len(self._all)
 
-    def add(self, wakeup: Listener) -> None:
-        """Ring this one too."""
-        if wakeup not in self._all:
-            self._all = (*self._all, wakeup)
+    def add(self, listener: Listener) -> None:
+        """Add a listener, once."""
+        if listener not in self._all:
+            self._all = (*self._all, listener)
 
-    def discard(self, wakeup: Listener) -> None:
-        """Ring this one no more."""
-        if wakeup in self._all:
-            self._all = tuple(other for other in self._all if other is not wakeup)
+    def discard(self, listener: Listener) -> None:
+        """Remove a listener, if it is there."""
+        if listener in self._all:
+            self._all = tuple(other for other in self._all if other is not listener)
 
     def notify(self) -> None:
-        """Ring them all."""
-        for wakeup in self._all:
-            wakeup.notify()
+        """Notify every listener."""
+        for listener in self._all:
+            listener.notify()

@@ -1,4 +1,4 @@
-"""Replies that are known before their sessions are opened, which spares each of them a second transaction."""
+"""Finds replies in the cache before their sessions open, which spares each session a second transaction."""
 
 from msgspec.structs import replace
 
@@ -9,10 +9,10 @@ from parley.streaming.generation_keys import GenerationKeys
 
 
 class CachedReplies:
-    """Finds the cached reply to a new chat's question.
+    """Finds the cached reply to the question of a new chat.
 
-    The question's key takes the model as it is, which the store tells whenever a session is opened with
-    another version of it than this process knew.
+    A question's key includes its model. The store returns the current model whenever a session opens with a
+    version of it that this process did not know.
     """
 
     def __init__(self, log: Log, keys: GenerationKeys) -> None:
@@ -21,18 +21,22 @@ class CachedReplies:
         self._catalogue: dict[str, CatalogueEntry] = {}
 
     async def attach_to(self, new_session: NewSession) -> NewSession:
-        """Return the order with its answer, where the log keeps one; without a log, as it was."""
+        """Return the new session with the model's version and the cached reply, as far as they are known.
+
+        An unavailable log counts as no cached reply.
+        """
         entry = self._catalogue.get(new_session.model_id)
+        # A question in a chat has context, which is read with the session and not before.
         if entry is None or new_session.prompt is None or not new_session.context_free:
             return new_session
         key = self._keys.key_for(entry.model, (Turn(Role.USER, new_session.prompt),), new_session.user_id)
         try:
-            answer = await self._log.cached(key)
+            reply = await self._log.cached(key)
         except LogUnavailable:
-            answer = None
-        return replace(new_session, model_version=entry.version, answer=answer)
+            reply = None
+        return replace(new_session, model_version=entry.version, answer=reply)
 
     def remember_model(self, started: Started) -> None:
-        """Remember the model that an opened session tells of."""
+        """Remember the model that an opened session came with."""
         if started.model is not None:
             self._catalogue[started.model.model.id] = started.model

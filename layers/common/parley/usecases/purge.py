@@ -1,4 +1,4 @@
-"""The scheduled clean-up: saves what was parked, ends what crashed, deletes what expired."""
+"""Runs the scheduled clean-up: saves parked replies, ends orphans, deletes what expired."""
 
 import contextlib
 from collections.abc import Awaitable, Callable
@@ -12,14 +12,14 @@ from parley.domain.results import Orphan
 from parley.streaming.parked_replies import save_parked_reply
 from parley.support.logs import logger
 
-# A reader may take over an orphan by itself; the purge waits until none has come.
 _logger = logger("purge")
+# A reader may take over an orphan by itself. The purge waits this long for one.
 _GRACE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Purged:
-    """What one run of the purge did."""
+    """Counts of one run of the purge."""
 
     parked_saved: int
     orphans_ended: int
@@ -35,7 +35,11 @@ class Purged:
 async def purge(
     store: Store, log: Log, *, batch: int, retention_days: int, grace_seconds: float = _GRACE_SECONDS
 ) -> Purged:
-    """Run once. Idempotent, and safe beside itself and beside streams. Raises `StoreUnavailable`."""
+    """Run the purge once. It is idempotent, and safe beside other runs and beside streams.
+
+    `batch` is rows in a step; `retention_days` 0 keeps all chats; an orphan's lease ran out `grace_seconds`
+    ago. Raises `StoreUnavailable`.
+    """
     return Purged(
         parked_saved=await _save_parked(store, log, batch),
         orphans_ended=await _end_orphans(store, log, batch, grace_seconds),
@@ -50,6 +54,7 @@ async def _save_parked(store: Store, log: Log, batch: int) -> int:
     with contextlib.suppress(LogUnavailable):
         for session_id, reply, source in await log.parked(batch):
             saved += await save_parked_reply(store, session_id, reply, source, _logger)
+            # Unpark after the save: a crash in between only saves the reply again, which changes nothing.
             await log.unpark(session_id)
     return saved
 

@@ -1,4 +1,4 @@
-"""Opening a session for a prompt, and stopping one."""
+"""Opens a session for a prompt, and stops a session."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ _logger = logger("sessions")
 
 @dataclass(frozen=True, slots=True)
 class StartRequest:
-    """What a client asks for."""
+    """A client's request to answer a prompt."""
 
     user_id: str
     prompt: str | None
@@ -32,11 +32,12 @@ class StartRequest:
 
 
 async def start(
-    store: Store, answers: CachedReplies, request: StartRequest, *, prompt_characters: int
+    store: Store, cached_replies: CachedReplies, request: StartRequest, *, prompt_characters: int
 ) -> Started:
-    """Open a session; raises what `Store.start` raises, and `InvalidRequest` for a bad prompt.
+    """Open a session. A cached reply is saved with it, and its stream then only reads.
 
-    A reply that is cached already is saved with it, so that whoever streams it has nothing left to do.
+    `prompt_characters` is the longest prompt, in code points. Raises the errors of `Store.start`; a bad
+    prompt raises `InvalidRequest`, or `TooLarge`.
     """
     _check(request, prompt_characters)
     body = [request.prompt, request.model_id, request.chat_id, request.regenerate]
@@ -55,28 +56,28 @@ async def start(
         new_reply_id=new_id(),
     )
     begun = time.monotonic()
-    new_session = await answers.attach_to(new_session)
+    new_session = await cached_replies.attach_to(new_session)
     started = await store.start(new_session)
-    answers.remember_model(started)
+    cached_replies.remember_model(started)
     if started.answered and new_session.answer is not None:
-        # After the answer, which is made without another wait: a line takes as long to write.
+        # After the response, which needs no further wait: the line takes as long to write.
         asyncio.get_running_loop().call_soon(
             _report, new_session, new_session.answer, time.monotonic() - begun
         )
     return started
 
 
-def _report(new_session: NewSession, answer: Reply, seconds: float) -> None:
-    """Write the line that metrics are made of, as `SessionRun.report` does for a reply that took a while.
+def _report(new_session: NewSession, reply: Reply, seconds: float) -> None:
+    """Write the log line that metrics are made of, as `SessionRun.report` does for a streamed reply.
 
-    It took no seconds of streaming.
+    The line has no `seconds`, because the reply was not streamed.
     """
     fields = {
         "source": Source.CACHE.value,
         "model": new_session.model_id,
-        "status": answer.status.value,
+        "status": reply.status.value,
         "saved": True,
-        "characters": len(answer.text),
+        "characters": len(reply.text),
         "first_token_ms": round(seconds * 1000),
     }
     _logger.info("reply_ended", extra=fields)
@@ -86,7 +87,7 @@ def _check(request: StartRequest, prompt_characters: int) -> None:
     if request.chat_id is not None and not is_id(request.chat_id):
         raise NotFound
     if not request.model_id.isprintable():
-        raise UnknownModel  # NUL among them, which no query takes
+        raise UnknownModel  # NUL is not printable, and no query takes it
     if request.prompt is None:
         if request.regenerate and request.chat_id is not None:
             return
@@ -102,9 +103,9 @@ def _check(request: StartRequest, prompt_characters: int) -> None:
 
 
 async def stop(store: Store, log: Log, session_id: str, user_id: str | None) -> None:
-    """Ask whoever answers the session to stop, and end it here where nobody does.
+    """Ask the process that answers the session to stop; end the session here if no process answers it.
 
-    Repeating it, or stopping what has ended, changes nothing. Raises `NotFound`.
+    Stopping an ended or stopped session changes nothing. Raises `NotFound`.
     """
     if not is_id(session_id):
         raise NotFound

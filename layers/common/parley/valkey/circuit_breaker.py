@@ -1,4 +1,4 @@
-"""Keeps a failing dependency off the path of requests until it answers again."""
+"""A circuit breaker: while a dependency fails, requests fail at once instead of waiting for it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,10 +12,11 @@ _logger = logger("valkey")
 
 
 class CircuitBreaker:
-    """After a failure, fails at once until a probe succeeds.
+    """After a failure, fails every call at once until a probe succeeds.
 
-    The probe runs beside the requests, so a server that is silent costs one timeout, once. `faults` are
-    the errors that open the breaker. Calls and the probe bound themselves.
+    The probe runs in its own task, so a silent server costs one timeout, once. `faults` are the errors that
+    open the breaker. `pause` is the seconds between two probes. Calls and probes must have their own
+    timeouts.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class CircuitBreaker:
         self.closed = True
 
     async def call(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Run `work`; raises `LogUnavailable` for every failure of the dependency."""
+        """Return the result of `work`. Raises `LogUnavailable` for the errors in `faults`, and while open."""
         if not self.closed:
             self._keep_probing()
             raise LogUnavailable
@@ -49,7 +50,7 @@ class CircuitBreaker:
         self._keep_probing()
 
     def _keep_probing(self) -> None:
-        # A probe of another event loop (an earlier invocation's) never comes back.
+        # A probe in the event loop of an earlier invocation never ends.
         if self._probing is None or self._probing.done() or self._probing.get_loop() is not _loop():
             self._probing = asyncio.create_task(self._until_back())
 
@@ -64,7 +65,7 @@ class CircuitBreaker:
             _logger.info("log_available")
 
     async def close(self) -> None:
-        """End the probe."""
+        """Cancel the probe."""
         if self._probing is not None and not self._probing.done():
             self._probing.cancel()
             await asyncio.wait({self._probing})

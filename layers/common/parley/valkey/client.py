@@ -1,8 +1,8 @@
-"""One connection to Valkey that all commands of a process share, answered in the order they were sent.
+"""A pipelined Valkey client: all commands of a process share one connection, and replies come in order.
 
-redis-py takes a connection from a pool for each command, which costs a tenth of a millisecond of work and
-has two of them answer each other where one was cancelled. Here an answer finds its command by its place,
-whether anybody still waits for it or not.
+redis-py takes a connection from a pool for each command, which costs a tenth of a millisecond of work. After
+a cancelled command, its reply can go to another command. Here the position of a reply tells its command, even
+if that command was cancelled.
 """
 
 import asyncio
@@ -19,22 +19,22 @@ from parley.support.timer import Deadline, has_passed
 Argument = str | bytes | int
 Command = tuple[Argument, ...]
 
-# What concerns the server and not this command: it is away, full, or not the one to write to.
+# Errors of the server, not of one command: it is loading, full, or not the primary.
 _FAULTS = {
     "LOADING", "CLUSTERDOWN", "MASTERDOWN", "OOM", "READONLY", "MISCONF", "NOREPLICAS", "NOAUTH", "WRONGPASS",
 }  # fmt: skip
 
 
 class ErrorReply(Exception):
-    """The server refused a command; `code` is the first word of its answer, for the rest may quote data."""
+    """The server refused a command. `code` is the reply's first word; the rest may quote data."""
 
-    def __init__(self, answer: str) -> None:
-        self.code = answer.partition(" ")[0][:40]
+    def __init__(self, reply: str) -> None:
+        self.code = reply.partition(" ")[0][:40]
         super().__init__(self.code)
 
 
 class ServerFault(Exception):
-    """The server refuses all commands, or all that write; `code` is why."""
+    """The server refuses all commands, or all writes. `code` is the reason."""
 
     def __init__(self, code: str) -> None:
         self.code = code
@@ -42,13 +42,13 @@ class ServerFault(Exception):
 
 
 class PipelinedClient:
-    """Sends commands, those of one call in one write; connects when needed, and again after a loss."""
+    """Sends the commands of one call in one write. Connects when needed, and again after a loss."""
 
     def __init__(self, url: str, *, timeout: float) -> None:
-        """`timeout`, in seconds, is for a whole call, connecting included."""
+        """`timeout`, in seconds, limits a whole call, connecting included."""
         options = self._options = parse_url(url)
         kind = options.pop("connection_class", None)
-        # The options of a URL may say much about certificates, which redis-py knows how to read.
+        # redis-py reads the URL's TLS options, of which there are many.
         self._security: ssl.SSLContext | None = (
             kind(**options).ssl_context.get() if kind is SSLConnection else None
         )
@@ -57,18 +57,19 @@ class PipelinedClient:
         self._opening = asyncio.Lock()
 
     async def send(self, commands: Sequence[Command]) -> list[Any]:
-        """Return the answers in order, `ErrorReply` objects among them.
+        """Return the replies in order, `ErrorReply` objects among them.
 
-        Raises `OSError` or `TimeoutError` where the server is away or talks nonsense, `ServerFault`. A call
-        whose connection was lost is sent again, once: every command has to bear that.
+        Raises `ServerFault`, and `OSError` or `TimeoutError` if the server is away or sends invalid data.
+        After a lost connection the commands are sent once more, so every command must be repeatable.
         """
-        answers = await self._send(commands)
-        for answer in answers:
-            if isinstance(answer, ErrorReply) and answer.code in _FAULTS:
-                # After a failover the name leads to another server, but this connection never would.
+        replies = await self._send(commands)
+        for reply in replies:
+            if isinstance(reply, ErrorReply) and reply.code in _FAULTS:
+                # After a failover the host name leads to another server. This connection would stay with the
+                # old one.
                 await self.close()
-                raise ServerFault(answer.code)
-        return answers
+                raise ServerFault(reply.code)
+        return replies
 
     async def _send(self, commands: Sequence[Command]) -> list[Any]:
         deadline = asyncio.get_running_loop().time() + self._timeout
@@ -80,7 +81,7 @@ class PipelinedClient:
             try:
                 return await connection.execute(packed, len(commands), deadline)
             except ConnectionError:
-                pass  # closed by the server while it was idle, most likely
+                pass  # probably closed by the server while idle
         return await (await self._open(deadline)).execute(packed, len(commands), deadline)
 
     async def _open(self, deadline: float) -> "_Connection":
@@ -105,11 +106,11 @@ class PipelinedClient:
         if options.get("db"):
             greeting.append(("SELECT", options["db"]))
         try:
-            for answer in (
+            for reply in (
                 await connection.execute(_pack(greeting), len(greeting), deadline) if greeting else ()
             ):
-                if isinstance(answer, ErrorReply):
-                    raise ServerFault(answer.code)
+                if isinstance(reply, ErrorReply):
+                    raise ServerFault(reply.code)
         except BaseException:
             connection.abort()
             raise
@@ -123,24 +124,27 @@ class PipelinedClient:
 
 
 def _pack(commands: Sequence[Command]) -> bytes:
-    # Its stub knows commands of one word only.
+    # hiredis's type stub accepts only commands of one word.
     return b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]
 
 
 class _Call:
-    """Commands that were sent together, and their answers so far."""
+    """The commands of one call, and their replies so far."""
 
-    __slots__ = ("answers", "count", "deadline", "future")
+    __slots__ = ("count", "deadline", "future", "replies")
 
     def __init__(self, count: int, future: "asyncio.Future[list[Any]]", deadline: float) -> None:
         self.count = count
         self.future = future
         self.deadline = deadline
-        self.answers: list[Any] = []
+        self.replies: list[Any] = []
 
 
 class _Connection(Deadline, asyncio.Protocol):
-    """A connection. Answers are read here, not in a task, so that one that came is never late by a timer."""
+    """A connection with the calls that wait for its replies.
+
+    Replies are parsed in `data_received`, not in a task. So no timeout overtakes a reply that has arrived.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,7 +155,7 @@ class _Connection(Deadline, asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """Whether commands can be sent; never so in another event loop than the connection's own."""
+        """Whether commands can be sent. False in any event loop but the connection's own."""
         return (
             self._transport is not None
             and not self._transport.is_closing()
@@ -162,7 +166,7 @@ class _Connection(Deadline, asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     async def execute(self, packed: bytes, count: int, deadline: float) -> list[Any]:
-        """Send `count` commands and return their answers; raises `ConnectionError`, `TimeoutError`."""
+        """Send `count` commands and return their replies. Raises `ConnectionError`, `TimeoutError`."""
         if self._transport is None:
             raise ConnectionError("closed")
         call = _Call(count, self._loop.create_future(), deadline)
@@ -176,7 +180,7 @@ class _Connection(Deadline, asyncio.Protocol):
         if not waiting:
             return
         if has_passed(min(waiting)):
-            # Everybody else waits for the same silent server.
+            # Replies come in order, so all other calls wait for the same silent server.
             self._lose(TimeoutError())
         else:
             self._reschedule(min(waiting))
@@ -184,13 +188,13 @@ class _Connection(Deadline, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             self._reader.feed(data)
-            while (answer := self._reader.gets()) is not False:
+            while (reply := self._reader.gets()) is not False:
                 call = self._calls[0]
-                call.answers.append(answer)
-                if len(call.answers) == call.count:
+                call.replies.append(reply)
+                if len(call.replies) == call.count:
                     self._calls.popleft()
                     if not call.future.done():
-                        call.future.set_result(call.answers)
+                        call.future.set_result(call.replies)
         except (ConnectionError, IndexError):
             self._lose(ConnectionError("an answer that makes no sense"))
 
@@ -198,7 +202,7 @@ class _Connection(Deadline, asyncio.Protocol):
         self._lose(ConnectionError("closed"))
 
     def abort(self) -> None:
-        """Close at once; whoever waits for an answer gets a `ConnectionError`."""
+        """Close at once. Calls that wait for replies get a `ConnectionError`."""
         self._lose(ConnectionError("closed"))
 
     def _lose(self, error: Exception) -> None:

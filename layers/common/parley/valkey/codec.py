@@ -1,4 +1,4 @@
-"""How replies and ends are written into the log, and read from it by whatever version wrote them."""
+"""Encodes replies and ends for the log, and decodes those of older and newer versions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,24 +11,24 @@ _VERSION = 1
 
 
 def end_to_bytes(end: End) -> bytes:
-    """Write an end."""
+    """Encode an end."""
     return to_json(_end_fields(end))
 
 
 def end_of_bytes(data: bytes) -> End:
-    """Read an end; raises `ValueError` for anything else."""
+    """Decode an end. Raises `ValueError`."""
     return _end_of(from_json(data))
 
 
 def reply_to_bytes(reply: Reply) -> bytes:
-    """Write a reply, its epoch first, where a script can read it."""
+    """Encode a reply. Its epoch comes first, where a Lua script can read it."""
     return b"%d %b" % (reply.epoch, to_json([_VERSION, reply.text, _end_fields(reply.end)]))
 
 
 def reply_of_bytes(data: bytes) -> Reply:
-    """Read a reply; raises `ValueError` for what is corrupt or of another version.
+    """Decode a reply. Raises `ValueError` if it is corrupt or of another version.
 
-    What is read can be saved: Valkey is nobody's to trust, and a store would refuse the rest.
+    The reply can be saved. Valkey's data is not trusted, and the store would refuse some values.
     """
     epoch, _, body = data.partition(b" ")
     match from_json(body):
@@ -40,7 +40,7 @@ def reply_of_bytes(data: bytes) -> Reply:
 
 
 def cached_of_bytes(data: bytes) -> Reply:
-    """Read a reply that is given to whoever asks the same; raises `ValueError` for any other too."""
+    """Decode a cached reply. Raises `ValueError` as `reply_of_bytes`, and if it is not cacheable."""
     reply = reply_of_bytes(data)
     if not reply.cacheable:
         raise ValueError("not a reply that ended well")
@@ -48,7 +48,7 @@ def cached_of_bytes(data: bytes) -> Reply:
 
 
 def _end_fields(end: End) -> dict[str, Any]:
-    # An older version reads an end without `spent`, and passes over one that it does not know.
+    # An end without `spent` is the older format. A version that does not know `spent` ignores it.
     spent = {"spent": [end.spent.input_tokens, end.spent.output_tokens]} if end.spent is not None else {}
     if isinstance(end, Failed):
         return {
@@ -90,8 +90,8 @@ def _spent_of(fields: Mapping[str, Any]) -> Spent | None:
 
 
 def _is_storable(text: str) -> bool:
-    return "\0" not in text  # which Postgres does not take
+    return "\0" not in text  # Postgres refuses NUL in text
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**31  # as Postgres has an integer
+    return type(value) is int and 0 <= value < 2**31  # Postgres's integer

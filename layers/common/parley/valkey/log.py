@@ -1,4 +1,4 @@
-"""The log in Valkey (or Redis 7): streams whose entry ids are cursors."""
+"""The log in Valkey (or Redis 7): one stream for each generation, whose entry ids are cursors."""
 
 import asyncio
 import functools
@@ -30,7 +30,12 @@ _logger = logger("valkey")
 
 
 class ValkeyLog:
-    """`ports.Log` in Valkey. Keys share one hash tag a generation, so a cluster keeps them together."""
+    """`ports.Log` in Valkey.
+
+    All keys of a generation share one hash tag, so a cluster keeps them on one node. `timeout` is in seconds.
+    `cache_seconds` 0 caches nothing. A log is kept for `log_seconds` after its last write, and for
+    `linger_seconds` after its end.
+    """
 
     def __init__(
         self,
@@ -51,7 +56,7 @@ class ValkeyLog:
         self._linger_ms = linger_seconds * 1000
         self._client = PipelinedClient(url, timeout=timeout)
         self._breaker = CircuitBreaker(self._probe, faults=(OSError, TimeoutError, RedisError, ServerFault))
-        # Subscriptions have a connection of their own, whose answers come unasked.
+        # Subscriptions need their own connection, because pub/sub messages come without a command.
         self._subscriber = redis.asyncio.Redis.from_url(
             url,
             protocol=2,
@@ -78,13 +83,13 @@ class ValkeyLog:
         return _taken((await self._run_all(script, [(len(keys), *keys, *arguments)]))[0])
 
     async def _run_all(self, script: Script, calls: Sequence[Command]) -> list[Any]:
-        """Run a script with each call's keys and arguments, and return the answers, refusals among them."""
+        """Run a script once for each call's keys and arguments. Return the replies, errors among them."""
         commands: list[Command] = [("EVALSHA", script.sha, *call) for call in calls]
-        answers = await self._send(commands)
-        if any(isinstance(answer, ErrorReply) and answer.code == "NOSCRIPT" for answer in answers):
-            # To run a script twice changes nothing more, so all of them may go again.
-            _, *answers = await self._send([("SCRIPT", "LOAD", script.source), *commands])
-        return answers
+        results = await self._send(commands)
+        if any(isinstance(result, ErrorReply) and result.code == "NOSCRIPT" for result in results):
+            # Every script is idempotent, so all of the calls can be repeated.
+            _, *results = await self._send([("SCRIPT", "LOAD", script.source), *commands])
+        return results
 
     async def join(
         self, key: str, session_id: str, owner: str, *, epoch: int, may_create: bool, read: bool = False
@@ -93,20 +98,21 @@ class ValkeyLog:
         arguments: list[Argument] = [
             session_id, owner, epoch, int(may_create), self._lease_ms, self._log_ms, int(read),
         ]  # fmt: skip
+        # A second attempt follows the deletion of a corrupt reply.
         for _ in range(2):
-            answer = await self._run(scripts.JOIN, keys, arguments)
+            result = await self._run(scripts.JOIN, keys, arguments)
             try:
-                match answer[0]:
+                match result[0]:
                     case b"hit":
-                        return Hit(cached_of_bytes(answer[1]))
+                        return Hit(cached_of_bytes(result[1]))
                     case b"follow":
-                        return Follow(int(answer[1]), begun_of(answer[2:]))
+                        return Follow(int(result[1]), begun_of(result[2:]))
                     case b"write":
-                        return Write(int(answer[1]), takeover=bool(answer[2]))
+                        return Write(int(result[1]), takeover=bool(result[2]))
                     case b"wait":
                         return Wait()
             except ValueError:
-                # Corrupt, or an older version's: worth nothing.
+                # A corrupt reply, or one of an older version, is of no use.
                 await self._ask("DEL", keys[0])
             except (TypeError, IndexError, AttributeError):
                 break
@@ -122,7 +128,7 @@ class ValkeyLog:
         try:
             return cached_of_bytes(value)
         except ValueError:
-            await self._ask("DEL", done)  # as `join` does
+            await self._ask("DEL", done)  # as in `join`
             return None
         except (TypeError, AttributeError):
             raise LogUnavailable from None
@@ -141,19 +147,19 @@ class ValkeyLog:
     async def _write(
         self, appends: Sequence[Append], end: bytes = b"", done: bytes = b""
     ) -> list[Flushed | Fenced | None]:
-        """Write appends, and all of a text whose log was lost."""
-        answers = await self._run_all(scripts.WRITE, [self._append(append, end, done) for append in appends])
-        lost = [index for index, answer in enumerate(answers) if answer == [b"lost"]]
+        """Write appends. If a log was lost, write its whole text."""
+        results = await self._run_all(scripts.WRITE, [self._append(append, end, done) for append in appends])
+        lost = [index for index, result in enumerate(results) if result == [b"lost"]]
         if lost:
             seeds = [self._append(appends[index], end, done, seed=True) for index in lost]
-            for index, answer in zip(lost, await self._run_all(scripts.WRITE, seeds), strict=True):
-                answers[index] = answer
-        return [flushed_of(answer) for answer in answers]
+            for index, result in zip(lost, await self._run_all(scripts.WRITE, seeds), strict=True):
+                results[index] = result
+        return [flushed_of(result) for result in results]
 
     def _append(self, append: Append, end: bytes, done: bytes, *, seed: bool = False) -> Command:
         key, epoch, owner, position, text, whole = append
         if seed:
-            # `whole` may have grown meanwhile; the entry must end at `position`.
+            # `whole` may have grown during the first attempt, but the entry's id says `position`.
             text = "".join(whole)[:position]
         return (
             5, *self._keys(key), epoch, owner, position, text, int(seed), self._lease_ms,
@@ -161,14 +167,15 @@ class ValkeyLog:
         )  # fmt: skip
 
     async def read(self, key: str, epoch: int, position: int) -> Slice:
-        answer = await self._run(scripts.READ, self._keys(key), [epoch, position])
+        result = await self._run(scripts.READ, self._keys(key), [epoch, position])
         try:
-            if answer[0] == b"rows":
-                return slice_of(answer[1], answer[2], answer[3], position)
-            if answer[0] == b"done":
-                reply = reply_of_bytes(answer[1])
+            if result[0] == b"rows":
+                return slice_of(result[1], result[2], result[3], position)
+            if result[0] == b"done":
+                reply = reply_of_bytes(result[1])
                 return Slice(reply.text[position:], reply.end, True, False, frozenset())
         except ValueError:
+            # A hole or a corrupt entry: the epoch counts as gone.
             pass
         except (TypeError, IndexError, AttributeError):
             raise LogUnavailable from None
@@ -209,13 +216,13 @@ class ValkeyLog:
         return replies
 
     async def _scan(self, limit: int) -> dict[bytes, bytes]:
-        """Return up to `limit` entries, however many the server gives at a time."""
+        """Return up to `limit` entries. HSCAN's COUNT is a hint: the server may return more or fewer."""
         found: dict[bytes, bytes] = {}
         cursor: Argument = 0
         while True:
-            answer = await self._ask("HSCAN", self._parked, cursor, "COUNT", limit)
+            result = await self._ask("HSCAN", self._parked, cursor, "COUNT", limit)
             try:
-                cursor, part = answer
+                cursor, part = result
                 found |= zip(part[::2], part[1::2], strict=True)
             except (ValueError, TypeError):
                 raise LogUnavailable from None
@@ -230,10 +237,10 @@ class ValkeyLog:
         return f"{self._prefix}:parked"
 
     async def _probe(self) -> None:
-        # A write, since a server that is full or a replica answers reads.
-        [answer] = await self._client.send([("SET", f"{self._prefix}:probe", 1, "PX", 1000)])
-        if isinstance(answer, ErrorReply):
-            raise ServerFault(answer.code)
+        # A write, because a full server and a replica still answer reads.
+        [result] = await self._client.send([("SET", f"{self._prefix}:probe", 1, "PX", 1000)])
+        if isinstance(result, ErrorReply):
+            raise ServerFault(result.code)
 
     async def check(self) -> None:
         await self._breaker.call(self._probe)
@@ -245,18 +252,18 @@ class ValkeyLog:
         await self._subscriber.aclose()
 
 
-def _taken(answer: Any) -> Any:
-    """Return an answer; one that refuses this command alone is for the caller as no log at all."""
-    if isinstance(answer, ErrorReply):
-        _logger.warning("log_refused", extra={"error": answer.code})
+def _taken(result: Any) -> Any:
+    """Return a result. Raises `LogUnavailable` if the server refused this command alone."""
+    if isinstance(result, ErrorReply):
+        _logger.warning("log_refused", extra={"error": result.code})
         raise LogUnavailable
-    return answer
+    return result
 
 
-def _number(answer: Any) -> int:
-    """Return a number that a server which talks nonsense may not have given."""
+def _number(result: Any) -> int:
+    """Return a result as an integer. Raises `LogUnavailable` if the server sent something else."""
     try:
-        return int(answer)
+        return int(result)
     except (ValueError, TypeError):
         raise LogUnavailable from None
 

@@ -1,4 +1,4 @@
-"""What the log's scripts answer, made into values."""
+"""Converts the replies of the log's Lua scripts into results."""
 
 import functools
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ from parley.valkey.codec import end_of_bytes
 _logger = logger("valkey")
 
 
-def flushed_of(answer: Any) -> Flushed | Fenced | None:
-    """Return what became of a write; None, and a line in the log, for a refusal or nonsense."""
-    # Nearly every answer, at every token of every stream: nobody stops.
-    if type(answer) is list and answer[:2] == [b"ok", []] and len(answer) == 3 and type(answer[2]) is int:
-        return _attached(answer[2])
-    match answer:
+def flushed_of(reply: Any) -> Flushed | Fenced | None:
+    """Return the result of a write. Returns None, and logs a line, for an error or an invalid reply."""
+    # The fast path: almost every reply is this one, once for each token of each stream.
+    if type(reply) is list and reply[:2] == [b"ok", []] and len(reply) == 3 and type(reply[2]) is int:
+        return _attached(reply[2])
+    match reply:
         case [b"fenced"]:
             return Fenced()
         case [b"ok", list(stops), int(attached)] if all(isinstance(stop, bytes) for stop in stops):
             return Flushed(frozenset(stop.decode("utf-8", "replace") for stop in stops), attached)
-    _logger.warning("log_refused", extra={"error": getattr(answer, "code", "nonsense")})
+    _logger.warning("log_refused", extra={"error": getattr(reply, "code", "nonsense")})
     return None
 
 
@@ -30,21 +30,21 @@ def _attached(count: int) -> Flushed:
     return Flushed(frozenset(), count)
 
 
-def begun_of(answer: Sequence[Any]) -> Slice | None:
-    """Return what a log had when it was joined; what cannot be read is left to who reads on."""
-    if not answer:
+def begun_of(reply: Sequence[Any]) -> Slice | None:
+    """Return the log's content at the join, or None if it is missing or invalid: the reader then reads it."""
+    if not reply:
         return None
     try:
-        rows, stops, alive = answer
+        rows, stops, alive = reply
         return slice_of(rows, stops, alive, 0)
     except (ValueError, TypeError, AttributeError):
         return None
 
 
 def slice_of(rows: Sequence[Any], stops: Sequence[bytes], alive: Any, position: int) -> Slice:
-    """Put the entries after `position` together; one that was written twice overlaps, and is cut.
+    """Join the entries after `position`. Entries written twice overlap, and the overlap is cut.
 
-    Raises `ValueError`, `TypeError` or `AttributeError` for nonsense.
+    Raises `ValueError`, `TypeError` or `AttributeError` for invalid replies.
     """
     names = frozenset(member.decode() for member in stops)
     pieces: list[str] = []
@@ -54,6 +54,7 @@ def slice_of(rows: Sequence[Any], stops: Sequence[bytes], alive: Any, position: 
             end = end_of_bytes(value)
         elif name == b"t":
             text = value.decode()
+            # An entry's id has the position that the text reaches, not the one where it begins.
             upto = int(entry_id.partition(b"-")[2])
             begin = upto - len(text)
             if begin > position:

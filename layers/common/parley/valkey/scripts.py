@@ -1,23 +1,26 @@
-"""The log's steps as Lua, each one round trip and atomic.
+"""The log's operations as Lua scripts: each is atomic and takes one round trip.
 
-Entry ids are cursors: `epoch-position`. An epoch's first entry is `epoch-0`, with its writer's name;
-text entries (`t`) stand at the position they bring the reply to; the terminal entry (`e`) stands one
-past the last. Valkey refuses an id at or below the newest, which fences off a replaced writer.
-Epochs are milliseconds of Valkey's clock, or one more than the last, so that they stay below 2^53,
-are never used twice, and grow even where everything was lost in between.
+Entry ids are cursors: `epoch-position`. An epoch's first entry is `epoch-0`, with its writer's name. A text
+entry (`t`) has the position that the reply reaches with it. The terminal entry (`e`) has the position after
+the last. Valkey refuses an id at or below the newest, so a replaced writer is fenced off.
+
+An epoch is the time of Valkey's clock in milliseconds. It is the last epoch plus one if that is greater, and
+after a takeover. So epochs stay below 2^53 and are never used twice. They grow even if all data was lost in
+between.
 """
 
 import hashlib
 
 
 class Script:
-    """A script, and the name by which a server that has it knows it."""
+    """A Lua script, and the SHA-1 by which a server that has loaded it knows it."""
 
     def __init__(self, source: str) -> None:
         self.source = source
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
+# A reply of an epoch below the session's is no hit: the session has followed a later epoch.
 # KEYS done, log, lease, attached, stops
 # ARGV session, owner, session's epoch, may create, lease ms, log ttl ms, read
 JOIN = Script("""
@@ -65,6 +68,7 @@ redis.call('DEL', KEYS[5])
 return {'write', name, running and 1 or 0}
 """)
 
+# `lost` asks for the same call with `seed` and the whole text.
 # KEYS done, log, lease, attached, stops
 # ARGV epoch, owner, position, text, seed, lease ms, log ttl ms, channel, end, done, cache ms
 WRITE = Script("""
@@ -107,7 +111,7 @@ READ = Script("""
 local rows = redis.call('XRANGE', KEYS[2], '(' .. ARGV[1] .. '-' .. ARGV[2], ARGV[1])
 local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
 local current = #last > 0 and tonumber(string.match(last[1][1], '^%d+')) == tonumber(ARGV[1])
--- What ended is whole, also when a later epoch has begun.
+-- An epoch that ended is complete, even after a later one has begun.
 if current or (#rows > 0 and rows[#rows][2][1] == 'e') then
   return {'rows', rows, redis.call('SMEMBERS', KEYS[5]), redis.call('EXISTS', KEYS[3])}
 end

@@ -1,4 +1,4 @@
-"""One subscription a process: rings the bells of those who follow a generation."""
+"""One pub/sub connection for a process, which notifies the followers of each generation."""
 
 import asyncio
 import contextlib
@@ -12,9 +12,9 @@ _FAULTS = (RedisError, OSError, TimeoutError)
 
 
 class Subscriptions:
-    """Shares one pub/sub connection among all watches.
+    """Shares one pub/sub connection among all subscriptions.
 
-    News may be lost (a reconnect, a failover), so whoever watches also looks now and then by itself.
+    A reconnect or a failover may lose messages, so followers must also read now and then without one.
     """
 
     def __init__(self, client: "redis.asyncio.Redis") -> None:
@@ -25,7 +25,7 @@ class Subscriptions:
         self._lock = asyncio.Lock()
 
     async def watch(self, channel: str, wakeup: Wakeup) -> "Subscription":
-        """Ring `wakeup` at every message on `channel`, until closed."""
+        """Notify `wakeup` of every message on `channel`, until the subscription is closed."""
         name = channel.encode()
         async with self._lock:
             listeners = self._listeners.get(name)
@@ -42,7 +42,7 @@ class Subscriptions:
         return Subscription(self, name, wakeup)
 
     async def forget(self, name: bytes, wakeup: Wakeup) -> None:
-        """End a watch; the last one of a channel unsubscribes."""
+        """Close a subscription. The last one of a channel unsubscribes."""
         async with self._lock:
             listeners = self._listeners.get(name)
             if listeners is None:
@@ -60,8 +60,8 @@ class Subscriptions:
             try:
                 message = await pubsub.get_message(timeout=None)
             except _FAULTS:
-                # Missed news: everybody looks for himself, and again once subscribed anew.
-                self._ring_everybody()
+                # Messages may have been lost, so every follower reads now.
+                self._notify_all()
                 await asyncio.sleep(0.5)
                 continue
             if message is not None and message["type"] == "message":
@@ -69,12 +69,12 @@ class Subscriptions:
             elif not pubsub.subscribed:
                 await asyncio.sleep(0.05)
 
-    def _ring_everybody(self) -> None:
+    def _notify_all(self) -> None:
         for listeners in self._listeners.values():
             listeners.notify()
 
     async def close(self) -> None:
-        """Unsubscribe from everything and close the connection."""
+        """Unsubscribe from all channels, and close the connection."""
         if self._listening is not None:
             self._listening.cancel()
             await asyncio.wait({self._listening})
@@ -84,7 +84,7 @@ class Subscriptions:
 
 
 class Subscription:
-    """`ports.Watch` of one bell on one channel."""
+    """`ports.Watch` of one wakeup on one channel."""
 
     def __init__(self, subscriptions: Subscriptions, name: bytes, wakeup: Wakeup) -> None:
         self._subscriptions = subscriptions
