@@ -108,6 +108,11 @@ def test_a_long_error_takes_no_time(text: str) -> None:
     assert fault_of_status("It", 400, {}, {"error": {"message": text}}).fault == "provider_bad_request"
 
 
+@pytest.mark.parametrize("after", ["Mon, 01 Jan 99999999999999999999 00:00:00 GMT", "soon", "1e999", ""])
+def test_a_time_that_makes_no_sense_is_none(after: str) -> None:
+    assert fault_of_status("It", 429, {"retry-after": after}, None).retry_after_ms is None
+
+
 def test_llama_cpp_s_numbers_are_in_fields() -> None:
     body = {"error": {"type": "exceed_context_size_error", "n_prompt_tokens": 9000, "n_ctx": 4096}}
     found = context_too_long(["exceed_context_size_error"], "", body)

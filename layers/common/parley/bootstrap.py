@@ -23,7 +23,7 @@ from parley.usecases.cached_replies import CachedReplies
 
 def build(settings: Settings) -> Services:
     """Make the services that the settings ask for. Raises `SettingsError`."""
-    if not settings.database_url:
+    if not settings.database_url and not settings.database_secret_arn:
         raise SettingsError("DATABASE_URL is not set.")
     secrets = Secrets(settings)
     settings = secrets.keys()

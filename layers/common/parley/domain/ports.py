@@ -37,18 +37,6 @@ from parley.domain.results import (
 from parley.support.wakeup import Wakeup
 
 
-class Clock(Protocol):
-    """Time as this process sees it; the stores use their own clocks."""
-
-    def now(self) -> float:
-        """Return seconds since the Unix epoch."""
-        ...
-
-    def monotonic(self) -> float:
-        """Return seconds that never go backwards."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
     """A request to a model."""

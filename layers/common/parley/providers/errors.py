@@ -236,7 +236,7 @@ def _retry_after_ms(headers: Mapping[str, str]) -> int | None:
         if seconds is None and after:
             try:
                 seconds = parsedate_to_datetime(after).timestamp() - time.time()
-            except ValueError:
+            except (ValueError, OverflowError):
                 return None
         milliseconds = None if seconds is None else seconds * 1000
     return None if milliseconds is None else round(min(max(milliseconds, 0), _LONGEST_WAIT_MS))

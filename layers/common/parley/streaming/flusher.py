@@ -138,7 +138,11 @@ class Flusher:
                     for progress in waiting[start : start + _MOST_APPENDS]
                     if self._writers.get(progress.writer) is progress
                 ]
-                await self._flush(batch)
+                try:
+                    await self._flush(batch)
+                except Exception:
+                    # The other writers' leases depend on this task.
+                    _logger.exception("flush_broke")
 
     async def _flush(self, batch: Sequence[_Progress]) -> None:
         loop = asyncio.get_running_loop()

@@ -18,6 +18,16 @@ _MOST_ELECTIONS = 4
 Spawn = Callable[[Coroutine[None, None, None]], "asyncio.Task[None]"]
 
 
+class _KeyLock:
+    """The lock of one generation key, and how many runs hold it or wait for it."""
+
+    __slots__ = ("lock", "users")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.users = 0
+
+
 class GenerationRegistry:
     """Joins runs to generations. Each key has at most one generation under way in this process."""
 
@@ -40,7 +50,7 @@ class GenerationRegistry:
         self._name = secrets.token_urlsafe(9)
         self._numbers = itertools.count(1)
         self._generations: dict[str, Generation] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: dict[str, _KeyLock] = {}
 
     async def join_or_elect(
         self, run: SessionRun, floor: int, *, may_create: bool
@@ -53,13 +63,16 @@ class GenerationRegistry:
         if self._live(run.key) is not None:
             return await self._join(run, floor, may_create=may_create)
         # One join at a time for a key: the runs after the first find its generation, and copy no text again.
-        lock = self._locks.setdefault(run.key, asyncio.Lock())
+        lock = self._locks.setdefault(run.key, _KeyLock())
+        lock.users += 1
         try:
-            async with lock:
+            async with lock.lock:
                 return await self._join(run, floor, may_create=may_create)
         finally:
-            if not lock.locked():
-                self._locks.pop(run.key, None)
+            # Not by `locked()`: between a release and the next one's turn nobody holds it.
+            lock.users -= 1
+            if not lock.users:
+                del self._locks[run.key]
 
     async def _join(
         self, run: SessionRun, floor: int, *, may_create: bool

@@ -56,14 +56,20 @@ class Subscriptions:
                             await self._pubsub.unsubscribe(name)
 
     async def _listen(self, pubsub: "redis.asyncio.client.PubSub") -> None:
+        lost = False
         while True:
             try:
                 message = await pubsub.get_message(timeout=None)
             except _FAULTS:
-                # Messages may have been lost, so every follower reads now.
+                # Messages may have been lost, so every follower reads now, and once more when it is
+                # subscribed anew.
                 self._notify_all()
                 await asyncio.sleep(0.5)
+                lost = True
                 continue
+            if lost:
+                lost = False
+                self._notify_all()
             if message is not None and message["type"] == "message":
                 self._listeners.get(message["channel"], Listeners()).notify()
             elif not pubsub.subscribed:
