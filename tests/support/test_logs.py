@@ -14,7 +14,7 @@ import pytest
 from parley.domain.events import Delta, Failed
 from parley.support import logs
 from parley.support.logs import JsonFormatter, logger, redact
-from tests.memory import STOP, ScriptedModel, World, answer
+from tests.in_memory import STOP, ScriptedModel, World, answer
 
 PROMPT = "a prompt that nobody may see"
 REPLY = "a reply that nobody may see"
@@ -156,17 +156,33 @@ async def test_a_session_s_life_in_the_log(lines: StringIO, script: tuple[Delta 
         assert secret not in said
 
 
-def test_the_operations_page_knows_every_line() -> None:
-    root = Path(__file__).resolve().parents[2]
-    written = {
-        line
+_CALL = re.compile(r"_?log(?:ger)?\.(debug|info|warning|error|exception|critical)\(\s*\"([^\"]+)\"")
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def written() -> set[tuple[str, str]]:
+    """Return the name and the level of every line that the code can write."""
+    return {
+        (name, "error" if level == "exception" else level)
         for folder in ("layers/common/parley", "functions", "local")
-        for path in (root / folder).rglob("*.py")
-        for line in re.findall(
-            r"_?log(?:ger)?\.(?:info|warning|error|exception)\(\s*\"([^\"]+)\"", path.read_text()
-        )
+        for path in (_ROOT / folder).rglob("*.py")
+        for level, name in _CALL.findall(path.read_text("utf-8"))
     }
-    page = (root / "docs" / "operations.md").read_text()
-    table = page.partition("| line (level) |")[2].partition("\n\n")[0]
-    told = {name for row in table.split("\n")[2:] for name in re.findall(r"`([^`]+)`", row.split("|")[1])}
-    assert told == written
+
+
+def documented() -> list[tuple[str, str, str]]:
+    """Return the name, the level and the advice of every row of the table in docs/operations.md."""
+    page = (_ROOT / "docs" / "operations.md").read_text("utf-8")
+    table = page.partition("| line | level |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()[2:]]
+    return [(name.strip("`"), level, advice) for name, level, _, _, advice in rows]
+
+
+def test_the_operations_page_has_every_line_with_its_level() -> None:
+    rows = documented()
+    assert {(name, level) for name, level, _ in rows} == written()
+    assert len(rows) == len(written()), "a line has two rows"
+
+
+def test_the_operations_page_says_what_to_do_about_every_line() -> None:
+    assert not [name for name, _, advice in documented() if not advice]
