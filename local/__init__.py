@@ -1,1 +1,1 @@
-"""Parley on a laptop: the same apps as on Lambda, with a Postgres and a Valkey from wheels."""
+"""Parley on a laptop: the same applications as on Lambda, with Postgres and Valkey installed from wheels."""

@@ -1,4 +1,4 @@
-"""The account that the embedded stores run as, and what a child does between fork and exec."""
+"""The unprivileged account of the embedded stores, and the preparation of a child between fork and exec."""
 
 import ctypes
 import os
@@ -22,13 +22,13 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account by its numbers."""
+    """A Unix account: its user id and group id."""
 
     uid: int
     gid: int
 
     def own(self, path: Path) -> None:
-        """Give `path` and all in it to the account, where it is not its own yet."""
+        """Change the owner of `path` and its contents to the account, unless it owns `path` already."""
         if path.stat().st_uid == self.uid:
             return
         for folder, _, names in os.walk(path):
@@ -37,7 +37,7 @@ class Account:
 
 
 def unprivileged() -> Account | None:
-    """Return `nobody` for root, since Postgres refuses to be root, and None for everybody else."""
+    """Return `nobody` if this process runs as root, since Postgres refuses root; None otherwise."""
     if os.geteuid() != 0:
         return None
     try:
@@ -48,22 +48,22 @@ def unprivileged() -> Account | None:
 
 
 def preparation(on_death: signal.Signals) -> Callable[[], None]:
-    """Return what a child shall do before exec: leave the terminal, leave root, follow its parent.
+    """Return a `preexec_fn` that detaches a child from the terminal, from root and from this process's death.
 
-    `on_death` is what the kernel sends the child when this process dies; Linux only.
+    The kernel sends the child the signal `on_death` when this process dies, on Linux only.
     """
     parent = os.getpid()
     account = unprivileged()
 
     def prepare() -> None:
-        os.setsid()  # Ctrl-C is for the server, which then stops its stores in order
+        os.setsid()  # Ctrl-C must reach the server only, which then stops its stores in order
         os.umask(0o077)
         if account is not None:
             _become(account)
         if _libc is not None:
             _libc.prctl(_PR_SET_PDEATHSIG, int(on_death), 0, 0, 0)
             if os.getppid() != parent:
-                os._exit(1)  # it died before the line above
+                os._exit(1)  # the parent died before the call above, which then sends nothing
 
     return prepare
 
@@ -81,13 +81,14 @@ class _Capabilities(ctypes.Structure):
 
 
 def _become(account: Account) -> None:
-    """Change to the account for good, but keep root's way through closed folders.
+    """Change to the account permanently, but keep the capability CAP_DAC_OVERRIDE.
 
-    The binaries and the data may lie below a folder that only root may enter (/root, a temporary
-    folder), and opening those folders for all would be worse. The secure bit makes access(2), which
-    Postgres asks about its own binary, see the capability too. Where the kernel or a container
-    forbids this, the account simply has no more than its own rights.
+    The binaries and the data may be below a folder that only root may enter, such as /root or a temporary
+    folder. Opening those folders to everybody would be worse. The secure bit makes access(2), which Postgres
+    calls for its own binary, honour the capability. If the kernel or a container forbids this, the account
+    has only its own rights.
     """
+    # Before `setuid`: without root, a process may not set the secure bits.
     keeps = _libc is not None and _libc.prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0) == 0
     os.setgroups([])
     os.setgid(account.gid)
@@ -99,5 +100,6 @@ def _become(account: Account) -> None:
         one[0] = _Capabilities(bit, bit, bit)
         if _libc.capset(ctypes.byref(header), one) == 0:
             _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_DAC_OVERRIDE, 0, 0)
+        # The secure bit left all of root's capabilities: if they cannot be dropped, the child must not run.
         elif _libc.capset(ctypes.byref(header), none) != 0:
             os._exit(1)

@@ -1,7 +1,7 @@
-"""A chat in the terminal: `python -m local.chat "What is AI?"`, or without a prompt, one line each.
+"""A chat in the terminal: `python -m local.chat "What is AI?"`. Without a prompt, each line of input is one.
 
-It is also the shortest client that does all it should: start once, stream, and after a drop resume
-where it stood.
+This module is also a minimal complete client: it starts once, streams, and resumes at its cursor after a lost
+connection.
 """
 
 import argparse
@@ -22,16 +22,16 @@ _ATTEMPTS = 8
 _FIRST_WAIT_SECONDS = 0.25
 _LONGEST_WAIT_SECONDS = 8.0
 _SILENCE_SECONDS = 30.0  # three heartbeats missed
-# What a terminal would obey; a model may write anything.
+# Control characters are removed, since a model may write escape sequences that a terminal would obey.
 _CONTROLS = {code: None for code in (*range(32), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
 class Refused(Exception):
-    """The server said no, or is not there; the message says it."""
+    """The server refused the request or is unreachable. The message says why."""
 
 
 class _Patience:
-    """Waits longer after each failure; progress makes it fresh again."""
+    """Exponential backoff with jitter. `renew` resets it after progress."""
 
     def __init__(self) -> None:
         self._failures = 0
@@ -48,8 +48,8 @@ class _Patience:
 
 
 async def start(client: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:
-    """Send a prompt and return the server's answer; raises `Refused`."""
-    # With the key, a start repeated because its answer was lost starts nothing more.
+    """Send a prompt and return the body of the 201 response. Raises `Refused`."""
+    # With the key, repeating a start whose response was lost opens no second session.
     headers = {"Idempotency-Key": str(uuid.uuid4())}
     patience = _Patience()
     while True:
@@ -65,7 +65,10 @@ async def start(client: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, An
 
 
 async def follow(client: httpx.AsyncClient, session_id: str) -> AsyncIterator[dict[str, Any]]:
-    """Yield the events of a session's stream up to `done` or `error`, however often the line drops."""
+    """Yield the events of a session's stream up to `done` or `error`, resuming after lost connections.
+
+    Raises `Refused`.
+    """
     cursor = ""
     patience = _Patience()
     while True:
@@ -110,7 +113,7 @@ def _words(error: httpx.TransportError) -> str:
 
 
 async def show(client: httpx.AsyncClient, session_id: str) -> bool:
-    """Print a reply as it arrives; True if it ended well."""
+    """Print a reply as it arrives. Return True if it ended with `done`."""
     source = ""
     async for event in follow(client, session_id):
         match event["type"]:
@@ -166,7 +169,7 @@ async def _chat(options: argparse.Namespace) -> int:
             try:
                 well = await show(client, started["sessionId"])
             except asyncio.CancelledError:
-                # Ctrl-C: the provider need not write on, and what was written is kept.
+                # Ctrl-C: stop the session, so that the provider stops and the partial reply is saved.
                 stop = {"sessionId": started["sessionId"], "userId": options.user}
                 await client.post("/api/chat/stop", json=stop)
                 raise
@@ -184,7 +187,7 @@ def _typed() -> Iterator[str]:
 
 
 def main() -> int:
-    """Chat, and return 0 if the last reply ended well."""
+    """Chat, and return the exit code: 0 if the last reply ended with `done`."""
     parser = argparse.ArgumentParser(prog="python -m local.chat", description=__doc__)
     parser.add_argument("prompt", nargs="?")
     parser.add_argument("--url", default="http://127.0.0.1:8000")

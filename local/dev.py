@@ -1,4 +1,4 @@
-"""Parley on this laptop in one process: `python -m local.dev --port 8000 --data .data`."""
+"""Runs Parley on a laptop in one process: `python -m local.dev --port 8000 --data .data`."""
 
 import argparse
 import asyncio
@@ -24,17 +24,17 @@ from parley.postgres.catalogue import CatalogueError
 from parley.postgres.migrate import migrate
 from parley.settings import SettingsError
 
-# Streams that still run after this end as truncated, and their replies are saved so.
+# Seconds that streams may still run after the signal. Then they end as truncated and their replies are saved.
 _GRACE_SECONDS = 2
 _PARENT_SECONDS = 0.5
 
 
 class StartError(Exception):
-    """The server cannot start; the message says why, and what would help."""
+    """The server cannot start. The message gives the cause and a remedy."""
 
 
 def main() -> int:
-    """Serve until Ctrl-C or SIGTERM; return the exit code."""
+    """Serve until Ctrl-C, SIGTERM or SIGHUP, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m local.dev", description=__doc__)
     parser.add_argument("--port", type=int, default=8000, help="port on 127.0.0.1; 0 takes a free one")
     parser.add_argument("--data", type=Path, default=Path(".data"), help="folder of the embedded stores")
@@ -43,7 +43,8 @@ def main() -> int:
     options = parser.parse_args()
     try:
         with contextlib.ExitStack() as cleanup:
-            # In a loop of asyncio's own, which minds nothing that a library does with its sockets.
+            # In asyncio's own loop: psycopg's asynchronous connections close sockets that the loop still
+            # watches, which would abort a process on uvloop.
             with asyncio.Runner() as runner:
                 listener = runner.run(_prepare(options.port, options.data, options.catalogue, cleanup))
             with asyncio.Runner(loop_factory=new_event_loop) as runner:
@@ -57,7 +58,10 @@ def main() -> int:
 
 
 async def _prepare(port: int, data: Path, catalogue: Path, cleanup: contextlib.ExitStack) -> socket.socket:
-    """Start and fill the stores; `cleanup` stops them. Return the socket to serve at."""
+    """Start the stores, migrate and seed the database, and return the listening socket.
+
+    `cleanup` stops the stores and closes the socket. Raises `StartError`, `EmbeddedError` and `EnvFileError`.
+    """
     _Stop()
     environment.prepare(Path.cwd())
     shared = bool(os.environ.get("DATABASE_URL"))
@@ -107,7 +111,7 @@ def _url(listener: socket.socket) -> str:
 
 
 class _Stop:
-    """Turns signals into an orderly end: of the start, or of the server once there is one."""
+    """Handles signals: cancels the start, or shuts down the server once it exists."""
 
     def __init__(self) -> None:
         self.server: uvicorn.Server | None = None
@@ -118,14 +122,14 @@ class _Stop:
 
     def __call__(self) -> None:
         if self.server is not None:
-            self.server.force_exit = self.server.should_exit  # asked twice
+            self.server.force_exit = self.server.should_exit  # the second signal does not wait for streams
             self.server.should_exit = True
         elif self._starting is not None:
             self._starting.cancel()
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to `_Stop`, and says when it is ready."""
+    """A uvicorn server that leaves signals to `_Stop`, and prints `ready` once it serves."""
 
     def __init__(self, config: uvicorn.Config, *, ready: str) -> None:
         super().__init__(config)
@@ -177,7 +181,7 @@ async def _fill(database_url: str, catalogue: Path) -> None:
 
 
 async def _follow_parent(stop: _Stop) -> None:
-    """End when the process that started us has gone without telling us."""
+    """Stop the server when the parent process has died."""
     parent = os.getppid()
     while os.getppid() == parent:  # noqa: ASYNC110 - the kernel sets no event
         await asyncio.sleep(_PARENT_SECONDS)

@@ -1,4 +1,4 @@
-"""Starts and stops the embedded stores from a server or from the tests."""
+"""Starts and stops the embedded stores for a server or for the tests."""
 
 import json
 import subprocess
@@ -12,12 +12,12 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 class EmbeddedError(Exception):
-    """The embedded stores could not be started; the message says why."""
+    """The embedded stores could not be started. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the embedded stores are; empty for one that was not asked for."""
+    """URLs and process ids of the embedded stores. A store that was not requested has "" and 0."""
 
     database_url: str
     valkey_url: str
@@ -26,15 +26,16 @@ class Addresses:
 
 
 class EmbeddedStores:
-    """A Postgres and a Valkey that live in `folder`, and only as long as this process.
+    """A Postgres and a Valkey with their data in `folder`, which stop with this process at the latest.
 
-    `volatile` is for tests: faster, nothing survives a crash, and the folder is removed at the end. The
+    `volatile` is for tests: it is faster, nothing survives a crash, and the folder is removed at the end. The
     constructor returns at once; `wait` returns when the stores are ready.
     """
 
     def __init__(
         self, folder: Path, *, postgres: bool = True, valkey: bool = True, volatile: bool = False
     ) -> None:
+        # In a session of its own, since Ctrl-C must reach the server only, which then stops its stores.
         flags = {"--postgres": postgres, "--valkey": valkey, "--volatile": volatile}
         self._addresses: Addresses | None = None
         self._process = subprocess.Popen(
@@ -52,7 +53,7 @@ class EmbeddedStores:
         )
 
     def wait(self) -> Addresses:
-        """Return where the stores are once they are ready; raises `EmbeddedError`."""
+        """Wait until the stores are ready, and return their addresses. Raises `EmbeddedError`."""
         if self._addresses is None:
             assert self._process.stdout is not None
             line = self._process.stdout.readline() or b'{"error": "The stores ended at once."}'
@@ -70,9 +71,10 @@ class EmbeddedStores:
         return self._addresses
 
     def stop(self) -> None:
-        """Stop the stores and wait until they are gone."""
+        """Stop the stores, and wait until their processes have ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        # The end of its standard input tells `local.stores` to stop.
         self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()

@@ -1,4 +1,4 @@
-"""The environment of a laptop's server: the process's own, then `.env`, then a laptop's defaults."""
+"""The environment of a laptop's server: the process's variables, then `.env`, then defaults."""
 
 import hashlib
 import os
@@ -9,18 +9,20 @@ from pathlib import Path
 from local.files import keep_secret
 
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
-# Whoever reaches 127.0.0.1 on a laptop is its owner, and the first run has no keys.
+# Trusted mode, since only the laptop's owner reaches 127.0.0.1. The demo model, since a first run has no keys
+# of providers.
 _DEFAULTS = {"AUTH_MODE": "trusted", "DEMO_MODEL": "true", "LOG_LEVEL": "WARNING"}
 
 
 class EnvFileError(ValueError):
-    """A line of `.env` makes no sense; the message names it."""
+    """A line of `.env` is not an assignment. The message gives the line's number."""
 
 
 def read_env(text: str, source: str = ".env") -> dict[str, str]:
-    """Read `NAME=value` lines; `#` opens a comment line, quotes around a value are dropped.
+    """Parse lines of `NAME=value`, with an optional `export` before the name.
 
-    Nothing is expanded. Raises `EnvFileError`.
+    A line that begins with `#` is a comment. Quotes around a value are removed. Variables in values are not
+    expanded. Raises `EnvFileError`.
     """
     values: dict[str, str] = {}
     for number, raw in enumerate(text.split("\n"), start=1):
@@ -38,9 +40,9 @@ def read_env(text: str, source: str = ".env") -> dict[str, str]:
 
 
 def prepare(folder: Path, env: MutableMapping[str, str] = os.environ) -> None:
-    """Complete the environment from `.env` in `folder` and the defaults; raises `EnvFileError`.
+    """Add the variables of `.env` in `folder`, and the defaults, to the environment. Raises `EnvFileError`.
 
-    What is set already stays, also where it is set to nothing: an empty VALKEY_URL means no Valkey.
+    A variable that is set already keeps its value, even an empty one: an empty VALKEY_URL means no Valkey.
     """
     file = folder / ".env"
     given = read_env(file.read_text("utf-8")) if file.is_file() else {}
@@ -49,10 +51,10 @@ def prepare(folder: Path, env: MutableMapping[str, str] = os.environ) -> None:
 
 
 def set_key_secret(data: Path, *, shared: bool, env: MutableMapping[str, str] = os.environ) -> None:
-    """Set KEY_SECRET if it is not set: kept in the data folder, or derived where a database is shared.
+    """Set KEY_SECRET, unless it is set, to the data folder's secret or to a hash of a shared database's URL.
 
-    Servers that share a database must agree on the keys of generations, and what they share is the
-    database's URL.
+    Servers that share a database must compute the same generation keys. They have the database's URL in
+    common.
     """
     if env.get("KEY_SECRET"):
         return

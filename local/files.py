@@ -1,4 +1,4 @@
-"""What the data folder keeps: locks, secrets, logs."""
+"""Files of the data folder: locks, secrets and logs; and free ports."""
 
 import fcntl
 import os
@@ -11,19 +11,19 @@ _LOG_BYTES = 5_000_000
 
 
 def private_folder(path: Path) -> Path:
-    """Make a folder that only its owner may enter, if it is not there yet."""
+    """Make the folder with mode 0700 unless it exists, and return its path."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
 
 
 def keep_secret(path: Path) -> str:
-    """Return the secret kept in a file, and make one of 256 random bits at the first call."""
+    """Return the secret in the file. The first call generates it from 256 random bits."""
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
         if secret := path.read_text("ascii").strip():
             return secret
-        descriptor = os.open(path, os.O_WRONLY)  # a crash came between the two lines below
+        descriptor = os.open(path, os.O_WRONLY)  # an empty file: an earlier process crashed before the write
     secret = secrets.token_urlsafe(32)
     with os.fdopen(descriptor, "w") as file:
         file.write(secret + "\n")
@@ -31,9 +31,9 @@ def keep_secret(path: Path) -> str:
 
 
 def lock(path: Path, *, seconds: float = 0.0) -> int | None:
-    """Lock a file for as long as the returned descriptor is open, here or in a child.
+    """Lock a file, and return its descriptor; None if another process holds the lock after `seconds`.
 
-    Returns None when another process still has it after so many seconds.
+    The lock is held while the descriptor is open, in this process or in a child that inherited it.
     """
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     deadline = time.monotonic() + seconds
@@ -50,14 +50,14 @@ def lock(path: Path, *, seconds: float = 0.0) -> int | None:
 
 
 def log_file(path: Path) -> Path:
-    """Return the path of a log, emptied if it has grown large."""
+    """Return the path of a log file, after emptying a file of more than 5 MB."""
     if path.exists() and path.stat().st_size > _LOG_BYTES:
         path.write_bytes(b"")
     return path
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on; somebody else may take it before we do."""
+    """Return a free port of 127.0.0.1. Another process may take it before the caller does."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

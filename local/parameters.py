@@ -1,4 +1,4 @@
-"""Prints the parameters of a set in samconfig.toml, as `sam deploy` takes them: `make deploy` uses it."""
+"""Prints a stage's parameter overrides in samconfig.toml as arguments of `sam deploy`, for `make deploy`."""
 
 import shlex
 import sys
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def parameters(text: str, stage: str) -> list[str]:
-    """Return a set's parameters, each `Name=value`; none where the set has none.
+    """Return the stage's parameters as `Name=value`. The list is empty if the stage has none.
 
-    `sam deploy --guided` writes them as one text, people as a list; either may quote a value.
+    `sam deploy --guided` writes one string, and people write a list. Values may be quoted in both.
     """
     found = (
         tomllib.loads(text)

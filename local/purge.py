@@ -1,4 +1,4 @@
-"""Runs the purge once on the data of `make dev`, whether that is running or not."""
+"""Runs the purge once on the data folder of `make dev`, whether its server is running or not."""
 
 import argparse
 import asyncio
@@ -17,7 +17,7 @@ from parley.usecases.purge import purge
 
 
 def main() -> int:
-    """Purge and print the counts."""
+    """Run the purge, print the counts and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m local.purge", description=__doc__)
     parser.add_argument("--data", type=Path, default=Path(".data"))
     options = parser.parse_args()
@@ -54,13 +54,13 @@ def _stores(data: Path) -> Iterator[None]:
 async def _purge() -> dict[str, int]:
     settings = bootstrap.settings()
     await migrate(settings.database_url)
-    its = bootstrap.build(settings)
+    services = bootstrap.build(settings)
     try:
         done = await purge(
-            its.store, its.log, batch=settings.purge_batch, retention_days=settings.retention_days
+            services.store, services.log, batch=settings.purge_batch, retention_days=settings.retention_days
         )
     finally:
-        await its.close()
+        await services.close()
     return done.counts()
 
 

@@ -1,4 +1,4 @@
-"""How one laptop server tells others that it uses a data folder, and where its stores are."""
+"""The data folder's record of the server that uses it, and of the URLs of its stores."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from local.files import lock, private_folder
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that is up."""
+    """A running server: its process id, its own URL and the URLs of its stores."""
 
     pid: int
     url: str
@@ -19,29 +19,33 @@ class Running:
 
 
 class DataFolder:
-    """A server's data folder; one server at a time has it."""
+    """A data folder, which one server at a time may use."""
 
     def __init__(self, path: Path) -> None:
         self.path = private_folder(path.absolute())
         self._note = self.path / "server.json"
 
     def claim(self) -> bool:
-        """Take the folder until this process ends, however it ends; False if another server has it."""
+        """Lock the folder until this process ends. Return False if another server holds the lock.
+
+        The kernel releases the lock, so a killed process leaves none behind.
+        """
         return lock(self.path / "server.lock") is not None
 
     def announce(self, running: Running) -> None:
-        """Write down that the server is up; the URLs hold passwords, so only its owner may read it."""
+        """Record that the server is running. Only the owner may read the file: its URLs hold passwords."""
+        # Written beside it and renamed, so that a reader never sees a part of the file.
         draft = self._note.with_suffix(".new")
         draft.touch(mode=0o600)
         draft.write_text(json.dumps(asdict(running)))
         os.replace(draft, self._note)
 
     def withdraw(self) -> None:
-        """Forget the note, before the stores go."""
+        """Remove the record. Call it before the stores stop."""
         self._note.unlink(missing_ok=True)
 
     def running(self) -> Running | None:
-        """Return what the folder's server wrote down; None while it is still starting."""
+        """Return the record of the folder's server; None while the server is starting."""
         try:
             return Running(**json.loads(self._note.read_text()))
         except FileNotFoundError:

@@ -1,9 +1,9 @@
-"""Runs every function in Lambda's container image with `sam local`: `make sam-local`, where Docker is.
+"""Tests every function in Lambda's container image with `sam local`: `make sam-local`, which needs Docker.
 
-The stores are embedded ones of this run. `sam local invoke` gives each function its events; `sam local
-start-api` serves start and history, whose function URLs become routes of an HTTP API, which sends the same
-events. The adapter's layer can only be downloaded with an AWS account, so stream's run.sh is started in the
-image as the adapter starts it.
+The run has embedded stores of its own. `sam local invoke` sends each function its events. `sam local
+start-api` serves start and history: their function URLs become routes of an HTTP API, whose events have the
+same form. Only an AWS account can download the layer of Lambda Web Adapter, so the run starts stream's run.sh
+in the image, as the adapter would.
 """
 
 import asyncio
@@ -39,8 +39,8 @@ _INVOKE_SECONDS = 600  # the first one may have to fetch the image
 _START_SECONDS = 60
 _APART_SECONDS = 0.02
 
-# The events, and the status of what the function answers in a database that was just made; the last two
-# functions have none.
+# For each file in `events/`: the function, and the status of its response with a new database. The last two
+# functions are not HTTP.
 EVENTS: dict[str, tuple[str, int | None]] = {
     "start": ("StartFunction", 201),
     "start-base64": ("StartFunction", 201),
@@ -54,7 +54,7 @@ ROUTES = {
     "StartFunction": [("POST", "/chat/start"), ("POST", "/chat/stop")],
     "HistoryFunction": [("GET", "/chat/history"), ("GET", "/chat/list"), ("GET", "/chat/models")],
 }
-# Runs in stream's container, which has nothing but Python: prints when each event came.
+# Runs in stream's container, which has only Python's standard library. Prints each event's time and type.
 _READ = """
 import http.client, json, sys, time
 for _ in range(300):
@@ -79,11 +79,11 @@ while line := answer.readline():
 
 
 class Failed(Exception):
-    """A function answered otherwise than it should; the message says how."""
+    """A function returned an unexpected result. The message has the result."""
 
 
 def with_routes(template: dict[str, Any]) -> dict[str, Any]:
-    """Return a template whose functions have routes of an HTTP API besides their URLs."""
+    """Return the template with routes of an HTTP API added to start and history."""
     for function, routes in ROUTES.items():
         template["Resources"][function]["Properties"]["Events"] = {
             path.rpartition("/")[2]: {"Type": "HttpApi", "Properties": {"Method": method, "Path": path}}
@@ -94,7 +94,10 @@ def with_routes(template: dict[str, Any]) -> dict[str, Any]:
 
 @asynccontextmanager
 async def _reachable(url: str) -> AsyncIterator[str]:
-    """Give containers a way to the store at `url`, which listens on 127.0.0.1 alone."""
+    """Forward connections from containers to the store at `url`, which listens only on 127.0.0.1.
+
+    Yields the URL for containers.
+    """
     server = urlsplit(url)
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -109,12 +112,12 @@ async def _reachable(url: str) -> AsyncIterator[str]:
 
     gateway = _docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}")
     try:
-        lock = await asyncio.start_server(connected, gateway, 0)
+        listener = await asyncio.start_server(connected, gateway, 0)
     except OSError:
-        # Docker runs in a machine of its own, in which the name of its host leads to our 127.0.0.1.
-        lock = await asyncio.start_server(connected, "127.0.0.1", 0)
-    async with lock:
-        port = lock.sockets[0].getsockname()[1]
+        # Docker Desktop: containers run in a virtual machine, where `_HOST` resolves to the host's 127.0.0.1.
+        listener = await asyncio.start_server(connected, "127.0.0.1", 0)
+    async with listener:
+        port = listener.sockets[0].getsockname()[1]
         yield url.replace(f"{server.hostname}:{server.port}", f"{_HOST}:{port}")
 
 
@@ -127,13 +130,13 @@ def _docker(*arguments: str, text: str = "") -> str:
 
 
 class Sam:
-    """`sam local` on the build for this machine, with the functions' environment from `variables`."""
+    """Runs `sam local` on the build for this machine. `variables` is the functions' environment."""
 
     def __init__(self, folder: Path, variables: dict[str, str], more: list[str]) -> None:
         self._log = folder / "start-api.log"
         self._variables = folder / "variables.json"
         self._variables.write_text(json.dumps({"Parameters": variables}))
-        # Beside the template of the build, whose paths are relative.
+        # In the build's folder, since the template's paths are relative.
         template = _BUILD / "sam-local.json"
         built = json.loads(json.dumps(cfn_yaml.load(str(_BUILD / "template.yaml"))))
         template.write_text(json.dumps(with_routes(built)))
@@ -147,7 +150,7 @@ class Sam:
         ]
 
     def invoke(self, function: str, event: str) -> tuple[dict[str, Any], str]:
-        """Return what the function returned for one of `events/`, and what was logged."""
+        """Return the function's result for an event of `events/`, and its log. Raises `Failed`."""
         command = [_SAM, "local", "invoke", function, "--event", f"events/{event}.json", *self._options]
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, cwd=_ROOT, timeout=_INVOKE_SECONDS
@@ -160,7 +163,7 @@ class Sam:
 
     @contextmanager
     def api(self) -> Iterator[httpx.Client]:
-        """Serve the routes until the end of the block."""
+        """Serve the routes until the end of the block. Raises `Failed` for an error of HTTP."""
         port = free_port()
         command = [
             _SAM,
@@ -191,7 +194,7 @@ class Sam:
 
 
 def _stream(folder: Path, variables: dict[str, str], session_id: str) -> list[tuple[float, str]]:
-    """Start run.sh in the image, and return when which event of the session's stream came."""
+    """Start run.sh in the image. Return the time in seconds and the type of each event of the stream."""
     file = folder / "variables.env"
     file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
     container = _docker(

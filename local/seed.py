@@ -1,4 +1,4 @@
-"""The laptop's demo data: the plans and models of `catalogue.toml`, and a user on each of its two plans."""
+"""Seeds the laptop's database: the plans and models of `catalogue.toml`, and one user on each plan."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from parley.postgres.catalogue import CatalogueError, load, read
 
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
 _USERS = (("demo-free", "free"), ("demo-pro", "pro"))
-# On the default plan, where the catalogue was made to have others.
+# On the default plan, if an edited catalogue no longer has the user's plan.
 _USER = """
 insert into users (id, plan_id)
 select %s, p.id from plans p where p.is_default or p.id = %s order by p.is_default limit 1
@@ -21,10 +21,10 @@ on conflict do nothing
 
 
 async def seed(database_url: str, catalogue: Path = CATALOGUE) -> None:
-    """Bring plans and models to what the catalogue says, and add the users where they are missing.
+    """Load the catalogue's plans and models, and insert the demo users that are missing.
 
-    What the catalogue does not name stays as it is. Raises psycopg's errors, `TOMLDecodeError` and
-    `CatalogueError`.
+    Plans and models that the catalogue does not name stay as they are. Raises psycopg's errors, `OSError`,
+    `TOMLDecodeError` and `CatalogueError`.
     """
     await load(database_url, read(tables(catalogue)))
     connection = await psycopg.AsyncConnection.connect(database_url, connect_timeout=10)
@@ -33,12 +33,13 @@ async def seed(database_url: str, catalogue: Path = CATALOGUE) -> None:
 
 
 def tables(catalogue: Path) -> dict[str, Any]:
-    """Return what a catalogue's file says, unchecked."""
+    """Return the tables of a catalogue's file, not validated. Raises `OSError` and `TOMLDecodeError`."""
     return tomllib.loads(catalogue.read_text("utf-8"))
 
 
 if __name__ == "__main__":
-    # What `make seed` sends to the migrate function, which alone reaches a deployed database.
+    # Prints the event that `make seed` sends to the migrate function. Only that function reaches a deployed
+    # database.
     given = tables(Path(sys.argv[1]) if len(sys.argv) > 1 else CATALOGUE)
     try:
         read(given)

@@ -1,4 +1,4 @@
-"""The functions' routes in one application, as the laptop and a container serve them."""
+"""The application of a laptop or a container: all functions' routes, the web UI and a periodic purge."""
 
 import asyncio
 import contextlib
@@ -23,12 +23,15 @@ _PURGE_SECONDS = 60.0
 
 
 async def _purge_now_and_then() -> None:
-    its = bootstrap.services()
+    services = bootstrap.services()
     while True:
         await asyncio.sleep(_PURGE_SECONDS)
         try:
             done = await purge(
-                its.store, its.log, batch=its.settings.purge_batch, retention_days=its.settings.retention_days
+                services.store,
+                services.log,
+                batch=services.settings.purge_batch,
+                retention_days=services.settings.retention_days,
             )
             _logger.info("purged", extra=done.counts())
         except ParleyError as error:

@@ -1,11 +1,11 @@
-"""Prints the site's config.json for a deployed stack: `make site` pipes the stack's outputs through this."""
+"""Prints the site's config.json for the stack outputs on standard input, for `make site`."""
 
 import json
 import sys
 
 
 def site_config(outputs: dict[str, str]) -> dict[str, object]:
-    """Return what the page needs to know, from the outputs of the stack by name."""
+    """Return the page's configuration. `outputs` has the stack's outputs by name."""
     auth: dict[str, str] = {"kind": "bearer"}
     if "LoginUrl" in outputs:
         auth |= {

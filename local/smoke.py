@@ -1,7 +1,7 @@
-"""Proves on a running Parley that tokens arrive one by one: `python -m local.smoke --url https://…`.
+"""Checks that a running Parley delivers tokens one by one: `python -m local.smoke --url https://…`.
 
-Asks the demo model something nobody asked before, so no cache answers, and measures when each token comes.
-TOKEN in the environment is sent as the bearer token. Exits 1 where the reply came in one piece.
+The prompt to the demo model is unique, so that no cache has its reply. The environment variable TOKEN is sent
+as the bearer token. The exit code is 1 if the reply arrived in one piece.
 """
 
 import argparse
@@ -18,14 +18,14 @@ import httpx
 
 from parley.support.sse_decoder import Decoder
 
-# Tokens closer together than this came in one piece.
+# Tokens that arrive within so many seconds of each other count as one piece.
 _APART_SECONDS = 0.02
 _PIECES = 5
 
 
 @dataclass
 class Measured:
-    """Seconds since the request, and how the stream ended."""
+    """Times in seconds since the request for the stream, and the stream's last event."""
 
     headers: float = 0.0
     first_event: float = 0.0
@@ -34,13 +34,17 @@ class Measured:
 
     @property
     def pieces(self) -> int:
-        """In how many pieces the tokens arrived."""
+        """The number of pieces in which the tokens arrived."""
         later = zip(self.tokens, self.tokens[1:], strict=False)
         return bool(self.tokens) + sum(after - before > _APART_SECONDS for before, after in later)
 
 
 async def measure(client: httpx.AsyncClient, start: str, stream: str, ask: dict[str, Any]) -> Measured:
-    """Ask, read the stream to its end, and return what was measured; raises httpx's errors."""
+    """Send a prompt, read the stream to its end, and return the measured times.
+
+    `start` and `stream` are base URLs; `ask` is the body of the start request. Raises httpx's errors, and
+    `SystemExit` for an error response.
+    """
     headers = {"idempotency-key": str(uuid.uuid4())}
     opened = await client.post(f"{start}/chat/start", json=ask, headers=headers)
     if opened.is_error:
@@ -69,7 +73,7 @@ async def _smoke(options: argparse.Namespace) -> int:
     stream = (options.stream_url or f"{options.url}/api").rstrip("/")
     ask = {"prompt": f"What is {uuid.uuid4()}?", "modelId": options.model}
     token = os.environ.get("TOKEN", "")
-    # With a token the user is its subject.
+    # With a token, the token's subject is the user.
     ask |= {} if token else {"userId": options.user}
     headers = {"authorization": f"Bearer {token}"} if token else {}
     async with httpx.AsyncClient(headers=headers, timeout=60) as client:
@@ -93,7 +97,7 @@ async def _smoke(options: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """Measure, print, and return 0 if the tokens came one by one."""
+    """Measure, print the times, and return the exit code: 0 if the tokens arrived one by one."""
     parser = argparse.ArgumentParser(prog="python -m local.smoke", description=__doc__)
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="the site, with /api below it")
     parser.add_argument("--start-url", help="the start function's own URL")

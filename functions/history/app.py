@@ -1,4 +1,4 @@
-"""Reads: a chat's messages, a user's chats, the models on offer."""
+"""The history function: reads a chat's messages, a user's chats and the available models."""
 
 import re
 from datetime import UTC, datetime
@@ -28,6 +28,7 @@ from parley.domain.ids import is_id
 router = APIRouter()
 
 _REFUSALS = (400, 401, 403, 404, 503)
+# ASCII, since `\d` would match the digits of every script.
 _BEFORE_CHAT = re.compile(
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?[+-]\d\d:\d\d_[A-Za-z0-9_-]{1,64}", re.ASCII
 )
@@ -39,7 +40,11 @@ _BEFORE_CHAT = re.compile(
     responses=documented(200, HistoryBody, *_REFUSALS),
 )
 async def history(request: Request) -> Response:
-    """Return a page of a chat, oldest first; `nextBefore` leads to the messages before it."""
+    """Return a page of a chat's messages, oldest first.
+
+    The page ends before the position `before`, or with the newest message. `nextBefore` is the `before` of
+    the page of older messages; it is null on the first page of the chat.
+    """
     services, query = services_of(request), read_query(request, HistoryQuery)
     user = await principal(request, services, query.user_id)
     if not is_id(query.chat_id):
@@ -55,7 +60,10 @@ async def history(request: Request) -> Response:
     responses=documented(200, ChatListBody, *_REFUSALS),
 )
 async def chats(request: Request) -> Response:
-    """Return a page of the user's chats, the latest first."""
+    """Return a page of the user's chats, most recently updated first.
+
+    `nextBefore` is the `before` of the next page; it is null on the last page.
+    """
     services, query = services_of(request), read_query(request, ChatListQuery)
     user = await principal(request, services, query.user_id)
     before = None if query.before is None else _place(query.before)
@@ -63,7 +71,7 @@ async def chats(request: Request) -> Response:
 
 
 def _place(before: str) -> str:
-    """Return a place in the list of chats as the store takes it: there is no 30 February."""
+    """Return `before` with its time in UTC. Raises `InvalidRequest`, also for a date like 30 February."""
     try:
         if _BEFORE_CHAT.fullmatch(before):
             time, _, chat_id = before.partition("_")
@@ -77,7 +85,10 @@ def _place(before: str) -> str:
     "/chat/models", openapi_extra=takes_query(UserQuery), responses=documented(200, ModelListBody, *_REFUSALS)
 )
 async def models(request: Request) -> Response:
-    """Return the models on offer, each with whether the user can ask it now, or why not."""
+    """Return the enabled models, and for each whether the user may use it now.
+
+    `unavailableBecause` gives the reason: the user's plan, or a server without the provider's API key.
+    """
     services, query = services_of(request), read_query(request, UserQuery)
     user = await principal(request, services, query.user_id)
     return json_response(models_json(await services.store.models(user), services.models))

@@ -1,4 +1,4 @@
-"""Applies the schema when CloudFormation deploys, and tells CloudFormation how it went."""
+"""The migrate function: applies pending migrations during a deployment, and reports to CloudFormation."""
 
 import asyncio
 import http.client
@@ -19,22 +19,24 @@ from parley.settings import Settings, SettingsError
 from parley.support.logs import configure, logger
 
 _logger = logger("migrate")
-# Kept back from the function's time, in seconds, for the answer: without one the stack hangs.
+# Seconds of the function's time that are reserved for the response: without a response the stack hangs.
 _ANSWER_SECONDS = 30.0
 _PAUSE_SECONDS = 3.0
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """Bring the schema up to date; on Delete, leave the data alone.
+    """Apply pending migrations, and return the response of a CloudFormation custom resource.
 
-    An event without a `ResponseURL` was sent by hand: its sender gets the answer, or the exception. Its
-    `Catalogue`, tables of plans and models, is loaded; no other way leads from outside into the database.
+    A Delete event changes nothing, so that the data stays. An event without a `ResponseURL` was invoked by
+    hand: the invoker gets the response or the exception. The event's `Catalogue`, a table of plans and
+    models, is loaded as well: only this function reaches the deployed database. The resource property
+    `LetIn` names the role that may log in with IAM.
     """
     if event.get("RequestType") == "Delete":
         return _answer(event, "SUCCESS", "The schema and the data stay.", [])
     until = time.monotonic() + context.get_remaining_time_in_millis() / 1000 - _ANSWER_SECONDS
     try:
-        # The other functions read the same: what they could not start with fails the deployment here.
+        # The other functions read the same settings, so a wrong setting fails the deployment here.
         settings = Settings.from_env()
         configure(settings.log_level)
         applied = asyncio.run(_migrate(settings, until, read(event.get("Catalogue", {}))))
@@ -44,7 +46,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         _logger.exception("migration_failed")
         if "ResponseURL" not in event:
             raise
-        # The message may quote a row or the address with its password; the log has the place.
+        # The exception's message may quote a row or the URL with its password; the log has the location.
         said = str(error) if isinstance(error, SettingsError) else type(error).__name__
         reason = f"{said}; see {os.environ.get('AWS_LAMBDA_LOG_GROUP_NAME', 'the log')}"
         return _answer(event, "FAILED", reason, [])
@@ -53,11 +55,15 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 
 async def _migrate(settings: Settings, until: float, catalogue: Catalogue) -> list[str]:
-    """Wait for a database that is still starting or waking, until the monotonic time `until`."""
+    """Apply migrations and load the catalogue. Return the names of the migrations and the models' ids.
+
+    Retries until the monotonic time `until`, since the database may still be starting or waking up.
+    """
     secrets = Secrets(settings)
     refused: str | None = None
     while True:
         try:
+            # The URL of the last try: its password may have been rotated since the secret was cached.
             refused = await secrets.database_url(refused)
             async with asyncio.timeout(max(1.0, until - time.monotonic())):
                 applied = await migrate(refused)
@@ -78,7 +84,7 @@ def _answer(event: dict[str, Any], status: str, reason: str, applied: list[str])
     answer = {
         "Status": status,
         "Reason": reason,
-        # Never changes: another id would tell CloudFormation to delete the schema before it.
+        # A constant: after a change of this id CloudFormation sends a Delete event for the old one.
         "PhysicalResourceId": "schema",
         "StackId": event.get("StackId", ""),
         "RequestId": event.get("RequestId", ""),
@@ -91,7 +97,10 @@ def _answer(event: dict[str, Any], status: str, reason: str, applied: list[str])
 
 
 def _put(url: str, body: bytes) -> None:
-    """Send the answer to the pre-signed URL, whose signature wants an empty content type."""
+    """Send the response to the pre-signed URL, whose signature requires an empty Content-Type.
+
+    Tries three times. A response that CloudFormation never gets is only logged.
+    """
     target = urlsplit(url)
     kind = http.client.HTTPSConnection if target.scheme == "https" else http.client.HTTPConnection
     for attempt in range(3):

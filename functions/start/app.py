@@ -1,4 +1,4 @@
-"""Takes prompts: opens sessions, and stops them."""
+"""The start function: opens sessions for prompts, and stops sessions."""
 
 from typing import Any
 
@@ -40,7 +40,11 @@ def _takes(kind: type[CamelModel]) -> dict[str, Any]:
     responses=documented(201, StartedBody, 400, 401, 403, 404, 409, 413, 415, 429, 503),
 )
 async def start(request: Request) -> Response:
-    """Save the user's message and open a session that streams the reply."""
+    """Save the user's prompt, and open a session whose stream delivers the reply.
+
+    Without `chatId`, a new chat begins. With `regenerate`, the chat's last prompt is answered again.
+    Repeating a request with the same Idempotency-Key returns the first request's session.
+    """
     services, idempotency_key = services_of(request), request.headers.get("idempotency-key")
     body = await read_body(request, StartBody)
     if idempotency_key is not None and not 1 <= len(idempotency_key) <= 200:
@@ -65,13 +69,14 @@ async def start(request: Request) -> Response:
     responses=documented(202, StoppedBody, 400, 401, 403, 404, 413, 415, 503),
 )
 async def stop(request: Request) -> Response:
-    """Stop a session; its partial reply is saved. Repeating it changes nothing."""
+    """Stop a session, and save its partial reply. A repeated request changes nothing."""
     services = services_of(request)
     body = await read_body(request, StopBody)
     user_id = body.user_id
     if services.settings.auth_mode != "trusted" or user_id is not None:
         user_id = await principal(request, services, user_id)
     await sessions.stop(services.store, services.log, body.session_id, user_id)
+    # Stops a reply that this process writes at once, before the log reports the stop.
     services.runner.halt(body.session_id)
     return json_response({}, 202)
 

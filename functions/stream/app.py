@@ -1,4 +1,4 @@
-"""Streams one reply as Server-Sent Events."""
+"""The stream function: streams one reply as Server-Sent Events."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -33,12 +33,16 @@ _ANSWERS: Documentation = {
     responses=_ANSWERS | error_responses(400, 403, 404, 410, 503),
 )
 async def stream(request: Request) -> Response:
-    """Stream a session's reply from the cursor on."""
+    """Stream a session's reply as Server-Sent Events, from the cursor on.
+
+    The cursor is the last event's id, in `Last-Event-ID` or `cursor`; the field takes precedence. Without a
+    cursor, the stream begins with the reply. The status is 204 if the reply has ended at the cursor.
+    """
     services, query = services_of(request), read_query(request, StreamQuery)
     session_id = query.session_id
     if not is_id(session_id):
         raise NotFound
-    # An EventSource that reconnects repeats its URL; the header knows better.
+    # An EventSource repeats its URL when it reconnects, so the field is newer than the parameter.
     hint = request.headers.get("last-event-id") or query.cursor or ""
     at = Cursor.parse(hint)
     session = await services.store.session(session_id)
@@ -50,7 +54,8 @@ async def stream(request: Request) -> Response:
     in_lambda = deadline is not None
     if deadline is None and settings.deadline_seconds:
         deadline = asyncio.get_running_loop().time() + max(0.0, settings.deadline_seconds - margin)
-    # What this invocation writes ends a margin early; what it only reads may go on a little longer.
+    # A reply that this invocation writes ends a margin early, so that it can be saved. A reply that it only
+    # reads needs no save, and may go on for half of the margin.
     until = None if deadline is None else deadline + margin / 2
     run = services.runner.open(session, deadline)
     reader = Reader(
@@ -62,11 +67,12 @@ async def stream(request: Request) -> Response:
         until=until,
     )
 
-    async def afterwards() -> None:
+    async def on_complete() -> None:
         assert until is not None
         await services.runner.wait_until_idle(run, until)
 
-    return EventStream(reader, afterwards if in_lambda else None)
+    # Lambda freezes the sandbox after the response, so the response waits for the session's run to end.
+    return EventStream(reader, on_complete if in_lambda else None)
 
 
 @asynccontextmanager
@@ -79,5 +85,5 @@ async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
 app = create_app(
     "Parley stream", [router, health.router], bootstrap.settings(), bootstrap.services, lifespan=_lifespan
 )
-# A stream is opened by its session id, without a token.
+# No token: the random session id is the right to read the stream.
 preload(bootstrap.settings, tokens=False)

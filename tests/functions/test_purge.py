@@ -1,6 +1,7 @@
 """The purge function's handler, on a real Postgres and a real Valkey."""
 
 import json
+import logging
 from collections.abc import Iterator
 
 import psycopg
@@ -10,6 +11,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from functions.purge import app
 from parley.domain.errors import StoreUnavailable
 from parley.settings import Settings
+from parley.support import logs
 
 NOTHING = {
     "parked_saved": 0, "orphans_ended": 0, "sessions_expired": 0, "sessions_deleted": 0, "chats_deleted": 0,
@@ -26,6 +28,27 @@ class Context(LambdaContext):
     aws_request_id = "request-1"
 
 
+@pytest.fixture(autouse=True)
+def own_logs() -> Iterator[None]:
+    """Undo what a test's `use` configured."""
+    root, parley = logging.getLogger(), logging.getLogger("parley")
+    handlers, level, own_level = root.handlers, root.level, parley.level
+    yield
+    root.handlers = handlers
+    root.setLevel(level)
+    parley.setLevel(own_level)
+
+
+def use(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the function these settings, which configure the logs when they are read, as in a deployment."""
+
+    def read() -> Settings:
+        logs.configure(settings.log_level)
+        return settings
+
+    monkeypatch.setattr(app, "settings", read)
+
+
 @pytest.fixture
 def database(
     demo_database_url: str, valkey_url: str, monkeypatch: pytest.MonkeyPatch
@@ -33,7 +56,7 @@ def database(
     settings = Settings(
         database_url=demo_database_url, valkey_url=valkey_url, key_secret="s" * 32, retention_days=30
     )
-    monkeypatch.setattr(app, "settings", lambda: settings)
+    use(settings, monkeypatch)
     with psycopg.connect(demo_database_url, autocommit=True) as connection:
         yield connection
 
@@ -67,6 +90,9 @@ def test_the_counts_are_returned_logged_and_measured(
     [measured] = [line for line in lines if "_aws" in line]
     assert {name: measured[name] for name in expected} == {name: [count] for name, count in expected.items()}
     assert measured["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "Parley"
+    [entry] = [line for line in lines if line.get("message") == "purged"]
+    del entry["timestamp"]
+    assert entry == {"level": "INFO", "logger": "parley.purge", "message": "purged"} | expected
     said = json.dumps(lines)
     assert all(secret not in said for secret in (SECRET, "chat-old", "ssssssss", "postgresql://"))
     states = database.execute("select id, state from sessions order by id").fetchall()
@@ -83,7 +109,7 @@ def test_a_database_that_is_away_fails_the_invocation(
         database_url="postgresql://parley:hidden@127.0.0.1:1/x", valkey_url=valkey_url, key_secret="s" * 32,
         database_timeout=1.0,
     )  # fmt: skip
-    monkeypatch.setattr(app, "settings", lambda: settings)
+    use(settings, monkeypatch)
     with pytest.raises(StoreUnavailable) as caught:
         app.handler({}, Context())
     assert "hidden" not in str(caught.value)

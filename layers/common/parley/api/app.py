@@ -1,4 +1,4 @@
-"""Makes the FastAPI application of a function: errors, limits, headers, documentation."""
+"""Makes a function's FastAPI application, with its middleware, exception handlers and documentation."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,12 +25,12 @@ Documentation = dict[int | str, dict[str, Any]]
 
 
 def documented(status: int, model: type[CamelModel], *refusals: int) -> Documentation:
-    """Return the documentation of what a route may answer: a body, or an error."""
+    """Return a route's `responses` for OpenAPI: `model` for `status`, and `ErrorBody` for each error."""
     return {status: {"model": model}} | error_responses(*refusals)
 
 
 def error_responses(*statuses: int) -> Documentation:
-    """Return the documentation of the errors that a route may answer with."""
+    """Return a route's error `responses` for OpenAPI."""
     return {status: {"model": ErrorBody} for status in statuses}
 
 
@@ -43,7 +43,7 @@ def create_app(
     prefix: str = "",
     **options: Any,
 ) -> FastAPI:
-    """Return an application with these routers; `services` is called when a request needs them."""
+    """Return an application with `routers` below `prefix`. Routes call `services` at each request."""
     app = DirectApp(
         title=title, version="1", docs_url=None, redoc_url=None,
         openapi_url=f"{prefix}/openapi.json", **options,
@@ -56,7 +56,7 @@ def create_app(
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_middleware(RequestLimits, body_bytes=settings.body_bytes)
     if settings.allowed_origins:
-        # Outside of the limits, so that a page can read refusals too.
+        # Outside of the limits, so that a page of another origin can read a 413 response too.
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.allowed_origins),
@@ -65,13 +65,13 @@ def create_app(
             expose_headers=["retry-after"],
             max_age=3600,
         )
-    # The outermost, since the one above answers preflights by itself.
+    # The outermost, since the CORS middleware responds to preflights itself.
     app.add_middleware(SecurityHeaders)
     return app
 
 
 def error_response(error: ParleyError) -> Response:
-    """Return the response that tells of an error."""
+    """Return the JSON response for an error, with Retry-After in whole seconds (RFC 9110, section 10.2.3)."""
     detail = {"code": error.code, "message": error.message, "retryable": error.retryable}
     response = json_response({"error": detail | error.details()}, error.status)
     if error.retry_after is not None:
@@ -85,7 +85,7 @@ async def _on_parley_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_misconfigured(request: Request, error: Exception) -> Response:
-    # Names a setting and quotes no secret, but is the operator's to read.
+    # The message quotes no secret, but names a setting, which only the operator should read.
     _logger.error("misconfigured", extra={"reason": str(error)})
     detail = {
         "code": "internal",

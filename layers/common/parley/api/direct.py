@@ -1,4 +1,4 @@
-"""A FastAPI application that answers most of its routes without FastAPI's way to them."""
+"""A FastAPI application that calls plain routes directly, without FastAPI's routing and dependencies."""
 
 import inspect
 from collections.abc import Awaitable, Callable
@@ -13,12 +13,12 @@ _ENDPOINT = "parley.endpoint"
 
 
 class DirectApp(FastAPI):
-    """Finds most routes of its routers by their path, inside the same middleware and error handlers.
+    """Looks up a plain route by method and path, inside the same middleware and exception handlers.
 
-    Such a route reads its request and makes its response itself. To match it among others, to solve
-    dependencies that it does not have, and to keep stacks for what it does not open takes FastAPI as long
-    as the rest of a short answer takes us. Whatever is not found here goes FastAPI's way. Middleware is made
-    twice, for either way, at the first request; what is added after that is not heeded.
+    A plain route takes a `Request` and returns a `Response`. FastAPI's matching of routes, empty dependencies
+    and exit stacks take as long as the rest of a short response (docs/decisions, routes are answered
+    directly). FastAPI handles every other request. The middleware stack is built at the first request, once
+    for each of the two ways; middleware added later has no effect.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -27,18 +27,22 @@ class DirectApp(FastAPI):
         self._within: ASGIApp | None = None
 
     def include_router(self, router: APIRouter, *, prefix: str = "", **options: Any) -> None:
-        """Add a router's routes; those that take a request and no more, and return a response, directly."""
+        """Add a router's routes, and register the plain ones for direct calls.
+
+        A router with options or dependencies has no direct routes, since FastAPI must apply those.
+        """
         super().include_router(router, prefix=prefix, **options)
         if options or router.dependencies:
             return
         for route in router.routes:
             if isinstance(route, APIRoute) and _is_plain(route):
                 for method in route.methods or ():
-                    # Of two that match, FastAPI takes the first.
+                    # If two routes match, FastAPI takes the first.
                     self._endpoints.setdefault((method, prefix + route.path), route.endpoint)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = None
+        # Under a root path FastAPI strips a prefix from the path first.
         if scope["type"] == "http" and not scope.get("root_path"):
             endpoint = self._endpoints.get((scope["method"], scope["path"]))
         if endpoint is None:
@@ -61,6 +65,7 @@ class DirectApp(FastAPI):
         try:
             response = await scope[_ENDPOINT](request)
         except Exception as error:
+            # Starlette's rule: the handler of the nearest class in the exception's method resolution order.
             kinds = (kind for kind in type(error).__mro__ if kind in self.exception_handlers)
             kind = next(kinds, None)
             if kind is None:

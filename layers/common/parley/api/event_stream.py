@@ -1,4 +1,4 @@
-"""The response that streams: frames go out as they come, and a client that leaves is noticed."""
+"""The streaming response: sends frames as they become due, and stops when the client disconnects."""
 
 import asyncio
 import contextlib
@@ -19,18 +19,19 @@ _HEADERS = [
 
 
 class Frames(Streamed, Protocol):
-    """What is streamed, for servers that cannot do it by themselves as well."""
+    """A stream that servers without the `parley.stream` extension can read as a generator."""
 
     def frames(self) -> AsyncGenerator[bytes, None]:
-        """Yield what becomes due."""
+        """Yield bytes as they become due."""
         ...
 
 
 class EventStream(Response):
-    """Sends what becomes due until that is over or the client leaves; then awaits `on_complete`, if given.
+    """Sends frames until they end or the client leaves, and then awaits `on_complete`.
 
-    The response ends after that: on Lambda the sandbox is frozen once it has ended. A connection that can
-    stream by itself is given the frames, and nothing stays in memory of what led to it.
+    The response ends after `on_complete`, since Lambda freezes the sandbox when the response has ended. A
+    server with the `parley.stream` extension gets the frames themselves, so that the task, the middleware
+    and the request are freed while the response streams.
     """
 
     def __init__(self, frames: Frames, on_complete: OnComplete | None = None) -> None:
@@ -61,7 +62,7 @@ class EventStream(Response):
             await frames.aclose()
 
     async def _listen(self, receive: Receive) -> None:
-        # A body is of no use here; whoever sends one that is too long is as good as gone.
+        # A request body is ignored. One that is too long raises, and ends the stream like a disconnect.
         with contextlib.suppress(Exception):
             while (await receive())["type"] != "http.disconnect":
                 pass

@@ -1,4 +1,4 @@
-"""Whether this process, and what it depends on, is well."""
+"""Health checks of this process, of the database and of Valkey."""
 
 from fastapi import APIRouter, Request, Response
 
@@ -17,7 +17,10 @@ class HealthBody(CamelModel):
 
 @router.get("/health", responses={200: {"model": HealthBody}, 503: {"model": HealthBody}})
 async def health(request: Request) -> Response:
-    """Tell whether the database and Valkey answer; without Valkey, streams go on."""
+    """Report whether the database and Valkey answer.
+
+    The status is 503 without the database. Without Valkey it stays 200, since streams still work.
+    """
     services = services_of(request)
     database = valkey = "ok"
     try:
@@ -35,5 +38,8 @@ async def health(request: Request) -> Response:
 
 @router.get("/ready", include_in_schema=False)
 async def ready() -> Response:
-    """Answer as soon as this process can take requests; asks nothing of anybody."""
+    """Respond with 204 once this process accepts requests, without asking the database or Valkey.
+
+    It is the readiness check of Lambda Web Adapter, which sends no request to the function before.
+    """
     return Response(status_code=204)

@@ -1,4 +1,4 @@
-"""Who is asking."""
+"""Determines which user sent a request."""
 
 from fastapi import Request
 
@@ -8,10 +8,10 @@ from parley.services import Services
 
 
 async def principal(request: Request, services: Services, claimed: str | None) -> str:
-    """Return the user's id: the verified token's subject, or in trusted mode the claimed one.
+    """Return the user's id: the subject of the verified bearer token, or `claimed` in trusted mode.
 
-    Raises `Unauthorized`, `Forbidden` where the claim differs from the token, and `InvalidRequest` where
-    a claim is needed or cannot be one.
+    Raises `Unauthorized` without a valid token (RFC 6750), `Forbidden` if `claimed` is not the token's
+    subject, and `InvalidRequest` if `claimed` is malformed, or absent in trusted mode.
     """
     if claimed is not None and not is_subject(claimed):
         raise InvalidRequest("userId must be 1 to 128 printable characters.", field="userId")

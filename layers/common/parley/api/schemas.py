@@ -1,4 +1,4 @@
-"""The wire's JSON: request bodies as they come, answers as they go, camelCase only here."""
+"""The JSON of requests and responses, in camelCase: validation, serialisation and OpenAPI schemas."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -16,7 +16,7 @@ from parley.support.encoding import to_json
 
 
 class CamelModel(BaseModel):
-    """A JSON object in camelCase; types are not coerced, and unknown fields are ignored."""
+    """A JSON object in camelCase. Types are not coerced, and unknown fields are ignored."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=False, strict=True)
 
@@ -43,7 +43,7 @@ class StartedBody(CamelModel):
 
 
 class StoppedBody(CamelModel):
-    """Empty: the session is stopping, or has ended before."""
+    """An empty object: the session is stopping or has already ended."""
 
 
 class UsageBody(CamelModel):
@@ -110,7 +110,7 @@ class ModelListBody(CamelModel):
 
 
 class RemainingBody(CamelModel):
-    """What is left of each limit of the user's plan; null of an unlimited one."""
+    """The remainder of each limit of the user's plan; null for an unlimited one."""
 
     requests: int | None
     streams: int | None
@@ -135,9 +135,10 @@ B = TypeVar("B", bound=CamelModel)
 
 
 async def read_body(request: Request, kind: type[B]) -> B:
-    """Read a JSON body; raises `InvalidRequest` naming the field, or `UnsupportedMedia`.
+    """Return the validated JSON body.
 
-    `limits` has bounded its size by now. The messages never quote what was sent.
+    Raises `InvalidRequest`, which names the field, and `UnsupportedMedia` for a Content-Type other than JSON.
+    Messages never quote the body. `RequestLimits` limits its size.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
@@ -154,12 +155,12 @@ async def read_body(request: Request, kind: type[B]) -> B:
 
 
 class JsonResponse(Response):
-    """A JSON response; bodies are made here, so nothing needs checking on the way out."""
+    """A JSON response whose body is serialised already."""
 
     media_type = "application/json"
 
     def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
-        # What Starlette would make of two headers that are always the same.
+        # The fields that Starlette would compute, without the computation: there are always these two.
         self.raw_headers = [_JSON, (b"content-length", b"%d" % len(self.body))]
 
 
@@ -232,6 +233,7 @@ def models_json(offered: tuple[OfferedModel, ...], models: ChatModels) -> dict[s
 
 
 def _model_json(model: OfferedModel, *, configured: bool) -> dict[str, object]:
+    # A missing key outweighs the plan: no plan makes the model available then.
     lack = None if model.in_plan else "model_not_in_plan"
     if not configured:
         lack = "model_not_configured"

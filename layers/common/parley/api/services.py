@@ -1,4 +1,4 @@
-"""How the routes get what they work with."""
+"""Gives routes access to the application's services."""
 
 from typing import cast
 
@@ -8,5 +8,5 @@ from parley.services import Services
 
 
 def services_of(request: Request) -> Services:
-    """Return what the application works with."""
+    """Return the services of the application that received the request."""
     return cast("Services", request.app.state.services())

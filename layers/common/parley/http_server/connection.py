@@ -1,16 +1,19 @@
-"""A connection's socket: what is written, who has to wait for whom, and for how long."""
+"""The transport of one HTTP connection: writes, flow control in both directions, and timeouts."""
 
 import asyncio
 from typing import Any, cast
 
 from parley.support.timer import Deadline
 
-# A client that has read nothing of what was written, for so long, is not there any more.
+# Seconds after which a client that has read none of the written data counts as gone.
 _DEAF_SECONDS = 60.0
 
 
 class Connection(Deadline, asyncio.Protocol):
-    """`paused` says that the client does not keep up."""
+    """An `asyncio.Protocol` with one deadline for the client.
+
+    `paused` is True while the transport's write buffer is full because the client reads too slowly.
+    """
 
     __slots__ = ("_loop", "_transport", "_unread", "_writable", "paused")
 
@@ -45,38 +48,40 @@ class Connection(Deadline, asyncio.Protocol):
             self._writable.set_result(None)
 
     async def writable(self) -> None:
-        """Wait while the client does not keep up."""
+        """Wait until the transport's write buffer has room."""
         while self.paused:
             if self._writable is None or self._writable.done():
                 self._writable = self._loop.create_future()
+            # Shielded, since several tasks may wait, and the cancellation of one must not cancel the future.
             await asyncio.shield(self._writable)
 
     def write(self, data: bytes) -> None:
-        """Send."""
+        """Send data; drop it if the connection is lost."""
         if self._transport is not None:
             self._transport.write(data)
 
     def pause_reading(self) -> None:
-        """Have the client wait."""
+        """Stop reading, so that TCP makes the client wait."""
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Let the client go on."""
+        """Read again."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def give_up(self) -> None:
-        """Close, once what was written has been sent."""
+        """Close the connection once the write buffer is sent, or abort it when the client stops reading."""
         if self._transport is not None:
             self._transport.close()
             self._note_unread()
             self._reschedule(self._loop.time() + _DEAF_SECONDS)
 
     def _hang_up(self) -> None:
-        """Close once the client has read what it was told: to close while it speaks would take that from it.
+        """Close the write side, and keep reading for a while (RFC 9112, section 9.6).
 
-        See RFC 9112, 9.6.
+        A full close while the client still sends would reset the connection, and the client could lose the
+        response.
         """
         if self._transport is not None and self._transport.can_write_eof():
             self._transport.write_eof()
@@ -85,16 +90,16 @@ class Connection(Deadline, asyncio.Protocol):
             self.give_up()
 
     def _await_client(self) -> None:
-        """Set how long the client may take to do what is its turn now."""
+        """Start the deadline for the client's next step: to read what was written, or to send a request."""
         if self._transport is not None and not self._transport.is_closing():
             self._reschedule(self._loop.time() + (_DEAF_SECONDS if self.paused else self._patience()))
 
     def _patience(self) -> float:
-        """Return how long a client that keeps up may take to do what is its turn, in seconds."""
+        """Return the seconds that a client may take for its next step while it is not `paused`."""
         raise NotImplementedError
 
     def _note_unread(self) -> bool:
-        """Note how much of what was written is still here, and return whether it is less than before."""
+        """Record the size of the write buffer, and return whether it has shrunk since the last call."""
         before, self._unread = self._unread, 0
         if self._transport is not None:
             self._unread = self._transport.get_write_buffer_size()
@@ -104,17 +109,18 @@ class Connection(Deadline, asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
+        # A slow reader is not a dead one: abort only if the buffer has not shrunk since the last deadline.
         if self.paused or transport.is_closing():
             if self._note_unread():
                 self._reschedule(self._loop.time() + _DEAF_SECONDS)
             else:
                 transport.abort()
         elif not transport.is_reading():
-            self._await_client()  # it is we who have it wait
+            self._await_client()  # the server paused reading, so the client is not late
         else:
             self.give_up()
 
     def _address(self, name: str) -> tuple[str, int] | None:
-        """Return an address of the socket as ASGI wants it: two parts, or none."""
+        """Return `sockname` or `peername` as ASGI's (host, port); None for a Unix socket."""
         found: Any = None if self._transport is None else self._transport.get_extra_info(name)
         return (str(found[0]), int(found[1])) if isinstance(found, tuple) else None

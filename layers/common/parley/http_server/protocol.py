@@ -1,8 +1,8 @@
-"""Connections to browsers: HTTP/1.1 for uvicorn, as lean as a thousand streams in one process ask for.
+"""An HTTP/1.1 protocol for uvicorn that keeps little memory for each of a thousand streams.
 
-uvicorn listens, starts and stops the application. Each connection is one of these, by uvicorn's option
-`--http parley.http_server.protocol:HttpProtocol`. llhttp parses (RFC 9112). There are no upgrades, no access
-log and no bound on the number of connections.
+uvicorn listens, and starts and stops the application. Its option `--http
+parley.http_server.protocol:HttpProtocol` selects this protocol. llhttp parses requests (RFC 9112). There are
+no upgrades, no access log and no bound on the number of connections.
 """
 
 import asyncio
@@ -20,41 +20,29 @@ from parley.http_server.response_head import Header, chunk, refusal
 from parley.support.logs import logger
 
 _logger = logger("http")
-# A request that has begun is whole after so long.
+# Seconds a client has to send a complete request.
 _REQUEST_SECONDS = 60.0
-# So long a client that was refused may still speak.
+# Seconds we keep reading after an error response, so that the client can receive it.
 _LINGER_SECONDS = 1.0
-# When so many requests wait for the answer to another one, no more are read; what was read together with
-# them waits too, but no more than this.
+# Pipelined requests at which reading pauses, and the most to which one read may bring the queue.
 _MOST_WAITING = 16
 _MOST_TOGETHER = 1000
 
 
 class HttpProtocol(Connection):
-    """One connection: a request at a time, or the stream that answers it.
+    """One connection, which serves one request at a time or streams one response.
 
-    While it streams, there are no task, request, frame or parser for it: the stream wakes the connection,
-    which takes what is due and writes it.
+    A streaming connection keeps no task, request, stack frame or parser. The stream calls `_pump`, which
+    takes the bytes that are due and writes them.
     """
 
     __slots__ = (
-        "_app",
-        "_app_state",
-        "_chunked",
-        "_exchange",
-        "_head",
-        "_idle_seconds",
-        "_incoming",
-        "_keep",
-        "_on_complete",
-        "_queue",
-        "_root_path",
-        "_state",
-        "_streamed",
+        "_app", "_app_state", "_chunked", "_cycle", "_head", "_idle_seconds", "_keep", "_on_complete",
+        "_parser", "_queue", "_root_path", "_state", "_streamed",
     )  # fmt: skip
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
-        """As uvicorn makes its protocols: with its `Config` and its `ServerState`."""
+        """Take uvicorn's arguments for a protocol: its `Config`, its `ServerState` and the lifespan state."""
         super().__init__(_loop or asyncio.get_running_loop())
         if not config.loaded:
             config.load()
@@ -65,14 +53,14 @@ class HttpProtocol(Connection):
         self._app_state = app_state
         self._keep = True
         self._queue: list[tuple[RequestCycle, Scope]] = []
-        self._exchange: RequestCycle | None = None
-        self._incoming: RequestParser | None = None
+        self._cycle: RequestCycle | None = None
+        self._parser: RequestParser | None = None
         self._streamed: Streamed | None = None
         self._on_complete: OnComplete | None = None
         self._chunked = False
         self._head = b""
 
-    # What the event loop tells.
+    # Callbacks of the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -86,28 +74,28 @@ class HttpProtocol(Connection):
         streamed, self._streamed = self._streamed, None
         if streamed is not None:
             streamed.leave()
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.go()
+        cycle, self._cycle = self._cycle, None
+        if cycle is not None:
+            cycle.go()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        incoming = self._incoming
-        if incoming is None:
-            # Nobody has a word while its reply is streamed; whoever speaks does not get another one.
+        parser = self._parser
+        if parser is None:
+            # A client should send nothing during its stream. If it does, close the connection afterwards.
             self._keep = False
             return
-        count = incoming.count
+        count = parser.count
         try:
-            incoming.feed(data)
+            parser.feed(data)
         except BadRequest as error:
-            self._refuse(incoming.exchange, error)
-        if self._exchange is None:
+            self._refuse(parser.cycle, error)
+        if self._cycle is None:
             self._next()
         if len(self._queue) >= _MOST_WAITING:
             self.pause_reading()
-        # What a request takes is counted from its beginning.
-        goes_on = incoming.begun and incoming.count == count
+        # A request's time starts with its first byte: more bytes of the same request do not extend it.
+        goes_on = parser.begun and parser.count == count
         if not self.paused and not goes_on:
             self._await_client()
 
@@ -117,69 +105,71 @@ class HttpProtocol(Connection):
             self._pump()
 
     def resume_reading(self) -> None:
-        """Let the client go on, unless it has asked for too much already."""
+        """Read again, unless too many pipelined requests wait."""
         if len(self._queue) < _MOST_WAITING:
             super().resume_reading()
 
     def shutdown(self) -> None:
-        """Close as soon as what is under way is answered; uvicorn calls this before it stops."""
+        """Close after the current response. uvicorn calls this method before it stops."""
         self._keep = False
         self._queue.clear()
-        if self._exchange is not None:
-            self._exchange.keep = False
-        elif self._incoming is not None:
+        if self._cycle is not None:
+            self._cycle.keep = False
+        elif self._parser is not None:
             self.give_up()
 
     def _patience(self) -> float:
-        exchange, incoming = self._exchange, self._incoming
-        if exchange is not None and exchange.whole:
+        cycle, parser = self._cycle, self._parser
+        # While the server has the next step, the client has no deadline.
+        if cycle is not None and cycle.whole:
             return math.inf
         if self._queue or self._streamed is not None or self._on_complete is not None:
             return math.inf
-        if incoming is None:
+        if parser is None:
             return _LINGER_SECONDS
-        return _REQUEST_SECONDS if incoming.begun else self._idle_seconds
+        return _REQUEST_SECONDS if parser.begun else self._idle_seconds
 
     def _expect_a_request(self) -> None:
-        self._incoming = RequestParser(self._begin)
+        self._parser = RequestParser(self._begin)
         self._await_client()
 
     def _listen_no_more(self) -> None:
-        if self._incoming is not None:
-            self._incoming.end()
-            self._incoming = None
+        if self._parser is not None:
+            self._parser.end()
+            self._parser = None
 
-    def _refuse(self, incoming: RequestCycle | None, error: BadRequest) -> None:
-        """Answer to what cannot be understood, unless that would break into another answer."""
+    def _refuse(self, cycle: RequestCycle | None, error: BadRequest) -> None:
+        """Send an error response for a malformed request, unless another response is being sent."""
         if error.too_long:
             what = (431, "too_large", "The head of the request is too long.")
         else:
             what = (400, "invalid_request", "This is no HTTP request.")
         self._keep = False
         self._listen_no_more()
-        if self._queue and self._queue[-1][0] is incoming:
+        # Earlier pipelined requests are answered first; the connection then closes without this error.
+        if self._queue and self._queue[-1][0] is cycle:
             self._queue.pop()
-        if self._queue or (self._exchange is not None and self._exchange is not incoming):
+        if self._queue or (self._cycle is not None and self._cycle is not cycle):
             return
-        if incoming is None or not (incoming.started or incoming.done):
+        if cycle is None or not (cycle.started or cycle.done):
             self.write(refusal(*what, self.default_headers))
-        if incoming is not None:
-            incoming.go()
+        if cycle is not None:
+            cycle.go()
         self._hang_up()
 
-    # What an exchange asks for.
+    # Methods for the request cycle (`CycleConnection`).
 
     @property
     def default_headers(self) -> list[Header]:
-        """What uvicorn adds to every answer: the date."""
+        """The fields that uvicorn adds to every response, such as Date."""
         headers: list[Header] = self._state.default_headers
         return headers
 
-    def answered(self, exchange: RequestCycle) -> None:
-        """Go on: this exchange is over."""
-        self._exchange = None
+    def answered(self, cycle: RequestCycle) -> None:
+        """Continue with the next request after this cycle's response, or close the connection."""
+        self._cycle = None
         self._state.total_requests += 1
-        if not exchange.keep or not (self._keep or self._queue):
+        if not cycle.keep or not (self._keep or self._queue):
             self.give_up()
             return
         self._next()
@@ -195,7 +185,7 @@ class HttpProtocol(Connection):
         url = httptools.parse_url(head.url)
         raw_path = url.path or b"/"
         path = raw_path.decode("ascii")
-        exchange = RequestCycle(self, head)
+        cycle = RequestCycle(self, head)
         scope: Scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -210,16 +200,16 @@ class HttpProtocol(Connection):
             "server": self._address("sockname"),
             "client": self._address("peername"),
             "state": self._app_state.copy(),
-            "extensions": {STREAM: exchange.stream},
+            "extensions": {STREAM: cycle.stream},
         }
-        self._queue.append((exchange, scope))
-        return exchange
+        self._queue.append((cycle, scope))
+        return cycle
 
     def _next(self) -> None:
         if self._queue:
-            exchange, scope = self._queue.pop(0)
-            self._exchange = exchange
-            self._spawn(exchange.run(self._app, scope))
+            cycle, scope = self._queue.pop(0)
+            self._cycle = cycle
+            self._spawn(cycle.run(self._app, scope))
 
     def _spawn(self, work: Any) -> None:
         task = self._loop.create_task(work)
@@ -229,20 +219,25 @@ class HttpProtocol(Connection):
     # The stream.
 
     def stream(
-        self, exchange: RequestCycle, head: bytes, streamed: Streamed, on_complete: OnComplete | None
+        self, cycle: RequestCycle, head: bytes, streamed: Streamed, on_complete: OnComplete | None
     ) -> None:
-        """Stream the rest of an answer, then await `on_complete`, unless the client has left by then."""
-        self._exchange = None
+        """Send `head`, stream the body, and await `on_complete` before the end of the response.
+
+        `on_complete` is not awaited if the client has closed the connection before the stream ends.
+        """
+        self._cycle = None
         if self._transport is None or self._transport.is_closing():
             streamed.leave()
             return
-        if not exchange.keep or self._queue or (self._incoming is not None and self._incoming.begun):
+        if not cycle.keep or self._queue or (self._parser is not None and self._parser.begun):
             self._keep = False
+        # A request that has begun loses its first part with the parser. On a connection that was kept, its
+        # rest would be read as a request of its own (request smuggling): hence no `_keep` above.
         self._listen_no_more()
         self._queue.clear()
         self.resume_reading()
         self._head = head
-        self._chunked = exchange.chunked
+        self._chunked = cycle.chunked
         self._streamed = streamed
         self._on_complete = on_complete
         self._cancel_timer()
@@ -265,6 +260,7 @@ class HttpProtocol(Connection):
         last = over and self._on_complete is None
         if self._chunked:
             piece = chunk(piece, last=last)
+        # The head and the first frame go out in one write.
         if self._head:
             piece, self._head = self._head + piece, b""
         if piece:

@@ -1,4 +1,4 @@
-"""One HTTP request and its answer, as an ASGI application sees them."""
+"""One HTTP request and its response: the ASGI `receive` and `send` of one call of the application."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,14 +12,14 @@ from parley.http_server.response_head import Header, chunk, head_of, refusal
 from parley.support.logs import logger
 
 _logger = logger("http")
-# The extension of a scope by which a response gives its connection something to stream, and ends.
+# The key of an ASGI scope extension: a response hands its stream over to the connection and returns.
 STREAM = "parley.stream"
-# So much of a body is kept that nobody has asked for.
+# Bytes of request body buffered before reading is paused.
 _BODY_BYTES = 1 << 16
 
 
 class RequestHead(Struct, frozen=True):
-    """A request's head. `keep` says that its client may go on after it."""
+    """A request's line and fields. `keep` is True if the client allows a persistent connection."""
 
     method: str
     url: bytes
@@ -30,23 +30,23 @@ class RequestHead(Struct, frozen=True):
 
 
 class Streamed(Protocol):
-    """What a connection streams: it is woken when there may be something to take."""
+    """A source of body bytes that wakes its connection instead of running a task."""
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether the stream has ended and everything was taken."""
         ...
 
     def begin(self, wake: Callable[[], object]) -> None:
-        """Have `wake` called whenever there may be something to take."""
+        """Start, and call `wake` whenever `take` may return bytes."""
         ...
 
     def take(self) -> bytes:
-        """Return what is due now, or nothing."""
+        """Return the bytes that are due now; empty if there are none."""
         ...
 
     def leave(self) -> None:
-        """Stop: nobody takes any more."""
+        """Stop, since the client has left or the response has failed."""
         ...
 
 
@@ -54,63 +54,66 @@ OnComplete = Callable[[], Awaitable[None]]
 
 
 class CycleConnection(Protocol):
-    """The connection, as an exchange needs it."""
+    """The connection's methods that a request cycle uses."""
 
     @property
     def default_headers(self) -> list[Header]:
-        """What is added to every answer."""
+        """The fields that are added to every response."""
         ...
 
     @property
     def paused(self) -> bool:
-        """Whether the client does not keep up."""
+        """Whether the transport's write buffer is full."""
         ...
 
     async def writable(self) -> None:
-        """Wait while the client does not keep up."""
+        """Wait until the write buffer has room."""
         ...
 
     def write(self, data: bytes) -> None:
-        """Send."""
+        """Send data."""
         ...
 
     def pause_reading(self) -> None:
-        """Have the client wait."""
+        """Stop reading from the client."""
         ...
 
     def resume_reading(self) -> None:
-        """Let the client go on."""
+        """Read again."""
         ...
 
-    def answered(self, exchange: "RequestCycle") -> None:
-        """Go on: this exchange is over."""
+    def answered(self, cycle: "RequestCycle") -> None:
+        """Continue with the next request: this cycle's response is complete."""
         ...
 
     def stream(
-        self, exchange: "RequestCycle", head: bytes, streamed: Streamed, on_complete: OnComplete | None
+        self, cycle: "RequestCycle", head: bytes, streamed: Streamed, on_complete: OnComplete | None
     ) -> None:
-        """Stream the rest of an answer."""
+        """Send the head, and stream the body of this cycle's response."""
         ...
 
     def give_up(self) -> None:
-        """Close: this answer will not come to its end."""
+        """Close the connection: the response stays incomplete."""
         ...
 
 
 class RequestCycle:
-    """A request that is coming in, and the answer to it that is going out.
+    """A request that is being received, and the response to it.
 
-    `whole` says that all of the request is here, `started` and `done` how far the answer is, `chunked` and
-    `keep` how that ends: by an empty chunk, and with the connection kept.
+    - `whole`: the request is complete.
+    - `started`: the application has sent the response's status and fields.
+    - `done`: the response is complete, or handed over as a stream.
+    - `chunked`: the response has the chunked transfer coding (RFC 9112, section 7.1).
+    - `keep`: the connection persists after the response.
     """
 
     __slots__ = (
-        "_bodiless", "_body", "_continue", "_given", "_gone", "_head", "_left", "_modern", "_waiter",
-        "_wire", "chunked", "done", "keep", "started", "whole",
+        "_bodiless", "_body", "_connection", "_continue", "_given", "_gone", "_head", "_left", "_modern",
+        "_waiter", "chunked", "done", "keep", "started", "whole",
     )  # fmt: skip
 
-    def __init__(self, wire: CycleConnection, request: RequestHead) -> None:
-        self._wire = wire
+    def __init__(self, connection: CycleConnection, request: RequestHead) -> None:
+        self._connection = connection
         self._modern = request.version == "1.1"
         self._bodiless = request.method == "HEAD"
         self.keep = request.keep
@@ -126,24 +129,24 @@ class RequestCycle:
         self.chunked = False
         self.done = False
 
-    # The request.
+    # The request, from the parser.
 
     def add(self, body: bytes) -> None:
-        """Take a piece of the body."""
+        """Buffer a part of the request's body; pause reading when the buffer is full."""
         if self.done:
             return
         self._body += body
         if len(self._body) > _BODY_BYTES:
-            self._wire.pause_reading()
+            self._connection.pause_reading()
         self._wake()
 
     def complete(self) -> None:
-        """Note that the request is whole."""
+        """Record that the request is complete."""
         self.whole = True
         self._wake()
 
     def go(self) -> None:
-        """Note that the client has left."""
+        """Record that the client has closed the connection."""
         self._gone = True
         self._wake()
 
@@ -151,46 +154,51 @@ class RequestCycle:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    # What the application calls.
+    # The application's side.
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
-        """Have the application answer, and answer for it where it does not."""
+        """Call the application, and send a 500 response if it returns without having sent one."""
         try:
             await app(scope, self.receive, self.send)
         except BrokenOff:
-            pass  # it is logged
+            pass  # `RequestLimits` has logged the reason
         except Exception as error:
             _logger.error("request_broke", exc_info=error, extra={"path": scope["path"]})
         except BaseException:
             if not self.done:
-                self._wire.give_up()
+                self._connection.give_up()
             raise
         if self.done or self._gone:
             return
+        # A response without its end must not look complete, so the connection is closed in its middle.
         if self.started:
-            self._wire.give_up()
+            self._connection.give_up()
         else:
             self._fail()
 
     def _fail(self) -> None:
-        """Answer for an application that did not."""
+        """Send a 500 response and close the connection."""
         self.started = self.done = True
         self.keep = False
         what = (500, "internal", "Something went wrong here.")
-        told = refusal(*what, self._wire.default_headers, bodiless=self._bodiless)
-        self._wire.write(told)
-        self._wire.answered(self)
+        told = refusal(*what, self._connection.default_headers, bodiless=self._bodiless)
+        self._connection.write(told)
+        self._connection.answered(self)
 
     async def receive(self) -> Message:
-        """Return the next of what the client does, once there is something."""
+        """Return ASGI's next event: a part of the request's body, or `http.disconnect`.
+
+        A disconnect also follows the end of the response. If the client expects it, the first call sends
+        100 (Continue) (RFC 9110, section 10.1.1).
+        """
         if self._continue and not (self.started or self._gone):
             self._continue = False
-            self._wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not (self._gone or self.done or self._body or (self.whole and not self._given)):
-            self._wire.resume_reading()
+            self._connection.resume_reading()
             if self._waiter is None or self._waiter.done():
                 self._waiter = asyncio.get_running_loop().create_future()
-            # Several may listen, and each may cease to.
+            # Several tasks may wait, and the cancellation of one must not cancel the others' future.
             await asyncio.shield(self._waiter)
         if self._gone or self.done:
             return {"type": "http.disconnect"}
@@ -199,15 +207,18 @@ class RequestCycle:
         return {"type": "http.request", "body": body, "more_body": not self.whole}
 
     async def send(self, message: Message) -> None:
-        """Send a part of the answer. The head waits for what comes next: they go out in one write."""
-        if self._wire.paused:
-            await self._wire.writable()
+        """Send a part of the response. The head waits for the first part of the body: both are one write.
+
+        Raises `RuntimeError` for events out of order and for a body of another length than Content-Length.
+        """
+        if self._connection.paused:
+            await self._connection.writable()
         if self._gone:
             return
         if message["type"] == "http.response.start":
             if self.started:
                 raise RuntimeError("an answer that begins twice")
-            fields = (*self._wire.default_headers, *message.get("headers", ()))
+            fields = (*self._connection.default_headers, *message.get("headers", ()))
             self._head, self._left, self.chunked, self.keep = head_of(
                 message["status"],
                 fields,
@@ -222,19 +233,22 @@ class RequestCycle:
             self._write(message.get("body", b""), more=message.get("more_body", False))
 
     def stream(self, streamed: Streamed, on_complete: OnComplete | None) -> None:
-        """Leave the rest of the answer to the connection; `on_complete` is awaited before its end."""
+        """Hand the body over to the connection, which awaits `on_complete` before the end of the response.
+
+        Raises `RuntimeError` unless the response has started and has no Content-Length above zero.
+        """
         if self._gone:
             streamed.leave()
             return
         if not self.started or self.done or self._left:
             raise RuntimeError("a stream that has no place in its answer")
         self.done = True
-        if self._left == 0:  # an answer without a body, to HEAD for one
+        if self._left == 0:  # a response without a body, such as one to HEAD
             streamed.leave()
-            self._wire.write(self._head)
-            self._wire.answered(self)
+            self._connection.write(self._head)
+            self._connection.answered(self)
             return
-        self._wire.stream(self, self._head, streamed, on_complete)
+        self._connection.stream(self, self._head, streamed, on_complete)
 
     def _write(self, body: bytes, *, more: bool) -> None:
         if self._bodiless:
@@ -248,8 +262,8 @@ class RequestCycle:
                 if self._left < 0 or (self._left and not more):
                     raise RuntimeError("a body of another length than was said")
         head, self._head = self._head, b""
-        self._wire.write(head + piece if head else piece)
+        self._connection.write(head + piece if head else piece)
         if not more:
             self.done = True
             self._wake()
-            self._wire.answered(self)
+            self._connection.answered(self)

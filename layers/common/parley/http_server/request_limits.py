@@ -1,4 +1,4 @@
-"""What every request passes through: a bound on its body, and an answer to bugs."""
+"""ASGI middleware that limits the size of request bodies and responds with 500 to unexpected exceptions."""
 
 from collections.abc import Awaitable
 
@@ -8,7 +8,7 @@ from parley.support.encoding import to_json
 from parley.support.logs import logger
 
 _logger = logger("http")
-# More digits than any body has bytes; Python refuses to read thousands of them.
+# The most digits of a Content-Length that are parsed: `int` raises `ValueError` for thousands of digits.
 _LENGTH_DIGITS = 18
 
 
@@ -17,13 +17,14 @@ class _TooLong(Exception):
 
 
 class BrokenOff(Exception):
-    """An answer broke off in the middle; the log has the reason, without quoting it."""
+    """A response failed after its start. The log has the reason, without the exception's message."""
 
 
 class RequestLimits:
-    """ASGI middleware that answers 413 as soon as a body is known to be too long, and 500 to bugs.
+    """Responds with 413 (Content Too Large) to a body above `body_bytes`, and with 500 to an exception.
 
-    Bugs end here because servers write an exception's message into their logs, and it may quote data.
+    Exceptions end here, since servers log an exception's message, and a message may quote data. Raises
+    `BrokenOff` if the response has started by then.
     """
 
     def __init__(self, app: ASGIApp, body_bytes: int) -> None:
@@ -48,9 +49,10 @@ class RequestLimits:
 
         def noted(message: Message) -> Awaitable[None]:
             nonlocal started
-            started = True  # an answer's first part is its head
+            started = True  # ASGI's first event is the start of the response
             return send(message)
 
+        # A declared length is checked before the application runs; a chunked body is counted as it arrives.
         length = b"0"
         for name, value in scope["headers"]:
             if name == b"content-length":

@@ -1,4 +1,4 @@
-"""How an answer goes on the wire: its head, its chunks, and refusals that are whole (RFC 9112)."""
+"""Serialises responses (RFC 9112): status line and fields, chunks, and complete error responses."""
 
 import http
 from collections.abc import Iterable
@@ -13,20 +13,20 @@ _STATUS_LINES = {
 }
 _BODILESS = (204, 304)
 _OURS = frozenset((b"connection", b"content-length", b"transfer-encoding"))
-# What no line of a head may hold: it would end the line, or mean something else to somebody.
+# Control characters without tab, which RFC 9110, section 5.5 forbids: CR and LF would inject another field.
 _CONTROLS = bytes(set(range(32)) - {9} | {127})
 
 
-# An answer's head; its body's length in bytes, where that is known; whether it is chunked; whether the
-# connection may go on. Where neither length nor chunks are said, its end is that of the body.
+# The bytes of a response's head; the body's length in bytes, if it is known; whether the body is chunked;
+# whether the connection persists. Without a length and without chunks, closing ends the body.
 Head = tuple[bytes, int | None, bool, bool]
 
 
 def head_of(status: int, headers: Iterable[Header], *, bodiless: bool, modern: bool, keep: bool) -> Head:
-    """Make a head. `modern` says that the client knows chunks; `bodiless`, that it asked for a head only.
+    """Return a response's head. `modern` says that the request is HTTP/1.1, `bodiless` that it is HEAD.
 
-    Raises `RuntimeError` where a header would become two, or two say how the answer ends; `ValueError`
-    where a length is no number.
+    Raises `RuntimeError` for a field with a control character, for a second Content-Length and for a
+    Transfer-Encoding. Raises `ValueError` if Content-Length is not a number.
     """
     parts = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
     length: int | None = None
@@ -40,6 +40,8 @@ def head_of(status: int, headers: Iterable[Header], *, bodiless: bool, modern: b
             continue
         if known == b"connection":
             closes = b"close" in value.lower()
+        # The server chooses the framing. A second length or another coding would contradict it, so recipients
+        # could disagree on the end of the body (RFC 9112, section 6.3).
         elif length is not None or known != b"content-length":
             raise RuntimeError("an answer that says twice how it ends")
         else:
@@ -56,13 +58,14 @@ def head_of(status: int, headers: Iterable[Header], *, bodiless: bool, modern: b
         parts.append(b"connection: close\r\n")
     parts.append(b"\r\n")
     head = b"".join(parts)
+    # One pass over the head finds a control character in any field: only the line ends may have them.
     if len(head.translate(None, _CONTROLS)) != len(head) - 2 * lines:
         raise RuntimeError("a header that would be more than one")
     return head, length, chunked, keep
 
 
 def chunk(body: bytes, *, last: bool) -> bytes:
-    """Return a part of a chunked body (7.1)."""
+    """Return `body` as one chunk (RFC 9112, section 7.1), with the last chunk after it if `last`."""
     piece = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
     return piece + b"0\r\n\r\n" if last else piece
 
@@ -70,7 +73,7 @@ def chunk(body: bytes, *, last: bool) -> bytes:
 def refusal(
     status: int, code: str, message: str, headers: Iterable[Header], *, bodiless: bool = False
 ) -> bytes:
-    """Return a whole answer, after which the connection is closed."""
+    """Return a complete error response with a JSON body and `Connection: close`."""
     body = to_json({"error": {"code": code, "message": message, "retryable": status >= 500}})
     fields = [
         *headers,

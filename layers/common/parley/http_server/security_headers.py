@@ -1,10 +1,10 @@
-"""The headers that protect every answer: refusals, preflights and streams as well."""
+"""ASGI middleware that adds security fields to every response: errors, preflights and streams too."""
 
 from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# What an answer sets itself stays; the laptop's pages bring a policy of their own.
+# A field that the response sets itself is kept: the laptop's pages have their own Content-Security-Policy.
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -13,12 +13,12 @@ HEADERS = [
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cache-control", b"no-store"),
 ]
-# Two years. Only over https, where it is heeded (RFC 6797, 7.2).
+# Two years in seconds. Only for https: RFC 6797, section 7.2 forbids the field over plain HTTP.
 _SECURE_HEADERS = [*HEADERS, (b"strict-transport-security", b"max-age=63072000; includeSubDomains")]
 
 
 class SecurityHeaders:
-    """ASGI middleware, the outermost, that adds them where they are missing."""
+    """Adds the security fields that a response lacks. It is the outermost middleware."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Brings plans and models in the database to what a catalogue says."""
+"""Validates a catalogue of plans and models, and writes it into the database."""
 
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
@@ -35,9 +35,11 @@ on conflict (id) do update set
        excluded.enabled, excluded.rank, excluded.input_price, excluded.output_price)
 """
 
-# Serialises those who load, who may name another plan the default.
+# The advisory lock's key. Loads are serialised, since two loads may name different default plans.
 _LOCK = 0x9A71EA
 
+# The upper bounds are those of Postgres's integer and bigint columns. Prices are not strict, since TOML and
+# JSON have no decimal type.
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False, strict=False)]
@@ -48,17 +50,17 @@ _OPTIONS = set(ModelOptions.__struct_fields__)
 
 
 class CatalogueError(ValueError):
-    """A catalogue makes no sense; the message names the table, the entry and the field."""
+    """A catalogue is invalid. The message names the table, the entry and the field."""
 
 
 class _Entry(BaseModel):
-    """A table's entry. What is misspelt must not pass for what is left out."""
+    """A table's entry. Unknown fields are errors, so that a misspelt field does not count as absent."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class PlanEntry(_Entry):
-    """A plan; a limit that is left out is none."""
+    """A plan. An absent limit means unlimited."""
 
     id: Name
     title: Name
@@ -69,16 +71,17 @@ class PlanEntry(_Entry):
 
 
 class Prices(_Entry):
-    """Dollars for a million tokens."""
+    """Prices in US dollars for one million tokens."""
 
     input: Price
     output: Price
 
 
 class ModelEntry(_Entry):
-    """A model, and the plans that include it.
+    """A model, and the ids of the plans that include it.
 
-    Its context is bounded by characters or by tokens. The last five are `ModelOptions`.
+    Either `context_characters` or `context_tokens` bounds the context. The last five fields are
+    `ModelOptions`.
     """
 
     id: Name
@@ -92,6 +95,7 @@ class ModelEntry(_Entry):
     parameters: dict[str, Any] = {}
     enabled: bool = True
     prices: Prices | None = None
+    # The bound in characters, four times as high, must fit an integer column.
     context_tokens: Annotated[int, Field(ge=1, le=2**29 - 1)] | None = None
     attempts: Annotated[int, Field(ge=1, le=100)] | None = None
     first_token_seconds: Seconds | None = None
@@ -101,8 +105,9 @@ class ModelEntry(_Entry):
     @model_validator(mode="before")
     @classmethod
     def _bound_context(cls, fields: Any) -> Any:
-        """Bound the context in characters where it is bounded in tokens: what is read, and what is set
-        aside.
+        """Derive `context_characters` from `context_tokens`.
+
+        Reads of a chat and the tokens reserved for a reply are computed from characters.
         """
         if not isinstance(fields, dict):
             return fields
@@ -111,16 +116,16 @@ class ModelEntry(_Entry):
             raise PydanticCustomError("context", "give either context_characters or context_tokens")
         if tokens is None:
             return fields
-        # What is no count is refused by its own name.
+        # An invalid count becomes 1 here, so that the error names `context_tokens`, the field in the file.
         characters = tokens * CHARACTERS_A_TOKEN if type(tokens) is int and tokens > 0 else 1
         return fields | {"context_characters": characters}
 
     def options(self) -> dict[str, Any]:
-        """Return what the entry says for `ModelOptions`."""
+        """Return the fields of `ModelOptions` that the entry sets."""
         return self.model_dump(include=_OPTIONS, exclude_none=True)
 
     def most_tokens(self) -> int:
-        """Return what one question may set aside."""
+        """Return the most tokens that one prompt reserves of a day's limit."""
         return most(
             Model(
                 self.id, self.provider, self.name, self.title, self.max_output_tokens,
@@ -130,14 +135,14 @@ class ModelEntry(_Entry):
 
 
 class Catalogue(_Entry):
-    """Plans and models, in the order in which models are shown."""
+    """The plans and models of a catalogue. Models are listed to users in this order."""
 
     plans: list[PlanEntry] = []
     models: list[ModelEntry] = []
 
 
 def read(tables: object) -> Catalogue:
-    """Check what a catalogue's TOML or JSON says; raises `CatalogueError`."""
+    """Validate a catalogue decoded from TOML or JSON. Raises `CatalogueError`."""
     try:
         catalogue = Catalogue.model_validate(tables)
     except ValidationError as error:
@@ -153,7 +158,7 @@ def read(tables: object) -> Catalogue:
 
 
 def _place(tables: object, place: Sequence[int | str]) -> str:
-    """Return a place in words: the table, the entry by its id where it has one, the field."""
+    """Return the location of an error in words: the table, the entry's id or number, and the field."""
     match place:
         case (str(table), int(number), *field):
             entry = tables[table][number] if isinstance(tables, dict) else None
@@ -173,14 +178,16 @@ def _require_once(table: str, ids: Iterable[str]) -> None:
 
 
 async def load(database_url: str, catalogue: Catalogue) -> list[str]:
-    """Bring plans and models to what the catalogue says, and return the models' ids.
+    """Insert or update the catalogue's plans and models in one transaction. Return the models' ids.
 
-    What it does not name stays as it is. Raises psycopg's errors, and `CatalogueError` where a model names
-    a plan that there is not, or one whose day has fewer tokens than one question to it may take.
+    Plans and models that the catalogue does not name stay as they are. Raises psycopg's errors. Raises
+    `CatalogueError` if a model names an unknown plan, or a plan whose tokens per day are fewer than the
+    tokens that one prompt to the model may take.
     """
     connection = await psycopg.AsyncConnection.connect(database_url, connect_timeout=10)
     async with connection, connection.cursor() as cursor:
         await cursor.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
+        # The new default may come before the old one in the file, and a unique index allows one at a time.
         if catalogue.plans:
             await cursor.execute("update plans set is_default = false where is_default")
         await cursor.executemany(_PLAN, [plan.model_dump() for plan in catalogue.plans])
@@ -189,6 +196,7 @@ async def load(database_url: str, catalogue: Catalogue) -> list[str]:
         await cursor.executemany(
             _MODEL, [_model_row(rank, model) for rank, model in enumerate(catalogue.models)]
         )
+        # Replaced as a whole, so that a plan loses the models that no longer name it.
         ids = [model.id for model in catalogue.models]
         await cursor.execute("delete from plan_models where model_id = any(%s)", [ids])
         await cursor.executemany(

@@ -1,8 +1,8 @@
-"""One connection to Postgres, over which one statement at a time is run without a cursor.
+"""A connection to Postgres that runs one statement at a time through libpq, without psycopg's cursors.
 
-psycopg opens the connection, writes the values and reads them, and libpq speaks to the server. What is left
-out is psycopg's way from the one to the other, for it costs twice as much as all the rest: cursors,
-generators, and a socket that is registered with the event loop and forgotten again at every wait.
+psycopg connects, and converts values and rows; libpq speaks the protocol. This module replaces psycopg's
+cursors and generators, which register the socket with the event loop anew at every wait. They took more
+processor time than all the rest together (docs/decisions, statements without cursors).
 """
 
 import asyncio
@@ -24,18 +24,18 @@ from parley.support.timer import Deadline
 Arguments = Sequence[object] | dict[str, Any]
 
 _WELL = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
-# libpq would give such a result again and again until somebody copies, which nobody does here.
+# libpq returns a COPY result again and again until the client copies. Parley never copies.
 _COPIES = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
 
 
 class DeadlineExceeded(Exception):
-    """The deadline has come, and no answer."""
+    """The deadline passed before the server sent the result."""
 
 
 class Connection(Deadline):
-    """A connection in autocommit mode; open one by `Connection.open`.
+    """A connection in autocommit mode. `Connection.open` makes one.
 
-    With `prepare` the server keeps a plan of each statement that it is asked again.
+    With `prepare`, the server keeps a plan of each statement that runs a second time.
     """
 
     def __init__(self, connection: psycopg.Connection[Row], *, prepare: bool) -> None:
@@ -58,10 +58,10 @@ class Connection(Deadline):
 
     @classmethod
     async def open(cls, url: str, *, timeout: float, prepare: bool) -> "Connection":
-        """Connect; raises `psycopg.OperationalError`. The timeouts are made of `timeout`, in seconds.
+        """Connect, with libpq's timeouts derived from `timeout` in seconds.
 
-        That is done in a thread: while it connects, libpq closes and opens sockets as it likes, which an
-        event loop that watched them would not be told.
+        Connecting runs in a thread: libpq closes and opens sockets while it connects, and an event loop that
+        watched them would not learn of it. Raises `psycopg.OperationalError`.
         """
         connecting = _in_a_thread(lambda: _connect(url, timeout))
         try:
@@ -78,11 +78,11 @@ class Connection(Deadline):
     def execute(
         self, statement: str, arguments: Arguments = (), deadline: float = math.inf
     ) -> "asyncio.Future[list[Row]]":
-        """Run a statement; the future gets its rows, or an exception, mostly a `psycopg.Error`.
+        """Run a statement. The future's result is a list of rows; its exception is usually a `psycopg.Error`.
 
-        It gets `DeadlineExceeded` when the event loop's time is `deadline`. That, or to cancel the future,
-        ends the statement no sooner: `outcome_after_deadline` tells of it. The next may be asked once this
-        one has ended.
+        The future fails with `DeadlineExceeded` at `deadline`, in the event loop's time. Neither a deadline
+        nor a cancellation of the future ends the statement: `outcome_after_deadline` returns its outcome.
+        Raises `RuntimeError` if the previous statement still runs.
         """
         if self._answer is not None:
             raise RuntimeError("a connection runs one statement at a time")
@@ -97,7 +97,7 @@ class Connection(Deadline):
         return answer
 
     def outcome_after_deadline(self) -> "asyncio.Future[list[Row]]":
-        """Return what becomes of a statement whose future was too early, or was cancelled."""
+        """Return a new future for a statement whose first future timed out or was cancelled."""
         rest: asyncio.Future[list[Row]] = self._loop.create_future()
         self._reschedule(math.inf)
         if self._answer is not None:
@@ -113,7 +113,7 @@ class Connection(Deadline):
 
     @property
     def _lost(self) -> bool:
-        """Whether libpq has closed the socket by itself, whose number may soon be another's."""
+        """Whether libpq has closed the socket itself; its descriptor may soon belong to another socket."""
         return self._libpq.status != ConnStatus.OK
 
     def _send(self, statement: str, arguments: Arguments) -> None:
@@ -123,7 +123,7 @@ class Connection(Deadline):
         if isinstance(arguments, dict):
             arguments = [arguments[name] for name in asked.names]
         if len(arguments) != len(asked.formats):
-            # psycopg reads past the end of its own list otherwise.
+            # Otherwise psycopg reads past the end of its own list.
             raise psycopg.ProgrammingError("not as many values as placeholders")
         self._asked = asked
         self._values = asked.transformer.dump_sequence(arguments, asked.formats)
@@ -135,7 +135,7 @@ class Connection(Deadline):
             self._planning = asked.name_of_plan(types)
             self._libpq.send_prepare(self._planning, asked.query, types)
         else:
-            # A plan takes a round trip of its own: it is made for what is asked again.
+            # Preparing a plan costs one more round trip, so only a statement's second run pays for it.
             asked.plans[types] = b""
             self._libpq.send_query_params(asked.query, self._values, types, asked.transformer.formats)
         self._flush()
@@ -157,6 +157,8 @@ class Connection(Deadline):
     def _on_readable(self) -> None:
         try:
             self._libpq.consume_input()
+            # libpq's rule for non-blocking sends: after reading, flush again, since a server that waits for
+            # its client to read may have stopped reading itself.
             if self._full:
                 self._flush()
             while not self._libpq.is_busy():
@@ -167,14 +169,14 @@ class Connection(Deadline):
                 if result.status in _COPIES:
                     self._break(psycopg.OperationalError("the server would copy"))
                     return
-                # What comes after an error says less.
+                # Keep the first error: libpq's later results are less specific.
                 if self._result is None or self._result.status in _WELL:
                     self._result = result
         except psycopg.OperationalError as error:
             self._break(error)
 
     def _on_answer(self) -> None:
-        """All results of what was asked have come."""
+        """Handle the result, once libpq has returned the last one of the statement."""
         result, self._result = self._result, None
         if self._lost:
             self._break(psycopg.OperationalError("the connection is lost"))
@@ -190,7 +192,7 @@ class Connection(Deadline):
             try:
                 self._end(self._asked.rows(result))
             except Exception as error:
-                # What cannot be read is the asker's to know, not the event loop's.
+                # A value that cannot be decoded is the caller's error, not the event loop's.
                 self._end(error)
 
     def _plan_made(self) -> None:
@@ -212,6 +214,7 @@ class Connection(Deadline):
         self._planning = None
         if answer is None:
             return
+        # The statement ended between its deadline and the call of `outcome_after_deadline`.
         if answer.done():
             self._missed = outcome
         else:
@@ -222,11 +225,12 @@ class Connection(Deadline):
         self.close()
 
     def close(self) -> None:
-        """Close the socket at once; what is under way fails."""
+        """Close the socket at once. A running statement fails with `psycopg.OperationalError`."""
         if self.closed:
             return
         self.closed = True
         self._cancel_timer()
+        # Before `finish` closes the socket: uvloop aborts the process for a watched socket that is closed.
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         with contextlib.suppress(psycopg.Error):
@@ -235,7 +239,7 @@ class Connection(Deadline):
 
 
 def _in_a_thread(work: "Callable[[], psycopg.Connection[Row]]") -> "Future[psycopg.Connection[Row]]":
-    """Run work that takes its time, in a thread that nobody waits for when the process ends."""
+    """Run blocking work in a daemon thread, for which the process does not wait when it exits."""
     future: Future[psycopg.Connection[Row]] = Future()
 
     def run() -> None:
@@ -255,7 +259,8 @@ def _connect(url: str, timeout: float) -> psycopg.Connection[Row]:
         url,
         autocommit=True,
         connect_timeout=max(2, round(timeout)),
-        # What nobody acknowledges for so long is lost: time is left to ask again on a new connection.
+        # In milliseconds. Data unacknowledged for 40 % of the timeout is lost, which leaves time to repeat
+        # the statement on a new connection.
         tcp_user_timeout=round(timeout * 400),
         application_name="parley",
     )
@@ -265,7 +270,7 @@ def _connect(url: str, timeout: float) -> psycopg.Connection[Row]:
 
 
 def _close(connecting: "Future[psycopg.Connection[Row]]") -> None:
-    """Close a connection that nobody waits for any more."""
+    """Close a connection whose `open` was cancelled while it connected."""
     if not connecting.cancelled() and connecting.exception() is None:
         connecting.result().close()
 

@@ -1,4 +1,4 @@
-"""What the database answers when it opens no session, as errors."""
+"""Translates the outcomes of the SQL function `begin_session` into Parley's errors."""
 
 from parley.domain.errors import (
     ChatBusy,
@@ -15,7 +15,7 @@ from parley.postgres.prepared import Row
 
 
 def error_of(row: Row) -> ParleyError:
-    """Return the error that a row of `begin_session` tells of."""
+    """Return the error for a row of `begin_session` whose outcome is not `started`."""
     outcome, session_id = row[:2]
     match outcome:
         case "disabled":
@@ -35,5 +35,6 @@ def error_of(row: Row) -> ParleyError:
         case "limit_requests" | "limit_streams" | "limit_tokens":
             retry_seconds, *left = row[6:10]
             return limit_exceeded(outcome.removeprefix("limit_"), left, retry_seconds)
-        case _:  # no_user, no_chat: the same answer, so that nobody learns which ids exist
+        # no_user and no_chat: one answer for both, so that a caller cannot learn which ids exist.
+        case _:
             return NotFound()

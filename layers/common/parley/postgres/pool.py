@@ -1,4 +1,4 @@
-"""Bounded, self-healing Postgres connections: a broken one is replaced unseen."""
+"""A bounded pool of Postgres connections that replaces a broken connection without failing the statement."""
 
 import asyncio
 import random
@@ -15,36 +15,35 @@ from parley.support.semaphore import FastSemaphore
 
 _logger = logger("database")
 
-# Returns the database's URL; is given the one that the server refused, when its password was changed.
+# Returns the database's URL. The argument is the URL whose password the server refused, None at first.
 UrlSource = Callable[[str | None], Awaitable[str]]
 
-# The server rolled back by itself and asks to try again.
+# The server rolled the statement back, and the connection is intact: repeat the statement on it.
 _AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
-# Later than this past its deadline, a wait was not too long: the process itself was away, frozen or starved.
+# If a deadline is noticed this late, in seconds, the process was frozen or starved, not the database slow.
 _AWAY = 0.25
-# Before the first try after the server asked for one, in seconds; twice as much before each further one.
+# Seconds before the first repetition after a rollback or a full server; doubled for each further one.
 _PAUSE = 0.02
-# What was prepared does not fit any more: a migration came in between, or a pooler changed the connection.
+# A prepared plan no longer fits: a migration changed a table, or a pooler changed the server connection.
 _STALE_PLANS = (errors.FeatureNotSupported, errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement)
-# Those above are among them, by their class.
+# psycopg derives the `_AGAIN` errors from OperationalError, so test `_AGAIN` first where it matters.
 _BROKEN = (psycopg.OperationalError, psycopg.InterfaceError, OSError, *_STALE_PLANS)
-# The server is there but takes nobody right now: wait within the bound. While connecting, libpq passes on
-# the server's words only, not its code.
+# The server runs but accepts no connection now: wait until the deadline. While connecting, libpq reports
+# the server's message but not its SQLSTATE, so the message is all there is to match.
 _CROWDED = ("too many", "connection slots", "starting up", "shutting down", "recovery mode")
 
 
 class Pool:
-    """Up to `size` connections in autocommit mode, each running one statement at a time.
+    """Up to `size` connections in autocommit mode. Each runs one statement at a time.
 
-    Every statement that is run must be repeatable: a connection that breaks while it runs leaves
-    open whether it took effect, and it is run again.
+    Every statement must be repeatable: if a connection breaks while a statement runs, nobody knows whether
+    the statement took effect, and the pool runs it again.
     """
 
     def __init__(self, url: "str | UrlSource", *, size: int, timeout: float, prepare: bool = False) -> None:
-        """`url` may be a function that is asked at each new connection.
+        """`url` may be a function that the pool calls for each new connection. `timeout` is in seconds.
 
-        `prepare` has the server keep the plan of what a connection runs again, which saves it half of the
-        work; a pooler in between (RDS Proxy, PgBouncer) would pin the connection for it.
+        `prepare` has the server keep plans: half its work, but RDS Proxy or PgBouncer pins the connection.
         """
         self._url = url
         self._timeout = timeout
@@ -57,12 +56,12 @@ class Pool:
     async def run(self, statement: str, arguments: Arguments = ()) -> list[Row]:
         """Run one statement and return its rows, within the timeout.
 
-        Raises `StoreUnavailable` where the server is away, too slow or full.
+        Raises `StoreUnavailable` if the server is unreachable, too slow or full; else psycopg's errors.
         """
         try:
             return await self._in_time(statement, arguments)
         except StoreUnavailable as error:
-            # What the driver says may quote data; the kind of its error does not.
+            # The driver's message may quote data; the class of its error does not.
             _logger.warning("database_unavailable", extra={"error": type(error.__cause__ or error).__name__})
             raise
 
@@ -76,7 +75,7 @@ class Pool:
                 raise StoreUnavailable from error
         broken, pause = 0, 0.0
         if (connection := self._take()) is not None:
-            # Mostly a connection that is there answers at the first try, which takes no task.
+            # The first try on an idle connection needs no task. Usually it is the only try.
             try:
                 rows = await self._execute(connection, statement, arguments, deadline)
             except StoreUnavailable:
@@ -121,16 +120,16 @@ class Pool:
         deadline: float,
         connection: Connection | None = None,
     ) -> None:
-        """Wait until the work is done; raises `StoreUnavailable` once the event loop's time is `deadline`.
+        """Wait until `work` is done. Raises `StoreUnavailable` at `deadline`, in the event loop's time.
 
-        It goes on without its caller then, or when that one is cancelled, and gives its place back itself.
-        `connection` is the connection that it has, unless it takes care of that too.
+        After a timeout or a cancellation, `work` continues without its caller and releases the semaphore
+        itself. `connection` is the connection that runs `work`; None if `work` manages its own connection.
         """
         loop = asyncio.get_running_loop()
         try:
             done = await _done_by(work, deadline)
             if not done and loop.time() - deadline > _AWAY:
-                # The answer may have come meanwhile, and wait in the socket.
+                # While the process was frozen, the result may have arrived in the socket: look once more.
                 done = await _done_by(work, loop.time() + _AWAY)
         except asyncio.CancelledError:
             self._leave_behind(work, connection)
@@ -138,18 +137,17 @@ class Pool:
         if not done:
             self._leave_behind(work, connection)
             if loop.time() - begun > self._timeout / 2:
-                # Where one connection has died without a word, its neighbours have too, most likely. A
-                # statement that only came late to its connection says nothing about it.
+                # A silent connection makes the idle ones suspect. A late start on a connection does not.
                 self._drop_idle()
             raise StoreUnavailable from TimeoutError()
 
     def _leave_behind(self, work: "asyncio.Future[list[Row]]", connection: Connection | None) -> None:
-        """Let a statement whose caller is gone come to its end by itself, and keep its connection.
+        """Let a statement without a caller finish by itself, and keep its connection afterwards.
 
-        To cancel it would have a connection opened to ask the server for that, one for each late statement
-        of a server that is late already. Only what is still there much later is given up.
+        Cancelling it would open another connection to a slow server. It is given up after twice the timeout.
         """
-        prompt = len(self._late) < self._size
+        # At most `size` late statements release their permits now, which bounds the connections in use.
+        release_now = len(self._late) < self._size
         self._late.add(work)
         give_up = work.cancel if connection is None else connection.close
         timer = asyncio.get_running_loop().call_later(self._timeout * 2, give_up)
@@ -163,19 +161,19 @@ class Pool:
                     connection.close()
                 else:
                     self._keep(connection)
-            if not prompt:
+            if not release_now:
                 self._semaphore.release()
 
         work.add_done_callback(over)
-        if prompt:
+        if release_now:
             self._semaphore.release()
 
     async def _run(
         self, statement: str, arguments: Arguments, deadline: float, broken: int, pause: float
     ) -> list[Row]:
-        """Try until the statement was run; `broken` is how many connections it has lost already.
+        """Repeat the statement until it succeeds. Raises `StoreUnavailable`, at `deadline` at the latest.
 
-        `pause`, in seconds, comes before the first try.
+        It has lost `broken` connections before. `pause`, in seconds, comes before the first try.
         """
         loop = asyncio.get_running_loop()
         if pause:
@@ -194,7 +192,8 @@ class Pool:
                 crowded = connection is None and any(words in str(error) for words in _CROWDED)
                 if not crowded and not isinstance(error, _AGAIN):
                     broken += 1
-                    # Who is not let in twice, or loses three connections, asks no further.
+                    # Idle connections may all be stale, so only a new one's failure proves an outage: the
+                    # second loss if it could not be opened, the third if it broke.
                     if fresh and broken > (1 if connection is None else 2):
                         raise StoreUnavailable from error
                     if broken == 1:
@@ -218,7 +217,7 @@ class Pool:
         return None
 
     def _take_back(self, connection: Connection | None, failure: BaseException) -> None:
-        """Keep a connection that its statement left whole."""
+        """Keep a connection that `failure` left intact; close any other."""
         broken = isinstance(failure, _BROKEN) and not isinstance(failure, _AGAIN)
         if connection is not None:
             if isinstance(failure, psycopg.Error) and not broken:
@@ -226,7 +225,7 @@ class Pool:
             else:
                 connection.close()
         if broken:
-            # The others in the pool broke for the same reason, most likely.
+            # The idle connections probably broke for the same reason, such as a restart of the server.
             self._drop_idle()
 
     async def _connect(self) -> Connection:
@@ -244,7 +243,7 @@ class Pool:
         return await self._open(renewed)
 
     async def _source(self, refused: str | None) -> str:
-        """Ask for the URL; whatever keeps its secret away keeps the database away."""
+        """Call the URL's source. Raises `StoreUnavailable` for any of its errors: no secret, no database."""
         assert not isinstance(self._url, str)
         try:
             return await self._url(refused)
@@ -255,7 +254,7 @@ class Pool:
         return await Connection.open(url, timeout=self._timeout, prepare=self._prepare)
 
     def _keep(self, connection: Connection) -> None:
-        # Late statements have connections beyond the size, for as long as they last.
+        # Late statements use connections beyond `size`; once those end, the surplus is closed.
         if len(self._idle) < self._size and not connection.closed:
             self._idle.append(connection)
         else:
@@ -267,7 +266,7 @@ class Pool:
             connection.close()
 
     async def close(self) -> None:
-        """Close the connections; what is still under way is given up."""
+        """Close every connection, and give up the statements that still run."""
         for work in list(self._late):
             work.cancel()
         if self._late:
@@ -276,9 +275,9 @@ class Pool:
 
 
 async def _done_by(work: "asyncio.Future[list[Row]]", deadline: float) -> bool:
-    """Wait until the work is done, or the event loop's time is `deadline`; tell which.
+    """Wait until `work` is done or the event loop's time is `deadline`. Return whether `work` is done.
 
-    `asyncio.wait` does the same for any number of them, at several times the price.
+    `asyncio.wait` does the same for any number of futures, but takes several times as long.
     """
     if work.done():
         return True

@@ -1,4 +1,4 @@
-"""What a connection keeps of a statement, and how its placeholders become the server's."""
+"""A statement as one connection caches it: numbered placeholders, its values' adapters and its plans."""
 
 import functools
 import hashlib
@@ -14,7 +14,11 @@ _PLACEHOLDER = re.compile(r"%(?:\((\w+)\))?s")
 
 
 class Statement:
-    """What a connection keeps of a statement: how its values are written, and its plans by their types."""
+    """A connection's cache entry for one statement: its query, its transformer, and its plans.
+
+    `plans` has the plan's name for each tuple of parameter types (OIDs). An empty name says that the
+    statement ran once with those types and was not prepared.
+    """
 
     __slots__ = ("formats", "names", "plans", "query", "transformer")
 
@@ -25,27 +29,33 @@ class Statement:
         self.plans: dict[tuple[int, ...], bytes] = {}
 
     def rows(self, result: Any) -> list[Row]:
-        """Return what the server answered."""
+        """Return the rows of a libpq result; an empty list for a statement that returns no columns."""
         if not result.nfields:
             return []
         try:
             self.transformer.set_pgresult(result)
             rows: list[Row] = self.transformer.load_rows(0, result.ntuples, tuple)
         finally:
-            self.transformer.set_pgresult(None)  # it would keep what it read, for as long as the connection
+            # The transformer lives as long as the connection and would keep the result in memory.
+            self.transformer.set_pgresult(None)
         return rows
 
     def name_of_plan(self, types: tuple[int, ...]) -> bytes:
-        """Return a plan's name, which no other statement's has, whoever else makes plans there."""
+        """Return the plan's name, a hash of the query and its parameter types.
+
+        A pooler may hand one server connection to several clients. With hashed names, another client's plan
+        of that name is a plan of the same statement.
+        """
         told = hashlib.sha256(b"%b %b" % (self.query, repr(types).encode())).hexdigest()
         return b"parley_" + told[:24].encode()
 
 
 @functools.cache
 def numbered(statement: str) -> tuple[bytes, tuple[str, ...], int]:
-    """Return a statement with its `%s` or `%(name)s` as `$1`…, the names in that order, and how many.
+    """Return the query with `%s` or `%(name)s` replaced by `$1`, `$2` …, their names, and their count.
 
-    Raises `ValueError` for one that has both, or any other `%`.
+    Names are in the order of their numbers; a name that occurs twice has one number. Raises `ValueError` if
+    a statement mixes both forms or has any other `%`.
     """
     names: list[str] = []
     count = 0

@@ -1,13 +1,14 @@
-"""Roles that log in to Postgres on RDS by IAM, in place of a password."""
+"""Creates the Postgres role that logs in on RDS with IAM authentication, without a password."""
 
 import psycopg
 from psycopg import sql
 
 
 async def let_in(database_url: str, user: str) -> None:
-    """Let `user` log in by its role, and read and write the tables that there are, but not change them.
+    """Let the role `user` log in, and read and write the existing tables, but not alter them.
 
-    Repeating it is how a new table becomes the user's too. Raises psycopg's errors.
+    Repeat the call after a migration: grants cover the tables that exist when they are made. Raises
+    psycopg's errors.
     """
     role = sql.Identifier(user)
     connection = await psycopg.AsyncConnection.connect(database_url, connect_timeout=10)
@@ -15,6 +16,7 @@ async def let_in(database_url: str, user: str) -> None:
         found = await connection.execute("select from pg_roles where rolname = %s", [user])
         if await found.fetchone() is None:
             await connection.execute(sql.SQL("create role {} login").format(role))
+        # Grants are repeated for an existing role too, since migrations may have added tables.
         for grant in _GRANTS:
             await connection.execute(sql.SQL(grant).format(role))
 

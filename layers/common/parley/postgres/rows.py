@@ -1,4 +1,4 @@
-"""Rows of Postgres made into values, and back."""
+"""Converts rows of Postgres to the domain's values, and values to columns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ from parley.domain.events import Completed, End, Failed, FinishReason, Status, U
 from parley.domain.limits import charged
 from parley.support.encoding import convert_leniently
 
-# A class of an enumeration takes ten times as long to find its member.
+# Dictionaries, since calling an enumeration's class takes ten times as long.
 _ROLES = {role.value: role for role in Role}
 _STATUSES = {status.value: status for status in Status}
 _NO_OPTIONS = ModelOptions()
@@ -29,7 +29,7 @@ _STATES = {state.value: state for state in SessionState}
 
 
 def started_of(row: Sequence[Any]) -> Started:
-    """Return the session that a row of `begin_session` tells of."""
+    """Return the started session of a row of `begin_session`."""
     session_id, chat_id, message_id, reply_id, expires_at = row[1:6]
     answered, version, model = row[10:]
     entry = CatalogueEntry(version, Model(*model)) if model is not None else None
@@ -37,7 +37,8 @@ def started_of(row: Sequence[Any]) -> Started:
 
 
 def session_of(session_id: str, row: Sequence[Any]) -> tuple[Session, bool, bool]:
-    """Return the session, whether it has expired, and whether its user is disabled."""
+    """Return the session of a row of `SESSION`, whether it has expired, and whether its user is disabled."""
+    # Positions are those of the columns in `SESSION`: 11 of the session, 9 of the model, 7 of the reply.
     user_id, chat_id, message_id, reply_id, state, regenerate, epoch, leased, key, expired, disabled = row[
         :11
     ]
@@ -66,9 +67,7 @@ def _model_of(columns: Sequence[Any]) -> Model:
 
 
 def _options_of(column: object) -> ModelOptions:
-    """Return a model's options; one that makes no sense counts as absent, for a row may be written by
-    hand.
-    """
+    """Return a model's options. An invalid option counts as absent, since a row may be edited by hand."""
     if not column:
         return _NO_OPTIONS
     options: ModelOptions = convert_leniently(column, ModelOptions)
@@ -76,7 +75,10 @@ def _options_of(column: object) -> ModelOptions:
 
 
 def reply_of(columns: Sequence[Any]) -> Reply:
-    """Make a reply of epoch, parts, finish_reason, provider_reason, error and the two token counts."""
+    """Return the reply of seven columns.
+
+    They are epoch, parts, finish_reason, provider_reason, error, input_tokens and output_tokens.
+    """
     epoch, parts, finish_reason, provider_reason, error, input_tokens, output_tokens = columns
     end: End
     if error is not None:
@@ -87,7 +89,7 @@ def reply_of(columns: Sequence[Any]) -> Reply:
 
 
 def reply_columns(reply: Reply) -> dict[str, object]:
-    """Return a reply as its message has it, and what it adds to its chat and to its user's usage."""
+    """Return the parameters of `FINISH`: the message's columns, its characters and the charged tokens."""
     charged_input, charged_output = charged(reply)
     return {
         "epoch": reply.epoch,
@@ -100,7 +102,7 @@ def reply_columns(reply: Reply) -> dict[str, object]:
 
 
 def answer_column(reply: Reply | None) -> Jsonb | None:
-    """Return a cached reply, which ended by itself, as `begin_session` takes it."""
+    """Return a cached reply as the JSON argument of `begin_session`. Only a completed reply is cached."""
     if reply is None:
         return None
     end = reply.end
@@ -139,7 +141,7 @@ def _end_columns(end: End) -> dict[str, object]:
 
 
 def message_of(chat_id: str, row: Sequence[Any]) -> Message:
-    """Make a message of a row of the history."""
+    """Return the message of the columns from `m.id` on in a row of `HISTORY`."""
     (
         message_id, position, role, status, parts, created_at, completed_at, model_id,
         reply_to, superseded_by, source, finish_reason, error, input_tokens, output_tokens,
@@ -164,9 +166,9 @@ def message_of(chat_id: str, row: Sequence[Any]) -> Message:
 
 
 def text_of(parts: Sequence[Mapping[str, str]]) -> str:
-    """Return the text of a message's parts, concatenated: what cursors count."""
+    """Return the concatenated text of a message's parts. Cursors count its characters."""
     if len(parts) == 1 and parts[0]["type"] == "text":
-        return parts[0]["text"]
+        return parts[0]["text"]  # no copy of a long reply: nearly every message has one part
     return "".join(part["text"] for part in parts if part["type"] == "text")
 
 

@@ -1,7 +1,7 @@
-"""The statements of the store in Postgres: one a use case, and each may be repeated."""
+"""The SQL statements of `PostgresStore`: one for each use case, each safe to repeat."""
 
-# More turns than any context budget holds. With twice the budget's characters, which leaves room for what
-# is asked again and again, it keeps a long chat's question a bounded read.
+# The most messages that a session's statement reads. No context budget holds more. This bound and the bound
+# of twice the budget's characters keep the read of a long chat small; twice, since prompts may repeat.
 TURNS = 400
 
 SESSION = """
@@ -15,7 +15,7 @@ select s.user_id, s.chat_id, s.message_id, s.reply_id, s.state, s.regenerate, s.
        mo.system_prompt, mo.parameters, mo.options,
        r.epoch, r.parts, r.finish_reason, r.provider_reason, r.error, r.input_tokens, r.output_tokens,
        case when s.state <> 'ended' then (
-           -- What a provider refused is not sent again, nor is its question.
+           -- A filtered reply is not sent again: as a blank turn, it drops its question from the prompt too.
            select json_agg(json_build_array(t.role, case t.status when 'filtered' then '[]' else t.parts end)
                            order by t.position)
              from (select m.*, sum(m.size) over (order by m.position desc) - m.size as newer
@@ -35,6 +35,8 @@ select s.user_id, s.chat_id, s.message_id, s.reply_id, s.state, s.regenerate, s.
  where s.id = %(id)s
 """
 
+# A session's epoch never decreases, so a process with an earlier epoch cannot take the session back. A writer
+# takes the lease in any case; a reader only takes a lease that no other process holds.
 ATTACH = """
 update sessions
    set state = 'streaming', epoch = %(epoch)s, generation_key = %(key)s,
@@ -48,6 +50,8 @@ update sessions
 returning epoch
 """
 
+# The new epoch is the server's clock in milliseconds and above the session's last epoch, so no cursor of an
+# earlier text fits it (docs/decisions, epochs are milliseconds).
 CLAIM = """
 update sessions
    set state = 'streaming', generation_key = %(key)s, owner = %(owner)s,
@@ -66,6 +70,7 @@ select s.state, s.epoch, s.stop_requested_at is not null, u.disabled_at is not n
  where s.id = %(id)s
 """
 
+# The left join returns a row for every id, so the caller learns of deleted sessions, which count as ended.
 RENEW_LEASES = """
 with mine as (select * from unnest(%(ids)s::text[], %(epochs)s::bigint[]) as mine(id, epoch)),
 renewed as (
@@ -79,6 +84,8 @@ select mine.id, s.epoch is distinct from mine.epoch, coalesce(s.state = 'ended',
   from mine left join sessions s on s.id = mine.id left join users u on u.id = s.user_id
 """
 
+# The first update that ends a session also saves the reply and charges the user, so both happen once. The
+# session's row stays for five minutes, since limits count the sessions of the last minute.
 FINISH = """
 with ended as (
     update sessions
@@ -114,7 +121,8 @@ update sessions
 returning state, coalesce(lease_until > clock_timestamp(), false), generation_key, epoch
 """
 
-# Joined, for a subquery would be run for every message. Whoever reads the rows puts them in order.
+# A join for the open session, since a subquery would run once for each message. There is no outer `order by`:
+# the caller sorts the rows.
 HISTORY = """
 select c.title, s.id, u.disabled_at is not null,
        m.id, m.position, m.role, m.status, m.parts, m.created_at, m.completed_at, m.model_id,
@@ -161,6 +169,7 @@ CREATE_USER = """
 insert into users (id, plan_id) select %s, p.id from plans p where p.is_default on conflict do nothing
 """
 
+# The update sets `lease_until`, so that no purge returns the same orphans again within the grace period.
 ORPHANS = """
 with lost as (
     select id from sessions
@@ -172,6 +181,8 @@ update sessions s
 returning s.id, s.generation_key, s.epoch, s.stop_requested_at is not null
 """
 
+# The statements of the purge use `statement_timestamp()`, since an index can serve it, unlike
+# `clock_timestamp()`. They skip locked rows, since two purges may run at once.
 EXPIRE = """
 with old as (
     select id from sessions where state = 'open' and expires_at <= statement_timestamp()

@@ -1,4 +1,4 @@
-"""The store in Postgres: one statement a use case, each repeatable, the server's clock for time."""
+"""The store in Postgres: one repeatable statement for each use case, timed by the server's clock."""
 
 from operator import attrgetter
 from typing import Any
@@ -24,7 +24,11 @@ from parley.postgres.rows import answer_column, message_of, reply_columns, reply
 
 
 class PostgresStore:
-    """`ports.Store` on Postgres. `owner` names this process in leases."""
+    """`ports.Store` on Postgres.
+
+    `owner` names this process in leases. A session expires after `session_seconds`. With `create_users`, a
+    user whom the token verified but the database does not know is inserted on the default plan.
+    """
 
     def __init__(self, pool: Pool, *, owner: str, session_seconds: int, create_users: bool = False) -> None:
         self._pool = pool
@@ -133,6 +137,7 @@ class PostgresStore:
         if not rows:
             raise NotFound
         state, leased, key, epoch = rows[0]
+        # No process works for an open session yet, so no other process would end it.
         if state == "open":
             stopped = Reply(0, "", Completed(FinishReason.STOPPED))
             ended = not isinstance(await self.finish(session_id, stopped, "history"), Overtaken)
@@ -140,6 +145,7 @@ class PostgresStore:
         return Stop(state == "ended", leased, key, epoch)
 
     async def history(self, user_id: str, chat_id: str, before: int | None, limit: int) -> Page:
+        # One row beyond the page shows whether there is a next page.
         rows = await self._pool.run(
             statements.HISTORY, {"chat": chat_id, "user": user_id, "before": before, "limit": limit + 1}
         )
@@ -155,6 +161,7 @@ class PostgresStore:
         return Page(chat_id, title, tuple(messages), str(messages[0].position) if more else None, active)
 
     async def chats(self, user_id: str, before: str | None, limit: int) -> ChatPage:
+        # The id too, since several chats may have the same time.
         before_at, _, before_id = (before or "").partition("_")
         rows = await self._of_user(
             user_id,
@@ -179,7 +186,7 @@ class PostgresStore:
         )
 
     async def _of_user(self, user_id: str, statement: str, arguments: Any) -> list[Row]:
-        """Run a statement that has a row for every user; who is new and verified becomes one."""
+        """Run a statement that returns at least one row for a known user; insert a new user if allowed."""
         rows = await self._pool.run(statement, arguments)
         if not rows and self._create_users:
             await self._pool.run(statements.CREATE_USER, [user_id])

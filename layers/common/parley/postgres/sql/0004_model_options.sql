@@ -1,2 +1,2 @@
--- How a model's server wants to be asked: its own bounds and the names of its fields (`ModelOptions`).
+-- The fields of `ModelOptions`: bounds of a model's requests, and names of request fields that its server expects.
 alter table models add column options jsonb not null default '{}';
