@@ -103,9 +103,12 @@ async def _pause_or_refuse(patience: _Patience, response: httpx.Response) -> Non
         error = response.json()["error"]
     except (ValueError, KeyError, TypeError):
         error = {"message": f"status {response.status_code}", "retryable": response.status_code >= 500}
-    if not error["retryable"]:
-        raise Refused(error["message"])
-    await patience.wait(error["message"], at_least=float(response.headers.get("retry-after", 0)))
+    if not error.get("retryable"):
+        raise Refused(error.get("message", f"status {response.status_code}"))
+    # Parley says it in seconds; a proxy between may say a date (RFC 9110, 10.2.3), and then the own patience
+    # counts.
+    after = response.headers.get("retry-after", "")
+    await patience.wait(error["message"], at_least=float(after) if after.isdigit() else 0.0)
 
 
 def _words(error: httpx.TransportError) -> str:
