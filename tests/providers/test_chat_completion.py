@@ -225,7 +225,7 @@ async def test_reasoning_in_tags_is_none_of_the_text() -> None:
         ({"choices": [{"delta": {"content": ""}, "finish_reason": "error"}], "error": {"code": 429}},
          "provider_rate_limited"),
         ({"choices": [{"delta": {}, "error": {"code": 502}}]}, "provider_unavailable"),
-        ([{"error": {"code": 503, "status": "UNAVAILABLE"}}], "provider_unavailable"),
+        ([{"error": {"code": 503, "status": "UNAVAILABLE"}}], "provider_overloaded"),
         ({"object": "error", "choices": [], "message": "Oh", "code": 500}, "provider_unavailable"),
         ({"statusCode": 429, "message": "Slow"}, "provider_rate_limited"),
         ({"error": "Model m is currently loading"}, "provider_loading"),
@@ -234,10 +234,7 @@ async def test_reasoning_in_tags_is_none_of_the_text() -> None:
     ],
 )  # fmt: skip
 async def test_an_error_inside_a_reply_is_that_error(body: object, code: str) -> None:
-    if isinstance(body, list):
-        heard = await chat(t("One "), f"event: error\n{data(body)}", DONE)
-    else:
-        heard = await chat(t("One "), data(body), DONE)
+    heard = await chat(t("One "), data(body), stop(), DONE)
     assert (heard.text, heard.reason) == ("One ", code)
 
 
@@ -253,8 +250,13 @@ async def test_an_error_after_a_finish_reason_counts() -> None:
 
 
 async def test_an_event_named_error_is_one_whatever_it_says() -> None:
-    heard = await chat(t("One "), event("error", oh="no"), DONE)
-    assert heard.reason == "provider_interrupted"
+    for said in (
+        event("error", oh="no"),
+        "event: error\ndata: upstream timed out\n\n",
+        "event: error\ndata: []\n\n",
+    ):
+        heard = await chat(t("One "), said, stop(), DONE)
+        assert (heard.text, heard.reason) == ("One ", "provider_interrupted")
 
 
 # -- the response as a whole -----------------------------------------------------------------------
@@ -287,13 +289,13 @@ async def test_the_first_bytes_say_what_a_response_is(label: str) -> None:
     ("body", "code", "retryable"),
     [
         ({"error": {"code": 429, "message": "Slow"}}, "provider_rate_limited", True),
-        ([{"error": {"code": 503, "status": "UNAVAILABLE"}}], "provider_unavailable", True),
+        ([{"error": {"code": 503, "status": "UNAVAILABLE"}}], "provider_overloaded", True),
         ({"object": "error", "message": "Oh", "code": 500}, "provider_unavailable", True),
         ({"detail": "Not here"}, "provider_interrupted", True),
         ({"error": {"code": "invalid_api_key"}}, "provider_auth", False),
         ({"choices": [], "error": {"code": 401}}, "provider_auth", False),
         ({"greeting": "hello"}, "provider_protocol", False),
-        ([], "provider_interrupted", True),
+        ([], "provider_protocol", False),
     ],
 )
 async def test_an_error_in_place_of_a_stream_is_that_error(

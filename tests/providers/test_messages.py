@@ -93,6 +93,8 @@ async def test_the_type_may_be_in_the_event_s_name_alone() -> None:
         (event("error", error={"type": "overloaded_error"}), "provider_overloaded"),
         (data({"error": {"code": 429, "message": "Slow"}}), "provider_rate_limited"),
         ("event: error\ndata: {}\n\n", "provider_interrupted"),
+        ("event: error\ndata: upstream timed out\n\n", "provider_interrupted"),
+        (data([{"error": {"code": 503}}]), "provider_overloaded"),
         (data({"object": "error", "message": "Oh", "code": 500}), "provider_unavailable"),
         (data({"detail": "Oh"}), "provider_interrupted"),
         (event("message_delta", error={"type": "overloaded_error"}), "provider_overloaded"),
@@ -136,6 +138,17 @@ async def test_a_whole_message_from_a_server_that_does_not_stream_is_the_reply()
 async def test_an_error_in_place_of_a_stream_is_that_error(body: object, code: str) -> None:
     heard = await messages(json.dumps(body), label="application/json")
     assert heard.reason == code
+
+
+async def test_a_whole_message_in_an_event_and_text_at_the_start_are_read() -> None:
+    content = [{"type": "text", "text": "Hello "}]
+    usage = {"input_tokens": 7, "output_tokens": 9}
+    whole = data({"type": "message", "content": content, "stop_reason": "end_turn", "usage": usage})
+    heard = await messages(whole)
+    assert (heard.text, heard.finish) == ("Hello ", Finish(STOP, "end_turn", Usage(7, 9)))
+    start = event("message_start", message={"content": content, "usage": usage})
+    heard = await messages(start, say("world."), stop(output_tokens=9), END)
+    assert (heard.text, heard.finish) == ("Hello world.", Finish(STOP, "end_turn", Usage(7, 9)))
 
 
 async def test_what_is_told_at_the_start_is_known_before_the_end() -> None:

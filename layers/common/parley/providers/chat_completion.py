@@ -109,6 +109,8 @@ class ChatCompletionParser:
             if chunk is None:
                 if is_done(data):
                     return self._done()
+                if event.event == "error":
+                    raise fault_of_event(self._title, data.decode("utf-8", "replace"))
                 continue
             self._read(chunk, batch)
             if not chunk.choices or chunk.error is not None or event.event == "error":
@@ -124,7 +126,7 @@ class ChatCompletionParser:
         """Read a whole completion, from a server that does not stream."""
         chunk = _chunk.decode(body) or _Chunk()
         self._read(chunk, batch, whole=True)
-        self._check(chunk, body, named=body.lstrip().startswith(b"["))
+        self._check(chunk, body)
         if not chunk.choices:
             raise ValueError("the response is no completion")
         self._confirmed = True

@@ -165,11 +165,10 @@ def fault_of_event(provider: str, body: object) -> ProviderFault:
     if too_long is not None and (not statuses or statuses[0] in _TOO_LONG_STATUSES):
         return _logged(provider, too_long)
     # An event has no HTTP status of its own. With 503, the words for a model that is still loading count.
-    code = _code_of_words(report.words, _WORDS | _WORDS_WITHOUT_STATUS) or _code_of_message(
-        report.message, 503
-    )
-    if code is None:
-        code = _code_of_status(statuses[0]) if statuses else "provider_interrupted"
+    code = _code_of_words(report.words, _WORDS) or _code_of_message(report.message, 503)
+    if code is None and statuses:
+        code = _code_of_status(statuses[0])
+    code = code or _code_of_words(report.words, _WORDS_WITHOUT_STATUS) or "provider_interrupted"
     return _logged(provider, fault(provider, code))
 
 

@@ -232,6 +232,8 @@ class EventDecoder(Generic[T]):
             if _BARE_WORDS.fullmatch(data.strip()):
                 return None
             value = json_of_any_bytes(data)
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]  # Gemini's errors on OpenAI's wire
         if not isinstance(value, dict):
             return self._kind()
         found: T = convert_leniently(value, self._kind)

@@ -22,14 +22,15 @@ class _Usage(msgspec.Struct):
     cache_read_input_tokens: int | None = None
 
 
-class _Message(msgspec.Struct):
-    usage: _Usage | None = None
-
-
 class _Block(msgspec.Struct):
     type: str | None = None
     text: str | None = None
     thinking: str | None = None
+
+
+class _Message(msgspec.Struct):
+    content: list[_Block] | None = None
+    usage: _Usage | None = None
 
 
 class _Delta(msgspec.Struct):
@@ -82,6 +83,8 @@ class MessagesParser:
         for event in events:
             data = event.data
             body = _event.decode(data)
+            if body is None and event.event == "error":
+                raise fault_of_event(self._title, data.decode("utf-8", "replace"))
             if body is None:
                 self._over = self._over or (is_done(data) and self._reason is not None)
             else:
@@ -100,7 +103,11 @@ class MessagesParser:
                 block = body.content_block
                 _say(batch, block.type, "text", block.text, "thinking", block.thinking)
             case "message_start" if isinstance(body.message, _Message):
+                for block in body.message.content or ():
+                    _say(batch, block.type, "text", block.text, "thinking", block.thinking)
                 self._count(body.message.usage, begins=True)
+            case "message" if body.content is not None:
+                self._read_whole(body, batch)
             case "message_delta":
                 self._count(body.usage)
                 if body.delta is not None and body.delta.stop_reason:
@@ -113,12 +120,15 @@ class MessagesParser:
     def take_whole(self, body: bytes, batch: Batch) -> None:
         """Read a whole message, from a server that does not stream."""
         message = _event.decode(body) or _Event()
-        for block in message.content or ():
-            _say(batch, block.type, "text", block.text, "thinking", block.thinking)
-        if message.type == "error" or message.is_error or body.lstrip().startswith(b"["):
+        if message.type == "error" or message.is_error:
             raise fault_of_event(self._title, json_of_any_bytes(body))
         if message.content is None:
             raise ValueError("the response is no message")
+        self._read_whole(message, batch)
+
+    def _read_whole(self, message: _Event, batch: Batch) -> None:
+        for block in message.content or ():
+            _say(batch, block.type, "text", block.text, "thinking", block.thinking)
         self._count(message.usage)
         if message.stop_reason:
             self._end_by(message.stop_reason)

@@ -91,7 +91,7 @@ class ModelCall:
         begin = loop.time()
         total = begin + limits.total
         attempt = waits = 1
-        shorter = False
+        shorter = last_try = False
         while True:
             try:
                 return await self._ask(request, self._models.get(request.model.provider), total)
@@ -111,6 +111,8 @@ class ModelCall:
                     # A server that loads its weights will answer: it gets as long as a first token.
                     left = min(left, begin + limits.first_token - loop.time())
                     wait = self._wait_before_retry(fault, min(waits, _LONGEST_BACKOFF), left)
+                    if wait is None and not last_try and left > 0 and not self._buffer.length:
+                        wait, last_try = max(left - 0.5, left / 2), True
                 else:
                     wait = None
                     if attempt < limits.attempts:
@@ -133,8 +135,6 @@ class ModelCall:
             return None
         wait = self._limits.backoff * 2 ** (attempt - 1) * (0.5 + random.random())  # noqa: S311 - jitter
         wait = max(wait, (fault.retry_after_ms or 0) / 1000)
-        if fault.fault == "provider_loading":
-            wait = min(wait, max(left - 0.5, left / 2))  # one more try, shortly before giving up
         if self._deadline is not None:
             left = min(left, self._deadline - asyncio.get_running_loop().time())
         return wait if wait < left else None
