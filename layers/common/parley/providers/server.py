@@ -1,5 +1,6 @@
 """Names and identifies the server of a base URL, for users and for generation keys."""
 
+import functools
 from urllib.parse import urlsplit
 
 _TITLES = {
@@ -25,6 +26,7 @@ def host_of(base_url: str) -> str:
         return ""
 
 
+@functools.lru_cache(maxsize=16)  # every question asks for it
 def identity_of_server(base_url: str) -> str:
     """Return a server's identity: its host, port and path, without a login or a query."""
     try:

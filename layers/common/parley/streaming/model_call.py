@@ -216,6 +216,8 @@ def _limits_of(model: Model, limits: CallLimits) -> CallLimits:
     """Return the limits with the overrides of the model's own row."""
     options = model.options
     first_token, attempts = options.first_token_seconds, options.attempts
+    if first_token is None and attempts is None:
+        return limits
     return dataclasses.replace(
         limits,
         first_token=limits.first_token if first_token is None else first_token,
