@@ -38,7 +38,7 @@ chat: $(installed)  ## Ask a running Parley from the terminal; PROMPT="What is A
 purge: $(installed)  ## Run the purge once, on the data of `make dev`; DATA=.data
 	@exec $(python) -m local.purge --data "$(DATA)"
 
-test: $(installed)  ## Run every test; ARGS="tests/test_sse.py -k cursor" narrows it
+test: $(installed)  ## Run every test; ARGS="tests/support/test_sse_decoder.py -k token" narrows it
 	@$(python) -m pytest -n auto $(ARGS)
 
 soak: $(installed)  ## Live at random under faults and check what must hold; SECONDS=600

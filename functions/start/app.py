@@ -49,7 +49,7 @@ async def start(request: Request) -> Response:
     body = await read_body(request, StartBody)
     if idempotency_key is not None and not 1 <= len(idempotency_key) <= 200:
         raise InvalidRequest("Idempotency-Key must be 1 to 200 characters.", field="Idempotency-Key")
-    ask = sessions.StartRequest(
+    start_request = sessions.StartRequest(
         user_id=await principal(request, services, body.user_id),
         prompt=body.prompt,
         model_id=body.model_id,
@@ -58,7 +58,9 @@ async def start(request: Request) -> Response:
         idempotency_key=idempotency_key,
     )
     limit = services.settings.prompt_characters
-    started = await sessions.start(services.store, services.cached_replies, ask, prompt_characters=limit)
+    started = await sessions.start(
+        services.store, services.cached_replies, start_request, prompt_characters=limit
+    )
     return json_response(started_json(started), 201)
 
 

@@ -1,4 +1,7 @@
-"""Reads the settings once from the environment; README.md's table is made from this file."""
+"""Reads the settings once from the environment.
+
+`python -m local.readme` makes the tables of README.md and docs/configuration.md from this file.
+"""
 
 import math
 import os
@@ -34,7 +37,9 @@ class Settings:
     database_iam: bool = setting(
         "DATABASE_IAM", False, "logs in to RDS as the function's role, in place of a password"
     )
-    valkey_url: str = setting("VALKEY_URL", "", "Valkey or Redis; empty runs without a log", secret=True)
+    valkey_url: str = setting(
+        "VALKEY_URL", "", "Valkey or Redis; empty: each process keeps its log in memory", secret=True
+    )
     valkey_timeout_ms: int = setting("VALKEY_TIMEOUT_MS", 250, "longest wait for Valkey, milliseconds")
     valkey_prefix: str = setting("VALKEY_PREFIX", "parley", "first part of every key in Valkey")
     key_secret: str = setting(
@@ -89,9 +94,13 @@ class Settings:
     flush_ms: int = setting("FLUSH_MS", 25, "how long the writer gathers text for the log, milliseconds")
     lease_seconds: float = setting("LEASE_SECONDS", 5.0, "a writer silent for so long is taken for dead")
     session_lease_seconds: float = setting(
-        "SESSION_LEASE_SECONDS", 20.0, "the same, in the database, for streams without a log"
+        "SESSION_LEASE_SECONDS",
+        20.0,
+        "how long a process's lease on a session in Postgres lasts unless renewed",
     )
-    pulse_seconds: float = setting("PULSE_SECONDS", 5.0, "how often a process vouches for its sessions")
+    pulse_seconds: float = setting(
+        "PULSE_SECONDS", 5.0, "how often a process renews the leases of its sessions"
+    )
     provider_first_token_seconds: float = setting(
         "PROVIDER_FIRST_TOKEN_SECONDS", 300.0, "longest silence of a provider before a reply's first text"
     )

@@ -1,4 +1,7 @@
-"""Says what a plan allows its users, what a question reserves, and what a reply is charged."""
+"""Computes what a question reserves and what a reply is charged, and makes the error of a reached limit.
+
+The decision about limits is `begin_session`'s (postgres/sql/0003_answers.sql).
+"""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +19,10 @@ CHARACTERS_A_TOKEN = 4
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """A plan's limits for each of its users. None is unlimited. Days are UTC."""
+    """A plan's limits for each of its users. None is unlimited. Days are UTC.
+
+    The tests' store is given an `Allowance`. `begin_session` reads the same limits from the table `plans`.
+    """
 
     requests_per_minute: int | None = None
     concurrent_streams: int | None = None
@@ -32,7 +38,8 @@ def reserved(model: Model, chat_characters: int, prompt_characters: int) -> tupl
     """Return the input and output tokens to reserve for a question.
 
     `chat_characters` is the length of the chat before it, in code points. The model gets no more of the chat
-    than its context takes; a prompt is sent whole.
+    than its context takes; a prompt is sent whole. `begin_session` repeats this rule in SQL, so a change
+    of it needs a migration.
     """
     sent = max(min(chat_characters + prompt_characters, model.context_characters), prompt_characters)
     return estimated(sent + len(model.system_prompt)), model.max_output_tokens

@@ -1,4 +1,4 @@
-"""Defines the ports: what Parley asks of a model, a store, a log and a clock."""
+"""Defines the ports: what Parley asks of a model, a store and a log."""
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
