@@ -29,7 +29,8 @@ from local.embedded import Addresses, EmbeddedStores
 from local.seed import seed
 from parley.postgres.migrate import migrate
 
-pytest_plugins = ["tests.harness"]
+pytest.register_assert_rewrite("tests.client", "tests.processes")
+pytest_plugins = ["tests.world"]
 
 _STORES = pytest.StashKey[EmbeddedStores]()
 _numbers = itertools.count()

@@ -37,7 +37,7 @@ def test_defaults_make_sense_by_themselves() -> None:
         ("LOG_LEVEL", "DEBUG", "log_level", "DEBUG"),
     ],
 )  # fmt: skip
-def test_values(name: str, raw: str, field: str, value: object) -> None:
+def test_a_variable_is_its_setting_s_value(name: str, raw: str, field: str, value: object) -> None:
     assert getattr(Settings.from_env({name: raw}), field) == value
 
 

@@ -118,7 +118,7 @@ async def test_a_client_that_leaves_is_noticed() -> None:
     await asyncio.sleep(0.01)
     assert not serving.done()
     connection.gone.set()
-    await asyncio.wait_for(serving, 1)
+    await asyncio.wait_for(serving, 30)
     assert frames.closed
 
 
@@ -127,7 +127,7 @@ async def test_a_client_that_sends_what_it_may_not_is_as_good_as_gone() -> None:
         async def receive(self) -> dict[str, Any]:
             raise ValueError("too long")
 
-    await asyncio.wait_for(Chatterbox().serve(Frames(b"one", waits=True)), 1)
+    await asyncio.wait_for(Chatterbox().serve(Frames(b"one", waits=True)), 30)
 
 
 async def test_a_cancelled_response_closes_its_frames() -> None:
@@ -181,7 +181,9 @@ async def test_no_deadline_outside_lambda(context: str | None) -> None:
 
 @pytest.mark.parametrize(("left", "expected"), [(60, 52), (8, 0), (3, 0), (-100, 0)])
 async def test_a_deadline_keeps_a_margin(left: float, expected: float) -> None:
+    loop = asyncio.get_running_loop()
+    before = loop.time()
     context = json.dumps({"request_id": "r", "deadline": (time.time() + left) * 1000})
     found = lambda_deadline(context, 8)
     assert found is not None
-    assert found - asyncio.get_running_loop().time() == pytest.approx(expected, abs=0.5)
+    assert before + expected - 0.1 <= found <= loop.time() + expected + 0.1

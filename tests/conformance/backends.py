@@ -66,7 +66,7 @@ class PostgresStage:
         self._stores: list[Store] = []
 
     def store(self, owner: str = "here", *, session_seconds: int = 600, create_users: bool = False) -> Store:
-        connections = Pool(self._url, size=4, timeout=5)
+        connections = Pool(self._url, size=4, timeout=30)
         store = PostgresStore(
             connections, owner=owner, session_seconds=session_seconds, create_users=create_users
         )
@@ -204,7 +204,7 @@ class ValkeyLogStage:
 
     def log(self, *, lease_seconds: float = 10, cache_seconds: int = 60, prefix: str = "test") -> Log:
         log = ValkeyLog(
-            self._url, prefix=prefix, timeout=2, lease_seconds=lease_seconds, cache_seconds=cache_seconds
+            self._url, prefix=prefix, timeout=20, lease_seconds=lease_seconds, cache_seconds=cache_seconds
         )
         self._logs.append(log)
         return log

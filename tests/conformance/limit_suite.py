@@ -65,7 +65,7 @@ class LimitSuite(StoreFixtures):
 
     # -- requests a minute -----------------------------------------------------------------------
 
-    async def test_requests_in_a_minute(self, stage: Stage, store: Store, other: Store) -> None:
+    async def test_requests_in_a_minute_are_limited(self, stage: Stage, store: Store, other: Store) -> None:
         await stage.limit("free", Allowance(requests_per_minute=3))
         first = await store.start(new_session())
         await stage.pass_time(20)
@@ -123,7 +123,7 @@ class LimitSuite(StoreFixtures):
 
     # -- streams at once -------------------------------------------------------------------------
 
-    async def test_streams_at_once(self, stage: Stage, store: Store, other: Store) -> None:
+    async def test_streams_at_once_are_limited(self, stage: Stage, store: Store, other: Store) -> None:
         await stage.limit("free", Allowance(concurrent_streams=2))
         waiting = await store.start(new_session())
         streaming = await other.start(new_session())
@@ -248,7 +248,7 @@ class LimitSuite(StoreFixtures):
         assert await store.expire_sessions(10) == 1
         assert await stage.used("ada") == {}
 
-    async def test_whoever_saves_it_the_one_who_asked_pays(
+    async def test_whoever_saves_a_reply_the_one_who_asked_pays(
         self, stage: Stage, store: Store, other: Store
     ) -> None:
         full = Reply(1, "All of it.", stopped(Usage(3, 4), FinishReason.STOP))

@@ -480,5 +480,5 @@ class LogSuite:
             await other.unpark(session_id)
         assert await log.parked(10) == [("two", *replies["two"])]
 
-    async def test_answers(self, log: Log) -> None:
+    async def test_a_check_of_the_log_passes(self, log: Log) -> None:
         await log.check()

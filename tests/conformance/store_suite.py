@@ -379,7 +379,7 @@ class StoreSuite(StoreFixtures):
         turns = normalise((await store.session(started.session_id)).turns)
         assert [entry.text for entry in turns] == ["One?", "1", "Three?"]
 
-    async def test_a_session_that_is_not_there(self, stage: Stage, store: Store) -> None:
+    async def test_a_session_that_is_not_there_is_an_error(self, stage: Stage, store: Store) -> None:
         assert await refusal(store.session("unheard-of")) is NotFound
         expired = await stage.store(session_seconds=0).start(new_session())
         assert await refusal(store.session(expired.session_id)) is SessionExpired
@@ -571,7 +571,7 @@ class StoreSuite(StoreFixtures):
         else:
             assert (message.finish_reason, message.usage, message.error_code) == (None, None, end.code)
 
-    async def test_the_first_end_stays(self, store: Store, other: Store) -> None:
+    async def test_the_first_end_of_a_session_stays(self, store: Store, other: Store) -> None:
         session_id = (await store.start(new_session())).session_id
         await store.attach(session_id, "key", 5, 60, writer=True)
         first = Reply(5, "All of it.", STOP)
@@ -580,7 +580,7 @@ class StoreSuite(StoreFixtures):
             assert await other.finish(session_id, reply, "joined") == Ended(first)
         assert (await store.session(session_id)).reply == first
 
-    async def test_ends_at_once_make_one(self, store: Store, other: Store) -> None:
+    async def test_ends_at_once_make_one_end(self, store: Store, other: Store) -> None:
         session_id = (await store.start(new_session())).session_id
         replies = [Reply(5, f"End {number}", STOP) for number in range(6)]
         outcomes = await asyncio.gather(
@@ -824,5 +824,5 @@ class StoreSuite(StoreFixtures):
         assert sum(await asyncio.gather(store.expire_sessions(10), other.expire_sessions(10))) == 6
         assert sum(await asyncio.gather(store.purge_sessions(10), other.purge_sessions(10))) == 6
 
-    async def test_answers(self, store: Store) -> None:
+    async def test_a_check_of_the_store_passes(self, store: Store) -> None:
         await store.check()

@@ -55,7 +55,7 @@ def test_no_compiled_module_is_of_another_python() -> None:
     assert others == []
 
 
-def test_the_functions_fit() -> None:
+def test_the_functions_fit_into_lambda_s_limits() -> None:
     size = sum(path.stat().st_size for path in LAYER.rglob("*") if path.is_file())
     assert size < LIMIT, f"{size / 2**20:.0f} MB"
 

@@ -321,7 +321,7 @@ def test_login_returns_to_a_page_of_the_site() -> None:
     }
 
 
-def test_the_fallback_streams() -> None:
+def test_the_api_before_the_fallback_streams_its_responses() -> None:
     paths = RESOURCES["StreamApi"]["Properties"]["DefinitionBody"]["paths"]
     integration = paths["/chat/stream"]["get"]["x-amazon-apigateway-integration"]
     assert integration["responseTransferMode"] == "STREAM"

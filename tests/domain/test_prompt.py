@@ -90,7 +90,7 @@ def test_more_room_never_keeps_less(history: list[Turn], one: int, other: int) -
     assert (len(trim(whole, room(one))) <= len(trim(whole, room(other)))) or one > other
 
 
-def test_trim_of_nothing() -> None:
+def test_of_no_turns_none_are_left() -> None:
     assert trim((), room(10)) == ()
 
 
@@ -248,7 +248,7 @@ def test_a_title_is_one_short_line(prompt: str, limit: int) -> None:
     assert title.removesuffix("…") in " ".join(prompt.split())
 
 
-def test_titles() -> None:
+def test_a_title_is_the_prompt_s_first_words() -> None:
     assert title_of("  What\n is\tAI? ") == "What is AI?"
     assert title_of("one two three", 9) == "one two…"
     assert title_of("x" * 10, 9) == "x" * 9 + "…"

@@ -1,11 +1,13 @@
 """What a person does with the chat's page, in the words of the tests."""
 
+import asyncio
 import re
 from typing import Any
 
 from playwright.async_api import Locator, Page, expect
 
-from tests.harness import World, text_of
+from tests.client import text_of
+from tests.world import World
 
 # Every text that the newest reply shows, in this document.
 _RECORD = """() => {
@@ -58,10 +60,17 @@ class ChatPage:
         """Wait until the newest reply has some text."""
         await expect(self.reply).to_contain_text(text)
 
-    async def finished(self, timeout: float = 20_000) -> None:
+    async def finished(self, timeout: float = 60_000) -> None:
         """Wait until the newest reply is there with its end."""
         await expect(self.replies.last).not_to_have_attribute("data-status", "pending", timeout=timeout)
         await expect(self.send).to_be_visible()
+
+    async def pauses_pass(self, upto: Locator) -> None:
+        """Have what the page waits for come at once, until it shows `upto`; wants `page.clock` installed."""
+        async with asyncio.timeout(90):
+            while not await upto.is_visible():
+                await self.page.clock.fast_forward(10_000)
+                await asyncio.sleep(0.1)
 
     async def shown(self) -> str:
         """Return the newest reply as it is shown, white space made one."""

@@ -13,8 +13,8 @@ from playwright.async_api import Browser, Page, async_playwright
 
 from tests.e2e.browser import FLAGS, chromium
 from tests.e2e.chat_page import ChatPage
-from tests.harness import Fake
 from tests.local.laptop import Laptop
+from tests.processes import Fake
 
 TOKENS = 10_000
 _PAUSE = 0.005

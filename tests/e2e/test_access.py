@@ -7,7 +7,9 @@ from playwright.async_api import Page, expect
 
 from tests.e2e.axe import expect_accessible
 from tests.e2e.chat_page import ChatPage
-from tests.harness import World
+from tests.world import World
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 _SLOW: dict[str, Any] = {"tokens": tuple(f" w{n}" for n in range(120)), "delay": 0.04}
 _RICH = (

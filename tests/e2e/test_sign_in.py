@@ -17,7 +17,9 @@ from jwt.algorithms import RSAAlgorithm
 from playwright.async_api import Page, Route, expect
 
 from tests.e2e.chat_page import ChatPage
-from tests.harness import World
+from tests.world import World
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 _KEY = rsa.generate_private_key(65537, 2048)
 _ISSUER = "https://issuer.example"

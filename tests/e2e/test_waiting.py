@@ -3,12 +3,15 @@
 import re
 from typing import Any
 
+import pytest
 from playwright.async_api import Page, expect
 
 from tests.e2e.axe import expect_accessible
 from tests.e2e.chat_page import ChatPage
 from tests.e2e.wire import Wire, stream
-from tests.harness import World
+from tests.world import World
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 _START = {
     "type": "start",
@@ -92,5 +95,5 @@ async def test_the_page_of_one_file_tells_how_long_a_model_thinks(world: World, 
         await expect(page.get_by_text("12 s", exact=True)).to_be_visible()
         wire.answer = None
         wire.cut()
-        await expect(page.get_by_role("status")).to_have_text("Done (stop).", timeout=20_000)
+        await expect(page.get_by_role("status")).to_have_text("Done (stop).", timeout=60_000)
         await expect(page.get_by_text("12 s", exact=True)).to_have_count(0)

@@ -9,7 +9,7 @@ _WEB = Path(__file__).resolve().parents[2] / "web"
 
 
 @pytest.mark.parametrize("script", ["check", "test"])
-def test_npm_run(site: None, script: str) -> None:
+def test_the_web_s_own_checks_and_tests_pass(site: None, script: str) -> None:
     done = subprocess.run(
         ["npm", "run", "--silent", script], cwd=_WEB, capture_output=True, text=True, check=False
     )

@@ -21,6 +21,7 @@ class Wire:
         self.answer_path = b"/api/chat/stream"
         self.answer_stays = False
         self.answered = 0
+        self.answered_at: list[float] = []
         self.asked: list[bytes] = []
         self.url = ""
         self._writers: set[asyncio.StreamWriter] = set()
@@ -63,6 +64,7 @@ class Wire:
                 return
             if self.answer is not None and self.answer_path in line:
                 self.answered += 1
+                self.answered_at.append(asyncio.get_running_loop().time())
                 writer.write(self.answer)
                 await writer.drain()
                 if self.answer_stays:

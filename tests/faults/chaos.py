@@ -15,8 +15,10 @@ import httpx
 import psycopg
 import redis
 
+from tests.client import Client, Refused, Transcript, eventually, text_of
 from tests.faults.proxy import FaultProxy
-from tests.harness import Client, Refused, Server, Transcript, World, eventually, text_of
+from tests.processes import Server
+from tests.world import World
 
 _SETTINGS = {
     "LEASE_SECONDS": "0.8", "SESSION_LEASE_SECONDS": "2", "PULSE_SECONDS": "0.5", "DATABASE_TIMEOUT": "2",
@@ -400,7 +402,7 @@ class Chaos:
                     reply = await client.reply(one.started)
                     return reply if reply["status"] != "pending" else None
 
-            reply = await eventually(ended, 15)
+            reply = await eventually(ended, 60)
             for reading in one.readings:
                 assert reading.text == text_of(reply), self.log
             if reply["status"] == "complete":

@@ -17,8 +17,9 @@ from parley.domain.ids import new_id, new_session_id
 from tests.functions.in_process import CONTEXT, event, lambda_world
 from tests.functions.in_process import history as history_function
 from tests.functions.in_process import start as start_function
-from tests.harness import World
+from tests.processes import VERIFY
 from tests.tokens import ISSUER, OTHER, KeyServer, token
+from tests.world import World
 
 _numbers = count()
 
@@ -154,7 +155,7 @@ class Site:
             body = body | {"userId": claimed}
         elif claimed is not None:
             query = query | {"userId": claimed}
-        async with httpx.AsyncClient(base_url=f"{self.url}/api", timeout=30) as http:
+        async with httpx.AsyncClient(base_url=f"{self.url}/api", timeout=30, verify=VERIFY) as http:
             content = None if body is None else json.dumps(body)
             if body is not None:
                 headers["content-type"] = "application/json"
@@ -349,7 +350,9 @@ async def test_19_25_what_the_plan_does_not_allow(
 async def test_behind_https_every_answer_says_to_stay_there(jwt_site: Site) -> None:
     # As Lambda Web Adapter passes on what CloudFront and function URLs say.
     headers = {"x-forwarded-proto": "https"}
-    async with httpx.AsyncClient(base_url=f"{jwt_site.url}/api", headers=headers) as http:
+    async with httpx.AsyncClient(
+        base_url=f"{jwt_site.url}/api", headers=headers, timeout=30, verify=VERIFY
+    ) as http:
         for path in ("/ready", "/chat/list", "/nowhere", "/chat/stream?sessionId=x"):
             response = await http.get(path)
             assert response.headers["strict-transport-security"] == "max-age=63072000; includeSubDomains"

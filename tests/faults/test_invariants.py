@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.faults.chaos import OFFSETS, Chaos, Hall, Ways
-from tests.harness import Fake, World
+from tests.processes import Fake
+from tests.world import World
 
 _which, _session, _tab = st.integers(0, 1), st.integers(0, 5), st.integers(0, 1)
 _how = st.sampled_from(["refused", "silent", "half open"])

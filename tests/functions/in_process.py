@@ -17,7 +17,7 @@ from parley.api.app import create_app
 from parley.domain.errors import Unauthorized
 from parley.services import Services
 from parley.settings import Settings
-from tests.memory import Process, World
+from tests.in_memory import Process, World
 
 # Mangum leaves an event loop behind where it finds none, for Lambda; here every test has its own.
 with asyncio.Runner() as _runner:

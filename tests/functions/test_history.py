@@ -8,7 +8,7 @@ import pytest
 from parley.domain.conversation import Reply
 from parley.domain.events import Completed, Failed, FinishReason, Usage
 from tests.functions.in_process import CONTEXT, Site, body_of, event, history, lambda_world, site
-from tests.memory import World
+from tests.in_memory import World
 
 STOP = Completed(FinishReason.STOP, "end_turn", Usage(3, 4))
 
@@ -57,7 +57,7 @@ async def test_a_chat_as_the_wire_has_it(here: Site) -> None:
     assert (pending["status"], pending["parts"], pending["completedAt"]) == ("pending", [], None)
 
 
-async def test_history_in_pages(here: Site) -> None:
+async def test_a_history_comes_in_pages(here: Site) -> None:
     chat = await turn(here.world, "0?")
     for number in range(1, 4):
         await turn(here.world, f"{number}?", chat_id=chat)
@@ -70,7 +70,7 @@ async def test_history_in_pages(here: Site) -> None:
     assert first["nextBefore"] is None
 
 
-async def test_chats_in_pages(here: Site) -> None:
+async def test_chats_come_in_pages(here: Site) -> None:
     chats = []
     for number in range(3):
         chats.append(await turn(here.world, f"{number}?"))
@@ -85,7 +85,7 @@ async def test_chats_in_pages(here: Site) -> None:
     assert (await get(here, "/chat/list", userId="bob"))["chats"] == []
 
 
-async def test_models(here: Site) -> None:
+async def test_models_are_listed_with_their_plans(here: Site) -> None:
     await here.world.stage.add_user("eve", "free")
     models = (await get(here, "/chat/models", userId="eve"))["models"]
     small = {"id": "small", "title": "Small", "provider": "maker", "plans": ["Free", "Pro"]}
@@ -130,7 +130,9 @@ async def test_37_a_model_without_a_key_says_so(here: Site) -> None:
         ("/chat/models", {"userId": "nobody"}, 404, None),
     ],
 )
-async def test_refusals(here: Site, path: str, query: dict[str, str], status: int, field: str | None) -> None:
+async def test_a_bad_query_is_refused_with_its_field(
+    here: Site, path: str, query: dict[str, str], status: int, field: str | None
+) -> None:
     response = await here.http.get(path, params={"userId": "ada"} | query)
     error = response.json()["error"]
     assert (response.status_code, error.get("field")) == (status, field)

@@ -3,27 +3,28 @@
 import asyncio
 
 from local.fake_provider import reply_to
-from tests.harness import Transcript, World, eventually, text_of
+from tests.client import Transcript, eventually, text_of
+from tests.world import World
 
 
 async def test_a_reply_arrives_token_by_token_and_is_kept(world: World) -> None:
-    model = world.model("slow-1", delay=0.03)
+    model = world.model("slow-1", delay=0.25)
     client = world.client(world.server())
     started = await client.start("What is AI?", model)
-    times = []
-    loop = asyncio.get_running_loop()
+    under_way = []
     reading = Transcript()
     async for event in client.events(started["sessionId"], reading):
         if event["type"] == "token":
-            times.append(loop.time())
+            under_way.append((await asyncio.to_thread(world.fake.stats))["active"])
     assert reading.types()[0] == "start"
     assert reading.source == "provider"
     assert reading.text == reply_to("What is AI?")
     assert reading.end == reading.events[-1]
     assert reading.end["finishReason"] == "stop"
     assert reading.end["saved"] is True
-    assert len(times) > 3
-    assert times[-1] - times[0] > 0.03 * (len(times) - 2)
+    assert len(under_way) > 3
+    # The provider was still at it when the first one was here.
+    assert under_way[0] == 1
     page = await client.history(started["chatId"])
     assert [message["role"] for message in page["messages"]] == ["user", "assistant"]
     assert text_of(page["messages"][1]) == reading.text
@@ -74,7 +75,7 @@ async def test_a_reader_resumes_in_another_process(world: World) -> None:
 
 
 async def test_stop_saves_the_partial_and_ends_the_call(world: World) -> None:
-    model = world.model("stop-1", count=1000, delay=0.02)
+    model = world.model("stop-1", count=5000, delay=0.02)
     client = world.client(world.server())
     started = await client.start("What is a stop?", model)
     reading = Transcript()
@@ -83,10 +84,10 @@ async def test_stop_saves_the_partial_and_ends_the_call(world: World) -> None:
     closed = world.fake.stats()["closedEarly"]
     await client.stop(started["sessionId"])
     await client.stop(started["sessionId"])
-    await asyncio.wait_for(reading_task, 2)
+    await asyncio.wait_for(reading_task, 30)
     assert reading.end is not None
     assert reading.end["finishReason"] == "stopped"
-    world.fake.until(lambda stats: stats["closedEarly"] == closed + 1, 1.0)
+    world.fake.until(lambda stats: stats["closedEarly"] == closed + 1)
     reply = await client.reply(started)
     assert reply["status"] == "stopped"
     assert text_of(reply) == reading.text != ""

@@ -5,12 +5,16 @@ import os
 import sys
 from pathlib import Path
 
-from tests.harness import World
+from tests.world import World
 
 _ROOT = Path(__file__).resolve().parents[2]
 # What the document cannot say: that trusted mode needs a userId, which ids there are, that a prompt of
 # white space is none. And the laptop's static files answer GET where the API takes POST only.
 _CANNOT_SAY = "positive_data_acceptance,unsupported_method"
+
+# Requests made up for each operation, beside those that the document asks for by itself. A long run:
+# PARLEY_FUZZ_EXAMPLES=1000 make test ARGS=tests/functions/test_openapi.py
+_EXAMPLES = os.environ.get("PARLEY_FUZZ_EXAMPLES", "5")
 
 _CONFIG = """
 [parameters]
@@ -27,7 +31,7 @@ async def _run(world: World, url: str, name: str, config: str) -> str:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "schemathesis.cli", "--config-file", str(settings), "run",
         f"{url}/api/openapi.json", "--checks", "all", "--exclude-checks", _CANNOT_SAY,
-        "--phases", "coverage,fuzzing", "--max-examples", "12", "--max-time", "60", "--seed", "1",
+        "--phases", "coverage,fuzzing", "--max-examples", _EXAMPLES, "--seed", "1",
         "--no-color", "--suppress-health-check", "all",
         cwd=world.folder,
         env=os.environ | {"PYTHONPATH": str(_ROOT), "SCHEMATHESIS_HOOKS": "tests.functions.openapi_hooks"},

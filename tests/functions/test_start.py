@@ -9,7 +9,7 @@ import pytest
 
 from parley.domain.events import Status
 from tests.functions.in_process import CONTEXT, Site, body_of, event, lambda_world, site, start
-from tests.memory import shown
+from tests.in_memory import shown
 
 BODY = {"prompt": "Why?", "modelId": "small", "userId": "ada"}
 GONE = object()
@@ -137,7 +137,7 @@ async def test_a_plan_a_busy_chat_and_a_disabled_user(here: Site) -> None:
     assert (disabled.status_code, disabled.json()["error"]["code"]) == (403, "user_disabled")
 
 
-async def test_an_idempotency_key(here: Site) -> None:
+async def test_an_idempotency_key_makes_one_session_of_two_starts(here: Site) -> None:
     async def post(key: str, **fields: Any) -> tuple[int, Any]:
         response = await here.http.post(
             "/chat/start", json=changed(**fields), headers={"idempotency-key": key}
@@ -160,9 +160,8 @@ async def test_a_store_that_is_away_is_worth_another_try(here: Site) -> None:
     assert response.json()["error"]["retryable"] is True
 
 
-async def test_a_bug_tells_nothing(here: Site) -> None:
-    here.process.store_switch._error = lambda: ValueError("a row with secrets")  # type: ignore[assignment, return-value]
-    here.process.store_switch.turn_off()
+async def test_a_bug_is_a_500_that_tells_nothing(here: Site) -> None:
+    here.process.store_switch.turn_off(error=lambda: ValueError("a row with secrets"))
     response = await here.http.post("/chat/start", json=BODY)
     assert response.status_code == 500
     assert "secrets" not in response.text
@@ -173,7 +172,7 @@ async def test_a_bug_tells_nothing(here: Site) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"), [("GET", "/chat/start", 405), ("POST", "/chat/begin", 404)]
 )
-async def test_what_is_not_served_is_an_error_too(here: Site, method: str, path: str, status: int) -> None:
+async def test_what_is_not_served_is_an_error(here: Site, method: str, path: str, status: int) -> None:
     response = await here.http.request(method, path)
     assert response.status_code == status
     assert response.json()["error"]["code"] in ("method_not_allowed", "not_found")
@@ -183,7 +182,7 @@ async def test_what_is_not_served_is_an_error_too(here: Site, method: str, path:
 # -- who ------------------------------------------------------------------------------------------
 
 
-async def test_a_token_says_who(behind_tokens: Site) -> None:
+async def test_a_token_says_who_starts(behind_tokens: Site) -> None:
     async def post(body: dict[str, Any], token: str | None) -> int:
         headers = {} if token is None else {"authorization": token}
         return (await behind_tokens.http.post("/chat/start", json=body, headers=headers)).status_code
@@ -219,7 +218,7 @@ async def test_stop_needs_its_user_s_token(behind_tokens: Site) -> None:
 # -- stop -----------------------------------------------------------------------------------------
 
 
-async def test_a_stop_stops(here: Site) -> None:
+async def test_a_stop_ends_the_call_and_saves_the_partial(here: Site) -> None:
     gate = asyncio.Event()
     process = here.process
     process.model.script = (*process.model.script[:1], gate, *process.model.script[1:])
@@ -228,7 +227,7 @@ async def test_a_stop_stops(here: Site) -> None:
     for _ in range(2):
         response = await here.http.post("/chat/stop", json={"sessionId": run.session.id, "userId": "ada"})
         assert (response.status_code, response.json()) == (202, {})
-    await asyncio.wait_for(process.runner.wait_until_idle(run, asyncio.get_running_loop().time() + 2), 2)
+    await process.runner.wait_until_idle(run, asyncio.get_running_loop().time() + 30)
     stored = await process.stored(run)
     assert (stored.text, stored.status) == ("Hello, ", Status.STOPPED)
 
@@ -246,7 +245,7 @@ async def test_a_stop_stops(here: Site) -> None:
         ({"sessionId": "unheard-of", "userId": ""}, 400),
     ],
 )
-async def test_a_stop_of_nothing(here: Site, body: dict[str, Any], status: int) -> None:
+async def test_a_stop_of_nothing_is_refused(here: Site, body: dict[str, Any], status: int) -> None:
     assert (await here.http.post("/chat/stop", json=body)).status_code == status
 
 

@@ -71,7 +71,7 @@ def error_of(answer: Answer) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("pieces", [[b""], [b"x" * MOST], [b"x"] * MOST])
-async def test_what_is_within_the_bound_passes(pieces: list[bytes]) -> None:
+async def test_a_body_within_the_bound_passes(pieces: list[bytes]) -> None:
     answer = await Request(*pieces).answer()
     assert (answer.status, answer.body) == (200, b"%d" % sum(map(len, pieces)))
 
@@ -145,7 +145,7 @@ async def test_an_answer_that_breaks_off_is_cut_and_its_words_go_nowhere(said: S
     assert SECRET not in said.getvalue()
 
 
-async def test_what_is_no_request_passes_untouched() -> None:
+async def test_request_limits_leave_what_is_no_request_untouched() -> None:
     seen: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

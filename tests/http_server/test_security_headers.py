@@ -60,7 +60,9 @@ async def ask(app: FastAPI, method: str, path: str, base: str = "http://test", *
         ("GET", "/openapi.json", 200),
     ],
 )
-async def test_every_answer_has_them(method: str, path: str, status: int, origins: tuple[str, ...]) -> None:
+async def test_every_answer_has_the_security_headers(
+    method: str, path: str, status: int, origins: tuple[str, ...]
+) -> None:
     response = await ask(application(allowed_origins=origins), method, path, headers={"origin": ORIGIN})
     assert response.status_code == status
     assert {name: response.headers.get_list(name) for name in ALWAYS} == {
@@ -70,14 +72,14 @@ async def test_every_answer_has_them(method: str, path: str, status: int, origin
 
 
 @pytest.mark.parametrize(("origin", "status"), [(ORIGIN, 200), ("https://evil.example", 400)])
-async def test_so_has_a_preflight(origin: str, status: int) -> None:
+async def test_the_answer_to_a_preflight_has_the_security_headers(origin: str, status: int) -> None:
     headers = {"origin": origin, "access-control-request-method": "POST"}
     response = await ask(application(allowed_origins=(ORIGIN,)), "OPTIONS", "/works", headers=headers)
     assert response.status_code == status
     assert {name: response.headers[name] for name in ALWAYS} == ALWAYS
 
 
-async def test_so_has_a_body_that_is_too_long() -> None:
+async def test_the_refusal_of_a_body_that_is_too_long_has_the_security_headers() -> None:
     response = await ask(application(body_bytes=10), "POST", "/works", content=b"x" * 11)
     assert response.status_code == 413
     assert {name: response.headers[name] for name in ALWAYS} == ALWAYS
@@ -86,12 +88,12 @@ async def test_so_has_a_body_that_is_too_long() -> None:
 @pytest.mark.parametrize(
     ("base", "expected"), [("https://test", "max-age=63072000; includeSubDomains"), ("http://test", None)]
 )
-async def test_https_is_kept_to_where_it_is_spoken(base: str, expected: str | None) -> None:
+async def test_only_an_answer_over_https_demands_https(base: str, expected: str | None) -> None:
     response = await ask(application(), "GET", "/works", base)
     assert response.headers.get("strict-transport-security") == expected
 
 
-async def test_an_answer_keeps_its_own() -> None:
+async def test_an_answer_keeps_security_headers_of_its_own() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(b"cache-control", b"no-cache"), (b"content-security-policy", b"default-src 'self'")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -105,7 +107,7 @@ async def test_an_answer_keeps_its_own() -> None:
     assert response.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_what_is_no_request_passes_untouched() -> None:
+async def test_security_headers_leave_what_is_no_request_untouched() -> None:
     seen: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -17,6 +17,7 @@ from tests.http_server.wire_client import (
     HELLO,
     LAST,
     OK,
+    PATIENCE,
     Gate,
     Header,
     Served,
@@ -48,14 +49,14 @@ async def test_an_application_that_breaks_is_answered_for_and_the_connection_clo
         assert b"secret" not in said
 
 
-async def test_so_is_one_that_returns_without_an_answer() -> None:
+async def test_an_application_that_returns_without_an_answer_is_answered_for() -> None:
     async def silent(_: Scope, __: Receive, ___: Send) -> None:
         return
 
     await is_answered_for(silent)
 
 
-async def test_an_old_client_and_one_that_asks_for_a_head_are_told_too() -> None:
+async def test_an_old_client_and_one_that_asks_for_a_head_are_told_that_the_application_broke() -> None:
     async def breaks(_: Scope, __: Receive, ___: Send) -> None:
         raise ValueError
 
@@ -123,7 +124,7 @@ async def test_an_answer_begins_with_its_beginning(wrong: list[Message]) -> None
 
 
 @pytest.mark.parametrize("wrong", [[START, BODY, START], [START, BODY, {"type": "http.response.trailers"}]])
-async def test_and_has_only_one(wrong: list[Message]) -> None:
+async def test_a_second_beginning_breaks_an_answer_off(wrong: list[Message]) -> None:
     async def app(_: Scope, __: Receive, send: Send) -> None:
         for message in wrong:
             await send(message)
@@ -312,7 +313,7 @@ async def test_uvicorn_serves_with_it_and_stops() -> None:
     head, _, body = (await client.rest()).partition(b"\r\n\r\n")
     assert head.startswith(OK + b"date: ")
     assert body == b"/"
-    await asyncio.wait_for(serving_, 5)
+    await asyncio.wait_for(serving_, PATIENCE)
     served.leave()
 
 

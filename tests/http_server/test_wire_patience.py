@@ -16,6 +16,7 @@ from tests.http_server.wire_client import (
     HELLO,
     LAST,
     OK,
+    PATIENCE,
     POST,
     STREAM,
     STREAMED,
@@ -42,24 +43,24 @@ async def test_who_asks_nothing_is_not_kept() -> None:
         client = await served.client()
         await client.say(b"\r\n")
         await client.closed()
-        assert 0.09 < asyncio.get_running_loop().time() - began < 2
+        assert asyncio.get_running_loop().time() - began > 0.09
 
 
 @pytest.mark.parametrize("asked", [GET, POST + b"content-length: 5\r\n\r\nhello"])
-async def test_nor_is_who_asks_nothing_more(asked: bytes) -> None:
-    async with serving(hello, idle=0.15) as served:
+async def test_who_asks_nothing_more_is_not_kept(asked: bytes) -> None:
+    async with serving(hello, idle=0.6) as served:
         loop = asyncio.get_running_loop()
         client = await served.client()
         for _ in range(3):
-            await asyncio.sleep(0.08)
+            await asyncio.sleep(0.25)
+            began = loop.time()
             await client.say(asked)
             await client.hears(HELLO)
-        began = loop.time()
         await client.closed()
-        assert 0.1 < loop.time() - began < 2
+        assert loop.time() - began > 0.55
 
 
-async def test_who_completes_an_upload_that_was_answered_is_not_kept_either() -> None:
+async def test_who_completes_an_upload_that_was_answered_is_not_kept() -> None:
     async with serving(hello, idle=0.1) as served:
         client = await served.client()
         await client.say(POST + b"content-length: 5\r\n\r\nhe")
@@ -99,14 +100,16 @@ async def test_a_request_that_does_not_come_to_its_end_is_not_waited_for(
         began = asyncio.get_running_loop().time()
         await client.say(part)
         await client.closed()
-        assert 0.1 < asyncio.get_running_loop().time() - began < 2
+        assert asyncio.get_running_loop().time() - began > 0.1
 
 
 @pytest.mark.parametrize(
     "asked",
     [POST + b"content-length: 5\r\n\r\nhe", POST + b"transfer-encoding: chunked\r\n\r\n2\r\nhe\r\n0\r\n"],
 )
-async def test_nor_is_a_body(asked: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_does_not_come_to_its_end_is_not_waited_for(
+    asked: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(protocol, "_REQUEST_SECONDS", 0.15)
     heard: list[Message] = []
 
@@ -191,7 +194,7 @@ async def test_a_client_that_leaves_is_noticed_by_who_listens(asked: bytes, poli
 
 
 @pytest.mark.parametrize("together", [True, False])
-async def test_though_it_has_asked_for_more_before(together: bool) -> None:
+async def test_a_client_that_leaves_is_noticed_though_it_has_asked_for_more(together: bool) -> None:
     heard: list[Message] = []
 
     async def app(_: Scope, receive: Receive, __: Send) -> None:
@@ -234,7 +237,7 @@ async def test_everybody_who_listens_hears_that_a_client_left() -> None:
         first, second, third = (asyncio.create_task(listen()) for _ in range(3))
         await turns()
         third.cancel()
-        await asyncio.wait([first, second], timeout=1)
+        await asyncio.wait([first, second], timeout=PATIENCE)
         first.cancel()
         second.cancel()
 
@@ -315,7 +318,7 @@ async def test_a_client_that_reads_nothing_for_long_is_left(
 
 @pytest.mark.parametrize("path", [b"/", b"/stream"])
 async def test_a_client_that_reads_slowly_is_not_deaf(path: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_DEAF_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "_DEAF_SECONDS", 0.5)
     source = Source(BIG, ends=True)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -356,20 +359,20 @@ async def test_a_request_has_its_time_as_a_whole(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(protocol, "_REQUEST_SECONDS", 0.2)
     async with serving(hello) as served:
         client = await served.client()
-        began = asyncio.get_running_loop().time()
+        # It ends while it is still spoken to, or else never.
         said = asyncio.create_task(client.rest())
         while not said.done():
             await asyncio.gather(client.say(b"G" if not client.sent else b"E"), return_exceptions=True)
             await asyncio.sleep(0.02)
-            assert asyncio.get_running_loop().time() - began < 2
+        await said
 
 
 async def test_a_body_that_we_have_wait_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "_REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(protocol, "_REQUEST_SECONDS", 0.6)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await asyncio.sleep(0.35)
-        monkeypatch.setattr(protocol, "_REQUEST_SECONDS", 5.0)
+        await asyncio.sleep(0.9)
+        monkeypatch.setattr(protocol, "_REQUEST_SECONDS", 60.0)
         await answer(send, b"%d" % len(await body_of(receive)))
 
     async with serving(app, thin=True) as served:

@@ -106,7 +106,7 @@ async def test_nonsense_does_not_break_into_an_answer() -> None:
         assert await client.rest() == b"3\r\ntwo\r\n0\r\n\r\n"
 
 
-async def test_nor_does_it_take_the_place_of_one() -> None:
+async def test_nonsense_does_not_take_the_place_of_an_answer() -> None:
     gate = Gate()
     async with serving(gate) as served:
         client = await served.client()
@@ -165,7 +165,7 @@ async def test_a_body_that_is_malformed_is_refused_and_its_reader_told(bad: byte
         assert b"".join(message["body"] for message in heard) in (b"he", b"heabc")
 
 
-async def test_once_its_answer_has_begun_that_only_breaks_off() -> None:
+async def test_a_bad_body_after_its_answer_has_begun_breaks_the_answer_off() -> None:
     async def app(_: Scope, receive: Receive, send: Send) -> None:
         await start(send)
         await piece(send, b"one", more=True)
@@ -180,7 +180,7 @@ async def test_once_its_answer_has_begun_that_only_breaks_off() -> None:
         await client.closed()
 
 
-async def test_and_after_it_there_is_no_second_answer() -> None:
+async def test_a_bad_body_after_its_answer_gets_no_second_answer() -> None:
     async with serving(hello) as served:
         client = await served.client()
         await client.say(POST + b"transfer-encoding: chunked\r\n\r\n2\r\nhe\r\n")
@@ -220,7 +220,7 @@ async def test_a_head_that_is_too_long_is_refused(before: bytes, head: bytes, si
 
 
 @pytest.mark.parametrize("size", [1000, 1 << 20])
-async def test_a_head_may_be_long(size: int) -> None:
+async def test_a_long_head_within_the_bound_is_read(size: int) -> None:
     head = b"GET / HTTP/1.1\r\nx: " + b"y" * 60_000 + b"\r\n\r\n"
     async with serving(echo) as served:
         client = await served.client()

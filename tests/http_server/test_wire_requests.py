@@ -53,7 +53,7 @@ UPLOAD = b"POST /a HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n"
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("size", [1, 7, 1 << 20])
-async def test_requests_of_every_form(request_: bytes, body: bytes, size: int) -> None:
+async def test_requests_of_every_form_are_understood(request_: bytes, body: bytes, size: int) -> None:
     async with serving(echo) as served:
         client = await served.client()
         for _ in range(2):
@@ -272,7 +272,7 @@ async def test_answers_that_have_no_body(status: int, first: bytes) -> None:
         await client.silent()
 
 
-async def test_a_status_without_a_name() -> None:
+async def test_a_status_without_a_name_is_sent_without_one() -> None:
     async def app(_: Scope, __: Receive, send: Send) -> None:
         await start(send, (b"content-length", b"0"), status=299)
         await piece(send, b"")
@@ -566,7 +566,7 @@ async def test_a_body_is_not_lost_by_asking_for_another_protocol(rest: bytes, si
         await client.hears(answered(b"POST / " + body) + ECHOED + answered(b"POST / " + body))
 
 
-async def test_many_may_ask_for_it_at_once() -> None:
+async def test_many_requests_may_ask_for_an_upgrade_at_once() -> None:
     async with serving(echo) as served:
         client = await served.client()
         await client.say((b"GET / HTTP/1.1\r\n" + UPGRADE + b"\r\n") * 1000)
@@ -581,7 +581,7 @@ async def test_many_may_ask_for_it_at_once() -> None:
         b"transfer-encoding: chunked\r\n\r\nnonsense" + GET,
     ],
 )
-async def test_nor_is_anything_smuggled_by_it(smuggled: bytes) -> None:
+async def test_nothing_is_smuggled_by_an_upgrade(smuggled: bytes) -> None:
     async with serving(echo) as served:
         client = await served.client()
         await client.say(POST + UPGRADE + smuggled)

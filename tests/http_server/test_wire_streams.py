@@ -173,7 +173,7 @@ async def test_who_speaks_during_a_stream_is_left_after_it(said: bytes) -> None:
 
 
 @pytest.mark.parametrize("said", [GET, POST + b"content-length: 5\r\n\r\nhe", b"GET / HTTP/1.1\r\nx", b"G"])
-async def test_so_is_who_spoke_already_before_it(said: bytes) -> None:
+async def test_who_spoke_already_before_a_stream_is_left_after_it(said: bytes) -> None:
     source = Source(b"one")
     async with serving(streaming(source)) as served:
         client = await served.client()
@@ -240,7 +240,7 @@ async def test_who_asks_for_the_head_of_a_stream_gets_no_more() -> None:
 @pytest.mark.parametrize(
     ("status", "first"), [(204, b"HTTP/1.1 204 No Content\r\n"), (304, b"HTTP/1.1 304 Not Modified\r\n")]
 )
-async def test_nor_does_an_answer_that_has_no_body(status: int, first: bytes) -> None:
+async def test_an_answer_that_has_no_body_streams_nothing(status: int, first: bytes) -> None:
     source = Source(b"one")
 
     async def app(scope: Scope, _: Receive, send: Send) -> None:

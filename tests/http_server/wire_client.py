@@ -20,7 +20,7 @@ from parley.support.encoding import from_json
 
 Header = tuple[bytes, bytes]
 # So long anything may take that is to happen at all.
-PATIENCE = 5.0
+PATIENCE = 30.0
 
 
 class Client:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -41,7 +40,6 @@ class Laptop:
         clean = {name: value for name, value in os.environ.items() if name not in _OWN}
         path = os.pathsep.join((str(ROOT), str(ROOT / "layers" / "common")))
         data.parent.mkdir(parents=True, exist_ok=True)
-        self.began = time.monotonic()
         self.process = subprocess.Popen(
             command,
             cwd=data.parent,
@@ -61,18 +59,17 @@ class Laptop:
             self._lines.put(line)
         self._lines.put("")
 
-    def ready(self, seconds: float = 30.0) -> str:
+    def ready(self, seconds: float = 60.0) -> str:
         """Return the URL once the server says it is ready."""
         line = self._lines.get(timeout=seconds)
         found = re.match(r"Parley is ready: (http://127\.0\.0\.1:\d+) ", line)
         assert found, f"{line!r} instead of the ready line; {self.errors() if not line else ''}"
-        self.seconds = time.monotonic() - self.began
         return found[1]
 
     def errors(self) -> str:
         """Return what the server wrote to standard error, after it ended."""
         assert self.process.stderr is not None
-        self.process.wait(20)
+        self.process.wait(60)
         return self.process.stderr.read()
 
     def family(self) -> list[psutil.Process]:
@@ -87,7 +84,7 @@ class Laptop:
     def end(self, number: signal.Signals) -> int:
         """Send a signal and return the exit code."""
         self.process.send_signal(number)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def __enter__(self) -> Self:
         return self
@@ -112,7 +109,7 @@ def kill_all(family: list[psutil.Process]) -> None:
             process.kill()
 
 
-def gone(family: list[psutil.Process], seconds: float) -> bool:
-    """Tell whether all of them end within so many seconds."""
+def gone(family: list[psutil.Process], *, seconds: float = 30) -> bool:
+    """Tell whether all of them end; with 0 seconds, whether they have."""
     _, alive = psutil.wait_procs(family, timeout=seconds)
     return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]

@@ -142,7 +142,7 @@ async def test_a_refusal_is_final_and_in_the_servers_words() -> None:
             await chat.start(client, {"prompt": "Hi"})
 
 
-async def test_patience_ends() -> None:
+async def test_the_chat_gives_up_a_stream_that_never_works() -> None:
     async with client_of(Script([])) as client:
         with pytest.raises(chat.Refused, match="gave up"):
             async for _ in chat.follow(client, "s"):

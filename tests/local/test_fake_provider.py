@@ -61,7 +61,7 @@ async def ask(fake: FakeProvider, path: str, body: object, **more: str) -> tuple
         writer.close()
 
 
-async def test_echoes_in_openai_chunks(fake: FakeProvider) -> None:
+async def test_the_fake_echoes_in_openai_s_chunks(fake: FakeProvider) -> None:
     status, body = await ask(fake, "/v1/chat/completions", question("any"))
     events = [event.data for event in Decoder().feed(body)]
     chunks = [json.loads(data) for data in events[:-1]]
@@ -93,7 +93,7 @@ def test_tokens_join_to_the_text() -> None:
     assert "".join(tokens_of(text)) == text
 
 
-async def test_a_name_carries_a_script(fake: FakeProvider) -> None:
+async def test_a_model_s_name_may_carry_a_script(fake: FakeProvider) -> None:
     _, body = await ask(fake, "/v1/chat/completions", question("fake?tokens=7&finish=length"))
     assert body.count(b'"delta":{"content":') == 7
     assert b'"finish_reason":"length"' in body
@@ -106,20 +106,20 @@ def test_a_name_with_a_senseless_script_is_refused() -> None:
         script_in_name("fake?speed=fast")
 
 
-async def test_fails_so_many_times(fake: FakeProvider) -> None:
+async def test_the_fake_fails_so_many_times(fake: FakeProvider) -> None:
     fake.script("m", Script(status=529, status_times=2, retry_after="3"))
     statuses = [(await ask(fake, "/v1/messages", question("m")))[0] for _ in range(3)]
     assert statuses == [529, 529, 200]
     assert fake.stats.calls_by_model["m"] == 3
 
 
-async def test_wants_its_key() -> None:
+async def test_the_fake_wants_its_key() -> None:
     async with FakeProvider(api_key="right") as fake:
         assert (await ask(fake, "/v1/chat/completions", question("m"), key="wrong"))[0] == 401
         assert (await ask(fake, "/v1/chat/completions", question("m"), key="right"))[0] == 200
 
 
-async def test_keeps_what_it_was_asked(fake: FakeProvider) -> None:
+async def test_the_fake_keeps_what_it_was_asked(fake: FakeProvider) -> None:
     await ask(fake, "/v1/chat/completions", question("m"))
     (received,) = fake.requests
     assert received.path == "/v1/chat/completions"
@@ -127,7 +127,7 @@ async def test_keeps_what_it_was_asked(fake: FakeProvider) -> None:
     assert received.body == question("m")
 
 
-async def test_packets_split_anywhere(fake: FakeProvider) -> None:
+async def test_the_fake_s_packets_split_anywhere(fake: FakeProvider) -> None:
     fake.script("m", Script(tokens=("👩‍🚀",), packet_bytes=1, packet_delay=0.0001))
     reader, writer = await talk(fake, request("/v1/chat/completions", question("m")))
     sizes = []
@@ -140,17 +140,17 @@ async def test_packets_split_anywhere(fake: FakeProvider) -> None:
     writer.close()
 
 
-async def test_counts_who_leaves_early(fake: FakeProvider) -> None:
+async def test_the_fake_counts_who_leaves_early(fake: FakeProvider) -> None:
     fake.script("m", Script(fault="stall", fault_after=1))
     reader, writer = await talk(fake, request("/v1/chat/completions", question("m")))
     await reader.readuntil(b'"content":"You"')
     assert (fake.stats.active, fake.stats.open_connections) == (1, 1)
     writer.close()
-    await fake.until(lambda: fake.stats.closed_early == 1)
+    await fake.until(lambda: fake.stats.closed_early == 1, timeout=30)
     assert (fake.stats.active, fake.stats.open_connections) == (0, 0)
 
 
-async def test_resets(fake: FakeProvider) -> None:
+async def test_the_fake_resets_in_the_middle(fake: FakeProvider) -> None:
     fake.script("m", Script(fault="reset", fault_after=1))
     reader, _ = await talk(fake, request("/v1/chat/completions", question("m")))
     await reader.readuntil(b'"content":"You"')
@@ -182,7 +182,7 @@ async def test_is_controlled_over_http(fake: FakeProvider) -> None:
     assert (await ask(fake, "/elsewhere", {}))[0] == 404
 
 
-async def test_runs_by_itself() -> None:
+async def test_the_fake_runs_by_itself() -> None:
     import sys
 
     process = await asyncio.create_subprocess_exec(

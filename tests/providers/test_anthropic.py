@@ -26,7 +26,7 @@ class TestAnthropicModel(ChatModelSuite):
     def make(self, fake: FakeProvider, key: str = KEY) -> ChatModel:
         return AnthropicModel(api_key=key, base_url=fake.anthropic_url)
 
-    async def test_what_is_sent(self, fake: FakeProvider, model: ChatModel) -> None:
+    async def test_a_request_has_all_that_was_asked(self, fake: FakeProvider, model: ChatModel) -> None:
         asked = question("m", "a", "b", "c\n😀", system="Be brief.", parameters={"top_k": 3, "stream": False})
         await self.ask(model, asked)
         (request,) = fake.requests

@@ -22,12 +22,12 @@ async def test_answers_the_same_each_time() -> None:
     assert text_of(first) != text_of(await ask(DemoModel(0), "How?"))
 
 
-async def test_counts_its_tokens() -> None:
+async def test_the_demo_model_counts_its_tokens() -> None:
     *deltas, end = await ask(DemoModel(0), "one two", "an answer", "three?")
     assert end == Finish(FinishReason.STOP, "stop", Usage(6, len(deltas)))
 
 
-async def test_stops_at_the_limit() -> None:
+async def test_the_demo_model_stops_at_the_limit() -> None:
     *deltas, end = await ask(DemoModel(0), "Why?", limit=5)
     assert len(deltas) == 5
     assert end == Finish(FinishReason.LENGTH, "length", Usage(2, 5))
@@ -48,14 +48,14 @@ async def test_shows_what_a_page_must_render() -> None:
         assert part in reply
 
 
-async def test_goes_on_for_as_long_as_asked() -> None:
+async def test_the_demo_model_says_as_many_words_as_it_is_asked_for() -> None:
     assert 500 <= len(reply_to("Tell me 500 words about rain").split()) < 560
 
 
-async def test_takes_its_time() -> None:
+async def test_the_demo_model_takes_its_time() -> None:
     start = time.monotonic()
     events = await ask(DemoModel(200), "Why?", limit=40)
-    assert 0.19 <= time.monotonic() - start < 1
+    assert time.monotonic() - start >= 0.19
     assert len([event for event in events if isinstance(event, Delta)]) == 40
 
 
@@ -80,5 +80,5 @@ def test_tokens_join_to_the_text(text: str) -> None:
 
 
 @pytest.mark.parametrize("prompt", ["", " \n", "```\n# x", "x" * 5000, "{0} {quote}", "\u2028"])
-def test_any_prompt_will_do(prompt: str) -> None:
+def test_the_demo_model_answers_any_prompt(prompt: str) -> None:
     assert "demo model" in reply_to(prompt)

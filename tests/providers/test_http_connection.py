@@ -17,7 +17,7 @@ from local.fake_provider.script import Fault
 from parley.providers import http_connection as provider_wire
 from parley.providers.http_connection import ConnectionPool, Origin
 from parley.providers.http_response import Answer, Disconnected
-from tests.harness import eventually
+from tests.client import eventually
 from tests.providers.tls import Deaf
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: provider\r\ncontent-type: application/json\r\n"
@@ -107,7 +107,7 @@ async def all_of(answer: Answer) -> bytes:
         ([b"HTTP/1.1 204 No Content\r\n\r\n"], b""),
     ],
 )  # fmt: skip
-async def test_answers_of_every_form(server: Server, says: list[bytes | None], body: bytes) -> None:
+async def test_answers_of_every_form_are_read(server: Server, says: list[bytes | None], body: bytes) -> None:
     server.says = says
     async with opened() as pool:
         for number in range(3):
@@ -272,7 +272,7 @@ async def test_a_body_that_fills_every_buffer_is_sent(server: Server) -> None:
     assert server.heard[0].endswith(body)
 
 
-async def test_nobody_there() -> None:
+async def test_a_refused_connection_is_an_error() -> None:
     async with opened() as pool:
         with pytest.raises(OSError, match=r"refused|Connect call failed"):
             await pool.send(Origin("127.0.0.1", 1, False), HEAD, b"")
@@ -295,7 +295,7 @@ async def test_who_does_not_take_the_connection_is_not_waited_for(monkeypatch: p
             with pytest.raises(TimeoutError):
                 # It never says hello by TLS.
                 await pool.send(Origin(host, port, True), HEAD, b"")
-            await asyncio.wait_for(left.wait(), 2)
+            await asyncio.wait_for(left.wait(), 30)
             await asyncio.sleep(0)
 
 
@@ -363,16 +363,17 @@ async def test_over_tls_a_cancelled_question_ends_its_connection_at_once(
     context = ssl.create_default_context(cafile=str(certificate))
     async with opened(context) as pool, Deaf(secure.port) as deaf:
         task = asyncio.create_task(ask(pool, deaf.port))
-        await secure.until(lambda: secure.stats.active == 1)
+        await secure.until(lambda: secure.stats.active == 1, timeout=30)
         await asyncio.sleep(0.05)
         deaf.heeds = False
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.wait_for(deaf.left.wait(), 0.2)
+        # TLS would wait half a minute for its goodbye.
+        await asyncio.wait_for(deaf.left.wait(), 15)
 
 
-async def test_it_distrusts_a_stranger(secure: FakeProvider) -> None:
+async def test_a_certificate_of_a_stranger_is_distrusted(secure: FakeProvider) -> None:
     async with opened() as pool:
         with pytest.raises(ssl.SSLCertVerificationError):
             await pool.send(Origin("localhost", secure.port, True), HEAD, QUESTION)

@@ -52,7 +52,7 @@ async def test_37_a_rotated_key_is_fetched_once(fake: FakeProvider, before: str)
     assert models.version("anthropic") == f"anthropic/2 127.0.0.1:{fake.port}"
     assert (models.has("anthropic"), models.has("openai")) == (True, False)
     await models.close()
-    await fake.until(lambda: fake.stats.open_connections == 0)
+    await fake.until(lambda: fake.stats.open_connections == 0, timeout=30)
 
 
 async def test_37_a_refusal_in_a_reply_s_place_renews_the_key_as_well() -> None:
@@ -95,7 +95,7 @@ async def test_many_refused_at_once_have_the_new_key(fake: FakeProvider) -> None
     replies = await asyncio.gather(*(ask(models) for _ in range(10)))
     assert len(set(replies)) == 1
     await models.close()
-    await fake.until(lambda: fake.stats.open_connections == 0)
+    await fake.until(lambda: fake.stats.open_connections == 0, timeout=30)
 
 
 @pytest.mark.parametrize("error", [Unavailable("away", retry_after=2), SettingsError("odd")])

@@ -25,7 +25,7 @@ class TestOpenAIModel(ChatModelSuite):
     def make(self, fake: FakeProvider, key: str = KEY) -> ChatModel:
         return OpenAIModel(api_key=key, base_url=fake.openai_url)
 
-    async def test_what_is_sent(self, fake: FakeProvider, model: ChatModel) -> None:
+    async def test_a_request_has_all_that_was_asked(self, fake: FakeProvider, model: ChatModel) -> None:
         asked = question(
             "m",
             "a",
@@ -64,7 +64,7 @@ class TestOpenAIModel(ChatModelSuite):
             ("http://localhost:11434/v1", "max_tokens"),
         ],
     )
-    def test_the_limit_s_name(self, url: str, name: str) -> None:
+    def test_the_limit_of_tokens_has_the_name_that_its_server_knows(self, url: str, name: str) -> None:
         assert RequestFields(url).fields_for(question().model)[name] == 500
 
     @pytest.mark.parametrize("usage", ["after", "with"])
@@ -101,7 +101,7 @@ class TestOpenAIModel(ChatModelSuite):
         events, fault = await self.fail(model)
         assert (text_of(events), fault.fault) == ("You said:", code)
 
-    async def test_a_server_without_a_key(self) -> None:
+    async def test_a_server_that_wants_no_key_is_asked_without_one(self) -> None:
         async with FakeProvider() as fake:
             model = self.make(fake, "")
             assert isinstance((await self.ask(model))[-1], Finish)

@@ -25,7 +25,7 @@ VERSIONS = {
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic", "xai", "demo"])
-def test_makes_each_once(provider: str) -> None:
+def test_each_provider_s_model_is_made_once(provider: str) -> None:
     models = ConfiguredModels(ALL)
     assert models.version(provider) == VERSIONS[provider]
     assert models.get(provider) is models.get(provider)
@@ -71,7 +71,7 @@ async def test_a_compatible_server_needs_no_key() -> None:
         events = [event async for event in models.get("openai").stream(question())]
         assert isinstance(events[-1], Finish)
         await models.close()
-        await fake.until(lambda: fake.stats.open_connections == 0)
+        await fake.until(lambda: fake.stats.open_connections == 0, timeout=30)
 
 
 async def test_a_key_s_file_may_end_in_a_line() -> None:

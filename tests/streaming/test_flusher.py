@@ -10,25 +10,35 @@ from parley.domain.errors import LogUnavailable
 from parley.domain.events import Completed, FinishReason
 from parley.domain.results import Append, Fenced, Flushed, Write
 from parley.memory.log import MemoryLog
+from parley.streaming import flusher as flushing
 from parley.streaming.flusher import Flusher
 from parley.streaming.text_buffer import TextBuffer
+from tests.in_memory import until
 
 STOP = Completed(FinishReason.STOP)
 
 
 class Spy(MemoryLog):
-    """A log in memory that can be slow, away, or refuse one key, and remembers what it was sent."""
+    """A log in memory that can be slow, shut, away, or refuse one key, and remembers what it was sent."""
 
     def __init__(self) -> None:
         super().__init__(lease_seconds=5, cache_seconds=60)
         self.batches: list[list[Append]] = []
+        self.begun = self.inside = self.most = 0
+        self.open = asyncio.Event()
+        self.open.set()
         self.slow = 0.0
         self.away = False
         self.refuses = ""
         self.broken = False
 
     async def flush(self, appends: Sequence[Append]) -> list[Flushed | Fenced | None]:
+        self.begun += 1
+        self.inside += 1
+        self.most = max(self.most, self.inside)
         await asyncio.sleep(self.slow)
+        await self.open.wait()
+        self.inside -= 1
         if self.broken:
             raise ZeroDivisionError
         if self.away:
@@ -91,7 +101,7 @@ async def test_what_comes_together_goes_together(flusher: Flusher, log: Spy) -> 
     for each in pens:
         each.buffer.append(each.key)
         each.buffer.append("!")
-    await asyncio.sleep(0.03)
+    await until(lambda: len(log.batches) > 0)
     assert [len(batch) for batch in log.batches] == [20]
     assert [await text(log, each) for each in pens] == [f"key {number}!" for number in range(20)]
 
@@ -100,7 +110,7 @@ async def test_more_than_a_batch_goes_in_several(flusher: Flusher, log: Spy) -> 
     pens = [await pen(flusher, log, f"key {number}") for number in range(600)]
     for each in pens:
         each.buffer.append("x")
-    await asyncio.sleep(0.1)
+    await until(lambda: len(log.batches) >= 3)
     assert [len(batch) for batch in log.batches[:3]] == [256, 256, 88]
     assert {await text(log, each) for each in pens} == {"x"}
 
@@ -109,11 +119,12 @@ async def test_who_ends_while_others_are_flushed_is_left_out(flusher: Flusher, l
     pens = [await pen(flusher, log, f"key {number}") for number in range(300)]
     for each in pens:
         each.buffer.append("x")
-    log.slow = 0.05
-    await asyncio.sleep(0.03)
+    log.open.clear()
+    await until(lambda: log.begun == 1)
     last = pens[-1]
     assert await flusher.end(last, Reply(last.buffer.epoch, "x", STOP))
-    await asyncio.sleep(0.2)
+    log.open.set()
+    await until(lambda: len(log.batches) >= 2)
     assert not last.lost
     assert all(append.key != last.key for batch in log.batches for append in batch)
     assert (await log.read(last.key, last.buffer.epoch, 0)).end == STOP
@@ -122,18 +133,20 @@ async def test_who_ends_while_others_are_flushed_is_left_out(flusher: Flusher, l
 async def test_a_slow_log_gets_larger_pieces_not_more(flusher: Flusher, log: Spy) -> None:
     log.slow = 0.1
     writer = await pen(flusher, log, "key")
-    for _ in range(60):
+    while len(log.batches) < 3:
         writer.buffer.append("x")
         await asyncio.sleep(0.005)
-    await flusher.end(writer, Reply(writer.buffer.epoch, "x" * 60, STOP))
-    assert len(log.batches) < 8
-    assert await text(log, writer) == "x" * 60
+    length = writer.buffer.length
+    await flusher.end(writer, Reply(writer.buffer.epoch, "x" * length, STOP))
+    # One at a time, and what was said meanwhile goes together with the next.
+    assert log.begun - len(log.batches) <= 1
+    assert log.most == 1
+    assert await text(log, writer) == "x" * length
 
 
 async def test_silent_writers_keep_their_leases(flusher: Flusher, log: Spy) -> None:
     await pen(flusher, log, "key")
-    await asyncio.sleep(0.3)
-    assert 2 <= len(log.batches) <= 6
+    await until(lambda: len(log.batches) >= 2)
     assert {append.text for batch in log.batches for append in batch} == {""}
 
 
@@ -141,7 +154,7 @@ async def test_a_stop_is_heard_and_a_log_that_nobody_wants_abandoned(flusher: Fl
     writer, other = await pen(flusher, log, "key"), await pen(flusher, log, "other")
     await log.stop("key", "s")
     flusher.flush_soon(writer)
-    await asyncio.sleep(0.03)
+    await until(lambda: writer.lost)
     assert (writer.stops, writer.lost, other.lost) == (frozenset({"s"}), True, False)
     assert (await log.read("key", writer.buffer.epoch, 0)).superseded
 
@@ -151,7 +164,7 @@ async def test_who_is_replaced_is_told_and_writes_no_more(flusher: Flusher, log:
     writer.owner = "somebody else"
     writer.buffer.append("late")
     other.buffer.append("fine")
-    await asyncio.sleep(0.03)
+    await until(lambda: writer.lost)
     assert (writer.lost, other.lost, await text(log, writer)) == (True, False, "")
     before = len(log.batches)
     writer.buffer.append("later")
@@ -164,32 +177,39 @@ async def test_while_the_log_is_away_text_is_kept(flusher: Flusher, log: Spy, br
     writer = await pen(flusher, log, "key")
     log.away, log.broken = not broken, broken
     writer.buffer.append("One ")
-    await asyncio.sleep(0.05)
-    assert not writer.logged
+    await until(lambda: not writer.logged)
     log.away = log.broken = False
     writer.buffer.append("two.")
-    await asyncio.sleep(0.4)
+    await until(lambda: writer.logged)
     assert (writer.logged, await text(log, writer)) == (True, "One two.")
 
 
-async def test_one_refused_alone_does_not_hold_up_the_others(flusher: Flusher, log: Spy) -> None:
+async def test_one_refused_alone_does_not_hold_up_the_others(
+    flusher: Flusher, log: Spy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flushing, "_PAUSE_SECONDS", 60)
     log.refuses = "key"
     refused, other = await pen(flusher, log, "key"), await pen(flusher, log, "other")
     for _ in range(5):
         refused.buffer.append("x")
         other.buffer.append("x")
-        await asyncio.sleep(0.03)
+        batches = len(log.batches)
+        await until(lambda: len(log.batches) > batches)  # noqa: B023 - it ends before the next round
     assert (refused.logged, other.logged, await text(log, other)) == (False, True, "xxxxx")
-    assert sum(append.key == "key" for batch in log.batches for append in batch) <= 2
+    assert sum(append.key == "key" for batch in log.batches for append in batch) == 1
 
 
 async def test_the_end_waits_for_a_flush_that_is_under_way(flusher: Flusher, log: Spy) -> None:
     writer = await pen(flusher, log, "key")
-    log.slow = 0.05
+    log.open.clear()
     writer.buffer.append("One ")
-    await asyncio.sleep(0.03)
+    await until(lambda: log.begun == 1)
     writer.buffer.append("two.")
-    assert await flusher.end(writer, Reply(writer.buffer.epoch, "One two.", STOP))
+    ending = asyncio.create_task(flusher.end(writer, Reply(writer.buffer.epoch, "One two.", STOP)))
+    await asyncio.sleep(0.01)
+    assert not ending.done()
+    log.open.set()
+    assert await ending
     assert [append.text for batch in log.batches for append in batch] == ["One "]
     found = await log.read("key", writer.buffer.epoch, 0)
     assert (found.text, found.end) == ("One two.", STOP)

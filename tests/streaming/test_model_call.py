@@ -26,7 +26,7 @@ from parley.domain.events import (
 )
 from parley.domain.ports import ModelRequest
 from parley.usecases import sessions
-from tests.memory import LIMITS, STOP, ScriptedModel, Step, World, answer, shown, until
+from tests.in_memory import LIMITS, STOP, ScriptedModel, Step, World, answer, shown, until
 
 LOADING = ProviderFault("provider_loading", "Loading.", retryable=True)
 BUSY = ProviderFault("provider_overloaded", "Busy.", retryable=True)
@@ -110,7 +110,7 @@ async def test_the_silence_after_text_has_the_bound_of_a_gap(world: World) -> No
 async def test_a_finish_reason_is_the_end_where_nothing_follows_in_time(world: World) -> None:
     for script in ((Delta("Whole."), STOP, 30.0), (Delta("Who"), STOP, 0.1, Delta("le."), STOP, 30.0)):
         model = ScriptedModel(*script)
-        process = world.process(model, limits=limits(first_token=60, gap=0.3, total=60))
+        process = world.process(model, limits=limits(first_token=60, gap=1.0, total=60))
         found = await answer(await process.ask(f"{len(script)} steps?"))
         assert (found.reply.text, found.reply.status) == ("Whole.", Status.COMPLETE)
         assert model.talking == 0

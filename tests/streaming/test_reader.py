@@ -18,6 +18,7 @@ from parley.streaming.generation import Generation
 from parley.streaming.reader import Reader, at_end
 from parley.streaming.session_run import SessionRun
 from parley.support.sse_decoder import Decoder
+from tests.in_memory import until
 
 EPOCH = 1_795_391_262_123
 STOP = Completed(FinishReason.STOP, "end_turn", Usage(3, 4))
@@ -83,7 +84,7 @@ async def show(
     screen = screen or Screen()
     hinted = screen.cursor is not None if hinted is None else hinted
     reader = Reader(run, screen.cursor, hinted=hinted, **({"heartbeat": 5.0} | options))
-    async with asyncio.timeout(5), aclosing(reader.frames()) as frames:
+    async with asyncio.timeout(30), aclosing(reader.frames()) as frames:
         async for piece in frames:
             screen.take(piece)
     return screen
@@ -235,7 +236,7 @@ async def test_a_reader_ahead_of_a_follower_s_copy_is_believed_for_a_moment() ->
     assert "reset" not in screen.types()
 
 
-def test_at_end() -> None:
+def test_a_cursor_is_at_the_end_where_the_reply_is_whole() -> None:
     reply = Reply(EPOCH, "é😀", STOP)
     assert at_end(reply, Cursor(EPOCH, 2))
     assert not any(
@@ -303,7 +304,7 @@ async def test_retries_are_told_until_there_is_text() -> None:
 
 
 @pytest.mark.parametrize("saved", [True, False])
-async def test_the_ends(saved: bool) -> None:
+async def test_a_run_s_end_is_the_last_event(saved: bool) -> None:
     run = new_run()
     settle(run, "x", saved=saved)
     assert (await show(run)).events[-1] == {
@@ -325,11 +326,11 @@ async def test_silence_is_filled_with_heartbeats() -> None:
     run = new_run()
 
     async def happen() -> None:
-        await asyncio.sleep(0.05)
+        await until(lambda: screen.heartbeats == 1)
         buffer = begin(run).buffer
-        await asyncio.sleep(0.05)
+        await until(lambda: screen.types().count("status") == 2)
         buffer.append("x")
-        await asyncio.sleep(0.05)
+        await until(lambda: screen.heartbeats == 2)
         settle(run, "x")
 
     screen = Screen()
@@ -338,13 +339,12 @@ async def test_silence_is_filled_with_heartbeats() -> None:
     kinds = screen.types()
     assert [kind for kind in kinds if kind != "status"] == ["start", "typing", "token", "done"]
     assert kinds.index("status") == 2
-    assert kinds.index("token") > len(kinds) - 3
-    assert screen.heartbeats >= 2
+    assert kinds.index("token") == len(kinds) - 2
     thinking = [event for event in screen.events if event["type"] == "status"]
     assert {event["state"] for event in thinking} == {"thinking"}
     elapsed = [event["elapsedMs"] for event in thinking]
     assert elapsed == sorted(elapsed)
-    assert 0 < elapsed[0] < 60_000
+    assert elapsed[0] > 0
 
 
 async def test_nobody_thinks_while_the_next_attempt_is_waited_for() -> None:
@@ -353,17 +353,16 @@ async def test_nobody_thinks_while_the_next_attempt_is_waited_for() -> None:
     async def happen() -> None:
         buffer = begin(run).buffer
         buffer.tell(StreamState.RETRYING)
-        await asyncio.sleep(0.1)
+        await until(lambda: screen.heartbeats == 2)
         buffer.waits = False
-        await asyncio.sleep(0.1)
+        await until(lambda: screen.types().count("status") == 3)
         settle(run, "x")
 
     screen = Screen()
     await asyncio.gather(show(run, screen, heartbeat=0.02), happen())
     states = [event["state"] for event in screen.events if event["type"] == "status"]
     assert states[0] == "retrying"
-    assert set(states[1:]) == {"thinking"}
-    assert screen.heartbeats
+    assert states[1:] == ["thinking"] * len(states[1:])
 
 
 async def test_a_stream_breaks_off_without_an_end_at_its_limit() -> None:
@@ -374,7 +373,7 @@ async def test_a_stream_breaks_off_without_an_end_at_its_limit() -> None:
             begin(run, "x")
         begun = loop.time()
         screen = await show(run, until=begun + 0.05)
-        assert 0.04 < loop.time() - begun < 0.5
+        assert loop.time() - begun > 0.04
         assert screen.types() == (["start", "token"] if ready else [])
         assert screen.heartbeats <= 1
 
@@ -382,7 +381,7 @@ async def test_a_stream_breaks_off_without_an_end_at_its_limit() -> None:
 async def test_a_reader_that_leaves_ends_its_stream() -> None:
     run = new_run()
     buffer = begin(run, "x").buffer
-    reader = Reader(run, None, hinted=False, heartbeat=5)
+    reader = Reader(run, None, hinted=False, heartbeat=0.02)
     frames = reader.frames()
     assert [await anext(frames), await anext(frames)]
     reader.leave()
@@ -405,7 +404,7 @@ async def test_a_reader_that_leaves_while_it_waits_ends_its_stream(ready: bool) 
     await asyncio.sleep(0.01)
     assert not reading.done()
     reader.leave()
-    assert len(await asyncio.wait_for(reading, 1)) == ready
+    assert len(await asyncio.wait_for(reading, 30)) == ready
 
 
 async def test_a_reader_that_leaves_before_it_saw_a_new_epoch_hangs_nowhere() -> None:
@@ -449,4 +448,5 @@ async def test_a_pace_slows_hits_only() -> None:
         screen = await show(run, pace=100)
         assert screen.text == whole
         assert screen.types().count("token") == tokens
-        assert (loop.time() - begun > 0.035) == (source is Source.CACHE)
+        if source is Source.CACHE:
+            assert loop.time() - begun > 0.035

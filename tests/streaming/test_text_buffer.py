@@ -12,7 +12,7 @@ pieces = st.lists(st.text(max_size=6) | st.sampled_from([300, 511, 512, 700]).ma
 
 
 @given(pieces)
-def test_any_rest_of_any_appends(pieces: list[str]) -> None:
+def test_a_buffer_gives_the_rest_after_any_position(pieces: list[str]) -> None:
     buffer = TextBuffer(1)
     whole = ""
     for piece in ["", *pieces]:
@@ -33,7 +33,7 @@ def test_a_reader_that_comes_now_and_then_misses_nothing(pieces: list[str], data
     assert read + buffer.after(len(read)) == "".join(pieces)
 
 
-async def test_all_news_ring() -> None:
+async def test_a_buffer_wakes_its_listeners_at_all_news() -> None:
     buffer, listeners = TextBuffer(1), [Wakeup(), Wakeup()]
     for wakeup in listeners:
         buffer.listeners.add(wakeup)

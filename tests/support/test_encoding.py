@@ -33,13 +33,13 @@ def test_clean_equals_the_reference(text: str) -> None:
 
 
 @given(st.lists(texts, max_size=10))
-def test_cuts_do_not_matter(chunks: list[str]) -> None:
+def test_a_text_is_cleaned_the_same_wherever_it_is_cut(chunks: list[str]) -> None:
     cleaner = TextCleaner()
     assert "".join([*map(cleaner.feed, chunks), cleaner.flush()]) == reference("".join(chunks))
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
-def test_all_else_passes_as_it_is(text: str) -> None:
+def test_a_clean_text_passes_as_it_is(text: str) -> None:
     assert TextCleaner().feed(text) == text
 
 
@@ -55,7 +55,7 @@ def test_what_is_clean_is_utf8_without_nul(text: str) -> None:
     assert b"\0" not in clean(text).encode()
 
 
-def test_json() -> None:
+def test_json_is_compact_utf8_and_read_strictly() -> None:
     assert to_json({"a": "é\n\u2028"}) == b'{"a":"\xc3\xa9\\n\xe2\x80\xa8"}'
     assert from_json(b'{"a":[1,null]}') == {"a": [1, None]}
     with pytest.raises(ValueError):

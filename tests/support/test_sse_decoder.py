@@ -105,7 +105,7 @@ def test_equals_the_standard_in_any_chunks(mark: bytes, stream: bytes, places: l
 
 
 @given(st.binary(max_size=200), places)
-def test_takes_any_bytes(stream: bytes, places: list[int]) -> None:
+def test_the_decoder_takes_any_bytes(stream: bytes, places: list[int]) -> None:
     assert decode(cut(stream, places)) == reference(stream)
 
 
@@ -128,11 +128,13 @@ def test_equals_the_standard_byte_by_byte(stream: bytes) -> None:
         (b"data: unfinished\n", []),
     ],
 )  # fmt: skip
-def test_examples(stream: bytes, expected: list[tuple[str, bytes, str]]) -> None:
+def test_the_decoder_reads_the_standard_s_examples(
+    stream: bytes, expected: list[tuple[str, bytes, str]]
+) -> None:
     assert decode([stream]) == [ServerEvent(*event) for event in expected]
 
 
-def test_retry() -> None:
+def test_the_decoder_takes_only_numbers_for_a_retry() -> None:
     decoder = Decoder()
     decoder.feed(b"retry: 10\nretry: 1x\nretry: -1\nretry:\n" + b"retry: " + b"9" * 5000 + b"\n")
     assert decoder.retry_ms == 10
@@ -148,7 +150,7 @@ def test_notices_what_is_no_event_stream() -> None:
 
 
 @pytest.mark.parametrize("chunk", [b"data: " + b"x" * 64, b"data: x\n" * 40])
-def test_bounds_an_event(chunk: bytes) -> None:
+def test_the_decoder_bounds_an_event(chunk: bytes) -> None:
     with pytest.raises(EventTooLong):
         feed_slowly(Decoder(limit=50), chunk)
 
@@ -187,7 +189,7 @@ def test_a_token_arrives_as_it_was(content: str) -> None:
     assert json.loads(event.data)["content"] == content
 
 
-def test_frames() -> None:
+def test_frames_are_events_as_the_protocol_has_them() -> None:
     start = start_frame(
         Cursor(2, 5), session_id="s", chat_id="c", message_id="m", model_id="x", source=Source.CACHE
     )

@@ -7,7 +7,7 @@ import pytest
 from parley.support.wakeup import Listeners, Wakeup
 
 
-async def test_a_ring_wakes_the_waiter() -> None:
+async def test_a_notification_wakes_the_waiter() -> None:
     wakeup = Wakeup()
     waiter = asyncio.create_task(wakeup.wait())
     await asyncio.sleep(0)
@@ -17,7 +17,7 @@ async def test_a_ring_wakes_the_waiter() -> None:
     assert await waiter
 
 
-async def test_a_ring_before_the_wait_is_not_lost_and_counts_once() -> None:
+async def test_a_notification_before_the_wait_is_not_lost_and_counts_once() -> None:
     wakeup = Wakeup()
     wakeup.notify()
     wakeup.notify()
@@ -25,21 +25,21 @@ async def test_a_ring_before_the_wait_is_not_lost_and_counts_once() -> None:
     assert not await wakeup.wait(0.001)
 
 
-async def test_silence_ends_at_the_timeout() -> None:
+async def test_a_wait_in_silence_ends_at_the_timeout() -> None:
     wakeup = Wakeup()
     begin = asyncio.get_running_loop().time()
     assert not await wakeup.wait(0.02)
     assert not await wakeup.wait(0)
-    assert 0.015 < asyncio.get_running_loop().time() - begin < 1
+    assert asyncio.get_running_loop().time() - begin > 0.015
 
 
-async def test_a_ring_at_the_timeout_is_kept_or_told() -> None:
+async def test_a_notification_at_the_timeout_is_kept_or_told() -> None:
     wakeup = Wakeup()
     loop = asyncio.get_running_loop()
     for _ in range(20):
         loop.call_later(0.001, wakeup.notify)
         told = await wakeup.wait(0.001)
-        assert told or await wakeup.wait(1)
+        assert told or await wakeup.wait(30)
 
 
 async def test_the_timer_of_one_wait_serves_the_next() -> None:
@@ -55,9 +55,8 @@ async def test_the_timer_of_one_wait_serves_the_next() -> None:
     # A shorter wait does not last as long as the one before.
     loop.call_later(0.01, wakeup.notify)
     assert await wakeup.wait(60)
-    begin = loop.time()
-    assert not await wakeup.wait(0.02)
-    assert loop.time() - begin < 1
+    async with asyncio.timeout(30):
+        assert not await wakeup.wait(0.02)
 
 
 async def test_a_wait_without_a_timeout_is_ended_by_no_timer() -> None:
@@ -68,7 +67,7 @@ async def test_a_wait_without_a_timeout_is_ended_by_no_timer() -> None:
     assert await wakeup.wait()
 
 
-async def test_a_cancelled_waiter_leaves_a_bell_that_works() -> None:
+async def test_a_cancelled_waiter_leaves_a_wakeup_that_works() -> None:
     wakeup = Wakeup()
     waiter = asyncio.create_task(wakeup.wait(5))
     await asyncio.sleep(0)
@@ -79,7 +78,7 @@ async def test_a_cancelled_waiter_leaves_a_bell_that_works() -> None:
     assert await wakeup.wait()
 
 
-async def test_bells_ring_those_who_are_there() -> None:
+async def test_listeners_wake_those_who_are_there() -> None:
     first, second, gone = Wakeup(), Wakeup(), Wakeup()
     listeners = Listeners()
     for wakeup in (first, second, first, gone):

@@ -11,7 +11,7 @@ from parley.domain.conversation import Started
 from parley.domain.events import Source
 from parley.usecases import sessions
 from parley.usecases.sessions import StartRequest
-from tests.memory import Process, World, answer
+from tests.in_memory import Process, World, answer
 
 ASK = StartRequest("ada", "Why?", "small", None, regenerate=False, idempotency_key=None)
 

@@ -10,7 +10,7 @@ from parley.domain.errors import StoreUnavailable
 from parley.domain.events import Completed, End, Failed, FinishReason
 from parley.domain.results import Append, Write
 from parley.usecases.purge import Purged, purge
-from tests.memory import Process, World
+from tests.in_memory import Process, World
 
 STOP = Completed(FinishReason.STOP)
 NOTHING = Purged(0, 0, 0, 0, 0)
@@ -48,7 +48,7 @@ async def reply(world: World, session_id: str) -> Reply:
     return found
 
 
-async def test_nothing_to_do(world: World) -> None:
+async def test_a_purge_with_nothing_to_do_does_nothing(world: World) -> None:
     process = world.process()
     assert await run(process) == NOTHING
     await process.start()

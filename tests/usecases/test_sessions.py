@@ -20,7 +20,7 @@ from parley.domain.events import Completed, FinishReason, Status
 from parley.domain.results import Append
 from parley.usecases import sessions
 from parley.usecases.sessions import StartRequest
-from tests.memory import World
+from tests.in_memory import World
 
 ASK = StartRequest("ada", "Why?", "small", None, regenerate=False, idempotency_key=None)
 STOP = Completed(FinishReason.STOP)

@@ -18,7 +18,7 @@ Answerer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None
 
 @pytest.fixture
 async def client(valkey_url: str) -> AsyncIterator[PipelinedClient]:
-    client = PipelinedClient(valkey_url, timeout=2)
+    client = PipelinedClient(valkey_url, timeout=20)
     yield client
     await client.close()
 
@@ -109,7 +109,7 @@ async def test_a_greeting_that_nobody_answers_leaves_no_connection() -> None:
         for _ in range(5):
             with pytest.raises(TimeoutError):
                 await client.send([("ECHO", "?")])
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             for _ in range(5):
                 await left.acquire()
         await client.close()
@@ -132,7 +132,7 @@ async def test_40_a_refusal_of_everything_is_a_fault(code: str) -> None:
 
 async def test_a_connection_that_was_closed_is_replaced_unseen(valkey_url: str) -> None:
     async with FaultProxy(valkey_url) as proxy:
-        client = PipelinedClient(proxy.url, timeout=2)
+        client = PipelinedClient(proxy.url, timeout=20)
         for how in (proxy.reset, proxy.cut):
             assert await client.send([("ECHO", "before")]) == [b"before"]
             how()
@@ -148,14 +148,15 @@ async def test_40_a_silent_server_costs_one_timeout_for_all() -> None:
     server, address = await fake(say_nothing)
     async with server:
         client = PipelinedClient(f"redis://{address}", timeout=0.2)
-        loop = asyncio.get_running_loop()
-        begin = loop.time()
         calls = [asyncio.create_task(client.send([("ECHO", "?")])) for _ in range(10)]
         await asyncio.sleep(0.1)
         calls += [asyncio.create_task(client.send([("ECHO", "?")])) for _ in range(10)]
-        results = await asyncio.gather(*calls, return_exceptions=True)
-        assert {type(result) for result in results} == {TimeoutError}
-        assert 0.19 < loop.time() - begin < 1
+        # Those who came later wait no longer than the first.
+        await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert all(call.done() for call in calls)
+        assert {type(call.exception()) for call in calls} == {TimeoutError}
         await client.close()
 
 
@@ -226,7 +227,7 @@ async def test_speaks_tls_and_checks_who_answers(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_connection_of_an_earlier_event_loop_is_left_alone(valkey_url: str) -> None:
-    client = PipelinedClient(valkey_url, timeout=2)
+    client = PipelinedClient(valkey_url, timeout=20)
 
     async def ask(*, last: bool) -> list[bytes]:
         answers = await client.send([("ECHO", "here")])

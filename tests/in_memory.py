@@ -1,11 +1,12 @@
 """Parley in memory for the unit tests: a scripted model, and processes that share a store and a log."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, cast
 
 from parley.domain.conversation import NewSession, Reply, Started
-from parley.domain.errors import LogUnavailable, ParleyError, ProviderFault, StoreUnavailable
+from parley.domain.errors import LogUnavailable, ProviderFault, StoreUnavailable
 from parley.domain.events import Delta, Finish, FinishReason, ModelEvent, Usage
 from parley.domain.ids import new_id, new_session_id
 from parley.domain.ports import ChatModel, Log, ModelRequest, Store
@@ -65,16 +66,18 @@ class ScriptedModel:
 
 
 class Outage:
-    """Stands before a port, and raises what it would raise if it were away."""
+    """Stands before a port, counts the calls, and raises what it would raise if it were away."""
 
-    def __init__(self, port: object, error: Callable[[], ParleyError]) -> None:
+    def __init__(self, port: object, error: Callable[[], Exception]) -> None:
         self._port = port
-        self._error = error
+        self._usual = self._error = error
         self.away: set[str] = set()
+        self.calls: Counter[str] = Counter()
 
-    def turn_off(self, *names: str) -> None:
-        """Have these methods fail; all of them where none is named."""
+    def turn_off(self, *names: str, error: Callable[[], Exception] | None = None) -> None:
+        """Have these methods fail, all of them where none is named, with another error where one is given."""
         self.away = set(names) or {"*"}
+        self._error = error or self._usual
 
     def turn_on(self) -> None:
         """Have everything work."""
@@ -84,6 +87,7 @@ class Outage:
         method = getattr(self._port, name)
 
         async def call(*arguments: Any, **named: Any) -> Any:
+            self.calls[name] += 1
             if self.away & {"*", name}:
                 raise self._error()
             return await method(*arguments, **named)
@@ -182,7 +186,7 @@ async def shown(run: SessionRun, length: int) -> str:
     return run.generation.buffer.text()
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """Wait until `condition` holds."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - nothing tells
