@@ -23,7 +23,8 @@ from local.fake_provider import reply_to, tokens_of
 from local.seed import seed
 from parley.postgres.migrate import migrate
 from parley.support.sse_decoder import Decoder
-from tests.harness import Fake, Server, World
+from tests.processes import Fake, Server
+from tests.world import World
 
 # Memory an open stream may cost in the second half of a run, in terms of the first.
 _FLAT = 1.25

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from local.fake_provider import reply_to
+from tests.client import Client, Transcript, eventually
 from tests.faults.test_provider_replies import (
     BEATS,
     DONE,
@@ -24,7 +25,7 @@ from tests.faults.test_provider_replies import (
     text,
 )
 from tests.faults.test_providers import WIRES, _ends, _fails, client, wires
-from tests.harness import Client, Transcript, World, eventually
+from tests.world import World
 
 __all__ = ["client"]
 

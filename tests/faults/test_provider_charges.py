@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from local.fake_provider import reply_to
+from tests.client import Client, Transcript, eventually
 from tests.faults.proxy import FaultProxy
 from tests.faults.test_provider_replies import (
     BEATS,
@@ -27,7 +28,7 @@ from tests.faults.test_provider_replies import (
     text,
 )
 from tests.faults.test_providers import WIRES, _ends, _fails, wires
-from tests.harness import Client, Transcript, World, eventually
+from tests.world import World
 
 _users = count()
 # Ten characters: estimated as 3 tokens, which is what is set aside for it.

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from local.fake_provider import FakeProvider, Script, reply_to
+from tests.client import Client, Transcript, eventually, text_of
 from tests.faults.test_providers import WIRES, _ends, _fails, client, wires
-from tests.harness import Client, Transcript, World, eventually, text_of
+from tests.world import World
 
 __all__ = ["client"]
 
