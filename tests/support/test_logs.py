@@ -10,11 +10,11 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from tests.in_memory import STOP, ScriptedModel, World, answer
 
 from parley.domain.events import Delta, Failed
 from parley.support import logs
 from parley.support.logs import JsonFormatter, logger, redact
+from tests.in_memory import STOP, ScriptedModel, World, answer
 
 PROMPT = "a prompt that nobody may see"
 REPLY = "a reply that nobody may see"
