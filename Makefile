@@ -38,8 +38,11 @@ chat: $(installed)  ## Ask a running Parley from the terminal; PROMPT="What is A
 purge: $(installed)  ## Run the purge once, on the data of `make dev`; DATA=.data
 	@exec $(python) -m local.purge --data "$(DATA)"
 
-test: $(installed)  ## Run every test; ARGS="tests/support/test_sse_decoder.py -k token" narrows it
-	@$(python) -m pytest -n auto $(ARGS)
+# Tests wait more than they work: two a core keep the cores busy.
+WORKERS ?= $(shell python3 -c 'import os; print(2 * min(os.cpu_count() or 1, 8))')
+
+test: $(installed)  ## Run every test; WORKERS=4 ARGS="tests/support/test_sse_decoder.py -k token" narrows it
+	@$(python) -m pytest -n $(WORKERS) $(ARGS)
 
 soak: $(installed)  ## Live at random under faults and check what must hold; SECONDS=600
 	@PARLEY_SOAK_SECONDS="$(or $(SECONDS),600)" $(python) -m pytest -q tests/faults/test_invariants.py
