@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Scope
 from parley.http_server.connection import Connection
 from parley.http_server.request_cycle import STREAM, OnComplete, RequestCycle, RequestHead, Streamed
 from parley.http_server.request_parser import BadRequest, RequestParser
-from parley.http_server.response_head import Header, chunk, refusal
+from parley.http_server.response_head import Header, chunk, error_response
 from parley.support.logs import logger
 
 _logger = logger("http")
@@ -152,7 +152,7 @@ class HttpProtocol(Connection):
         if self._queue or (self._cycle is not None and self._cycle is not cycle):
             return
         if cycle is None or not (cycle.started or cycle.done):
-            self.write(refusal(*what, self.default_headers))
+            self.write(error_response(*what, self.default_headers))
         if cycle is not None:
             cycle.go()
         self._hang_up()

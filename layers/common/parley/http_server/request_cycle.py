@@ -8,7 +8,7 @@ from msgspec import Struct
 from starlette.types import ASGIApp, Message, Scope
 
 from parley.http_server.request_limits import BrokenOff
-from parley.http_server.response_head import Header, chunk, head_of, refusal
+from parley.http_server.response_head import Header, chunk, error_response, head_of
 from parley.support.logs import logger
 
 _logger = logger("http")
@@ -181,7 +181,7 @@ class RequestCycle:
         self.started = self.done = True
         self.keep = False
         what = (500, "internal", "Something went wrong here.")
-        told = refusal(*what, self._connection.default_headers, bodiless=self._bodiless)
+        told = error_response(*what, self._connection.default_headers, bodiless=self._bodiless)
         self._connection.write(told)
         self._connection.answered(self)
 

@@ -70,7 +70,7 @@ def chunk(body: bytes, *, last: bool) -> bytes:
     return piece + b"0\r\n\r\n" if last else piece
 
 
-def refusal(
+def error_response(
     status: int, code: str, message: str, headers: Iterable[Header], *, bodiless: bool = False
 ) -> bytes:
     """Return a complete error response with a JSON body and `Connection: close`."""
