@@ -147,6 +147,15 @@ async def test_a_server_that_loads_for_ever_is_given_up(world: World) -> None:
     assert len(model.requests) > LIMITS.attempts
 
 
+async def test_a_server_that_loads_is_not_waited_for_beyond_the_deadline(world: World) -> None:
+    process = world.process(ScriptedModel(LOADING), limits=limits(first_token=600, total=600))
+    started = await process.start()
+    run = await process.read(started.session_id, asyncio.get_running_loop().time() + 0.5)
+    end = (await answer(run)).reply.end
+    assert isinstance(end, Failed)
+    assert end.code == "provider_loading"
+
+
 async def test_loading_counts_as_no_attempt(world: World) -> None:
     model = Calls((LOADING,), (LOADING,), (BUSY,), (LOADING,), (BUSY,), (Delta("Hi"), STOP))
     process = world.process(model, limits=limits(first_token=60, total=60))

@@ -106,12 +106,12 @@ class ModelCall:
                 continue
             except ProviderFault as fault:
                 self._report(fault, request, attempt)
-                left = total - loop.time()
+                left = (total if self._deadline is None else min(total, self._deadline)) - loop.time()
                 if fault.fault == "provider_loading":
                     # A server that loads its weights will answer: it gets as long as a first token.
                     left = min(left, begin + limits.first_token - loop.time())
                     wait = self._wait_before_retry(fault, min(waits, _LONGEST_BACKOFF), left)
-                    if wait is None and not last_try and left > 0 and not self._buffer.length:
+                    if wait is None and not last_try and left > 0 and self._may_repeat(fault):
                         wait, last_try = max(left - 0.5, left / 2), True
                 else:
                     wait = None
@@ -131,13 +131,14 @@ class ModelCall:
 
     def _wait_before_retry(self, fault: ProviderFault, attempt: int, left: float) -> float | None:
         """Return the seconds to wait before the next try; None where another try is wrong or futile."""
-        if self._buffer.length or not fault.may_retry or not fault.may_repeat:
+        if not self._may_repeat(fault):
             return None
         wait = self._limits.backoff * 2 ** (attempt - 1) * (0.5 + random.random())  # noqa: S311 - jitter
         wait = max(wait, (fault.retry_after_ms or 0) / 1000)
-        if self._deadline is not None:
-            left = min(left, self._deadline - asyncio.get_running_loop().time())
         return wait if wait < left else None
+
+    def _may_repeat(self, fault: ProviderFault) -> bool:
+        return not self._buffer.length and fault.may_retry and fault.may_repeat
 
     async def _ask(self, request: ModelRequest, model: ChatModel, total: float) -> End:
         loop = asyncio.get_running_loop()
