@@ -18,7 +18,7 @@ from pathlib import Path
 from bench import builds, machine, report
 from bench.bench import Bench, log
 from bench.beside import compare, section
-from bench.cases import cold, cost, growth, path, relay, resume, streams
+from bench.cases import cold, cost, growth, path, relay, resume, starts, streams
 from bench.contenders import ALL
 from bench.driver import BadAnswer
 from bench.install import NotInstalled
@@ -31,10 +31,11 @@ _CASES = {
     "relay": (relay.run, 100),
     "streams": (streams.run, 300),
     "path": (path.run, 390),
-    "resume": (resume.run, 410),
-    "cold": (cold.run, 470),
-    "cost": (cost.run, 470),
-    "growth": (growth.run, 560),
+    "starts": (starts.run, 420),
+    "resume": (resume.run, 440),
+    "cold": (cold.run, 500),
+    "cost": (cost.run, 500),
+    "growth": (growth.run, 590),
 }
 # One build more, and more rounds of both.
 _SLOWER_BESIDE = 2

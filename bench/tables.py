@@ -1,6 +1,6 @@
 """The tables of the report: what stands in which column, beside which baseline."""
 
-from bench.cases import cold, cost, growth, path, relay, resume, streams
+from bench.cases import cold, cost, growth, path, relay, resume, starts, streams
 from bench.contenders import FloorRelay, FloorStores
 from bench.report import Column, Table, dollars, kb, mb, ms, plain, share, us, whole
 
@@ -79,6 +79,18 @@ TABLES = (
                 _STORES,
                 alone="100 equal prompts: first token of the last, ms",
             ),
+        ),
+    ),
+    Table(
+        "Starts",
+        "One request at a time; then with 1 ms more in every round trip to Postgres; then 16 at once of one"
+        " user, whose starts are put in order.",
+        (
+            Column("start, ms", starts.TABLE, "p50", ms),
+            Column("CPU µs", starts.TABLE, "cpu", us, alone="start, CPU µs"),
+            Column("the stores' CPU µs", starts.TABLE, "stores_cpu", us, alone="start, the stores' CPU µs"),
+            Column("Postgres 1 ms away: start, ms", starts.TABLE, "away_p50", ms),
+            Column("one user: starts a second", starts.TABLE, "rate_of_one", whole),
         ),
     ),
     Table(

@@ -1,7 +1,9 @@
 """What the benchmark is built of measures what it says: the upstream, the driver, a floor, the tables."""
 
+import asyncio
 import math
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,3 +118,31 @@ def test_processor_time_is_that_of_the_process(upstream: Upstream) -> None:
     pids = machine.family(upstream.process.pid)
     assert 0 < machine.cpu_seconds(pids) < 60
     assert machine.memory_bytes(pids) > 2**20
+
+
+async def test_the_relay_that_is_further_away_passes_everything_on_in_order(tmp_path: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+        writer.write(b"the end")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port, to = free_port(), server.sockets[0].getsockname()[1]
+        command: list[str | Path] = [_PYTHON, "-m", "bench.delay", "--port", str(port), "--to", str(to)]
+        process = Process(
+            [*command, "--milliseconds", "1"], {}, tmp_path / "relay.log", core=machine.OTHER_CORE
+        )
+        process.wait_for_port(f"http://127.0.0.1:{port}")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        sent = bytes(range(256)) * 4000
+        writer.write(sent)
+        assert await reader.readexactly(len(sent)) == sent
+        begin = time.monotonic()
+        for number in range(20):
+            writer.write(b"%d" % number)
+            assert await reader.readexactly(len(b"%d" % number)) == b"%d" % number
+        # Never sooner; how much later depends on the machine.
+        assert time.monotonic() - begin >= 20 * 0.001
+        writer.close()
+        process.stop()
