@@ -14,6 +14,7 @@ from parley.aws import rds
 from parley.postgres import roles
 from parley.settings import Settings, SettingsError
 from parley.usecases import purge
+from tests.conformance.requests import new_session
 
 HOST = "db.cluster-abc.eu-west-1.rds.amazonaws.com"
 URL = f"postgresql://parley_app@{HOST}:5432/parley?sslmode=require"
@@ -76,14 +77,15 @@ async def test_the_user_may_do_what_the_functions_do_and_no_more(own_postgres: A
     url = f"postgresql://{USER}:in-place-of-a-token@127.0.0.1:{parts.port}/parley"
     its = bootstrap.build(Settings(database_url=url, key_secret="s" * 32, demo_model=True))
     assert await its.store.models("demo-free")
+    await its.store.start(new_session(user="demo-pro", model="demo"))
     await purge.purge(its.store, its.log, batch=10, retention_days=1)
     await its.close()
     with psycopg.connect(url, autocommit=True) as user:
         started = user.execute(
-            "select start_session('demo-pro', false, 'Why?', 'demo', null, false,"
-            " null, 'h', 't', 'session', 'chat', 'message', 'reply', 600)"
+            "select outcome from begin_session('demo-pro', false, 'Why?', 'demo', null, false,"
+            " null, 'h', 't', 'session', 'chat', 'message', 'reply', 600, null, null)"
         ).fetchone()
-        assert started is not None
+        assert started == ("started",)
         user.execute("delete from chats where id = 'chat'")
         for forbidden in (
             "create table more ()",

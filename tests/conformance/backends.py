@@ -1,12 +1,11 @@
 """Where the conformance suites play: a catalogue, users, and clocks that can be moved, per adapter."""
 
-from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import psycopg
 import redis.asyncio
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from parley.domain.conversation import Model
 from parley.domain.limits import Allowance

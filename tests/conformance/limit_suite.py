@@ -16,7 +16,8 @@ from parley.domain.limits import Allowance
 from parley.domain.ports import Store
 from parley.domain.results import Attached, Ended, Saved
 from tests.conformance.backends import Stage
-from tests.conformance.store_suite import StoreFixtures, new_session, refusal
+from tests.conformance.requests import new_session
+from tests.conformance.store_suite import StoreFixtures, refusal
 
 FORTY = "How many words do forty characters make?"
 RESERVE = 110

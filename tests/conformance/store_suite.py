@@ -6,13 +6,11 @@ by the next call, so nothing here waits.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from itertools import count
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from parley.domain.conversation import Message, Model, NewSession, Reply, Role, SessionState, Started, Turn
+from parley.domain.conversation import Message, Model, Reply, Role, SessionState, Started, Turn
 from parley.domain.errors import (
     ChatBusy,
     IdempotencyConflict,
@@ -29,48 +27,11 @@ from parley.domain.ports import Store
 from parley.domain.prompt import normalise, trim
 from parley.domain.results import Attached, Ended, LeaseStatus, Orphan, Overtaken, Saved, Stop, Stopping
 from tests.conformance.backends import Stage
+from tests.conformance.requests import STOP, new_session, turn
 
-STOP = Completed(FinishReason.STOP, "end_turn", Usage(3, 4))
 FAILED = Failed("provider_overloaded", "Busy.", retryable=True, retry_after_ms=1500)
 KNOWN = Reply(7, "é😀\u2028\r\n</script>", STOP)
 NASTY = "é😀\u2028\r\n\\u0000 </script>"
-
-_numbers = count()
-
-
-def new_session(
-    prompt: str | None = "Why?", model: str = "small", user: str = "ada", **fields: Any
-) -> NewSession:
-    number = next(_numbers)
-    made = NewSession(
-        user_id=user,
-        prompt=prompt,
-        model_id=model,
-        chat_id=None,
-        regenerate=False,
-        idempotency_key=None,
-        request_hash=f"hash of {prompt}",
-        title=f"About {prompt}",
-        new_session_id=f"session-{number:04}",
-        new_chat_id=f"chat-{number:04}",
-        new_message_id=f"message-{number:04}",
-        new_reply_id=f"reply-{number:04}",
-    )
-    return replace(made, **fields)
-
-
-async def turn(
-    store: Store,
-    prompt: str,
-    reply: str = "Because.",
-    chat_id: str | None = None,
-    user: str = "ada",
-    **fields: Any,
-) -> Started:
-    """Ask and answer."""
-    started = await store.start(new_session(prompt, user=user, chat_id=chat_id, **fields))
-    assert await store.finish(started.session_id, Reply(1, reply, STOP), "provider") == Saved()
-    return started
 
 
 async def messages(store: Store, chat_id: str) -> tuple[Message, ...]:
@@ -159,6 +120,12 @@ class StoreSuite(StoreFixtures):
         assert (await store.session(started.session_id)).user_id == "new"
         # On the default plan, which does not include everything.
         assert await refusal(store.start(new_session(user="new", model="large"))) is ModelNotInPlan
+
+    async def test_a_new_user_may_look_before_asking(self, stage: Stage) -> None:
+        store = stage.store(create_users=True)
+        assert (await store.chats("new", None, 9)).chats == ()
+        assert [model.in_plan for model in await store.models("newer")] == [True, False]
+        assert await refusal(stage.store().chats("newest", None, 9)) is NotFound
 
     async def test_the_same_order_again_changes_nothing(self, store: Store, other: Store) -> None:
         asked = new_session()

@@ -13,6 +13,7 @@ import pytest
 
 from local.fake_provider import reply_to
 from parley.postgres.migrate import migrate, pending
+from parley.postgres.prepared import Row
 from tests.client import Refused, Transcript, eventually, text_of
 from tests.faults.test_readers import LEASES
 from tests.world import World
@@ -152,50 +153,64 @@ async def test_49_a_migration_that_fails_leaves_nothing(own_empty_database: str,
     assert await migrate(own_empty_database, tmp_path) == ["0002_second.sql"]
 
 
+# What the code before the rules were Python's runs.
+_BEFORE = (
+    "select * from begin_session('demo-pro', false, 'Older?', 'fake', %s, false, null, 'hash', 'Older?',"
+    " %s, %s, %s, %s, 600, null, null)"
+)
+
+
 async def test_49_yesterdays_code_works_on_todays_schema(world: World) -> None:
-    # What the code before the limits runs: it knows neither `open_session` nor what is set aside.
-    world.limit(requests_per_minute=1, concurrent_streams=1, tokens_per_day=1)
-    for number in range(3):
-        [row] = world.sql(
-            "select * from start_session('demo-pro', false, 'Old?', 'fake', null, false, null, 'hash',"
-            f" 'Old?', 'old-session-{number}', 'old-chat-{number}', 'old-message-{number}',"
-            f" 'old-reply-{number}', 600)"
-        )
-        assert row[:5] == (
-            "started", f"old-session-{number}", f"old-chat-{number}", f"old-message-{number}",
-            f"old-reply-{number}",
-        )  # fmt: skip
-        assert len(row) == 6
-    world.limit()
-    # And what it began, today's code carries on.
-    client = world.client(world.server())
-    assert (await client.read("old-session-0")).text == reply_to("Old?")
-    _, reading = await client.ask("And now?", chatId="old-chat-0")
-    assert reading.text == reply_to("And now?")
-    assert (await world.purge()).sessions_expired == 0
+    def start(chat: str | None, name: str) -> Row:
+        ids = [f"{name}-{what}" for what in ("session", "chat", "message", "reply")]
+        rows: list[Row] = world.sql(_BEFORE, chat, *ids)
+        return rows[0]
 
-
-async def test_49_code_that_knows_no_answers_works_on_todays_schema(world: World) -> None:
-    start = (
-        "select * from open_session('demo-pro', false, 'Older?', 'fake', %s, false, null, 'hash', 'Older?',"
-        " %s, 'older-chat', %s, %s, 600)"
-    )
-    [row] = world.sql(start, None, "older-session", "older-message", "older-reply")
-    assert row[:5] == ("started", "older-session", "older-chat", "older-message", "older-reply")
-    assert len(row) == 10
-    [busy] = world.sql(start, "older-chat", "older-session-2", "older-message-2", "older-reply-2")
-    assert busy[:2] == ("busy", "older-session")
+    assert start(None, "older")[:5] == (
+        "started", "older-session", "older-chat", "older-message", "older-reply",
+    )  # fmt: skip
+    assert start("older-chat", "busy")[:2] == ("busy", "older-session")
     world.limit(requests_per_minute=1)
-    [limited] = world.sql(start, None, "older-session-3", "older-message-3", "older-reply-3")
+    limited = start(None, "limited")
     assert limited[0] == "limit_requests"
-    assert (0 < limited[6] <= 60, limited[7:]) == (True, (0, None, None))
+    assert (0 < limited[6] <= 60, limited[7:10]) == (True, (0, None, None))
     world.limit()
+    # Today's code sees what yesterday's began, and carries it on.
     client = world.client(world.server())
+    with pytest.raises(Refused) as refused:
+        await client.start("And now?", chatId="older-chat")
+    assert refused.value.error["activeSessionId"] == "older-session"
     assert (await client.read("older-session")).text == reply_to("Older?")
+    _, reading = await client.ask("And now?", chatId="older-chat")
+    assert reading.text == reply_to("And now?")
+
+
+async def test_49_yesterdays_and_todays_code_pass_no_limit_together(world: World) -> None:
+    world.limit(concurrent_streams=3)
+    model = world.model("row-49-both")
+    client = world.client(world.server())
+
+    def before(number: int) -> bool:
+        ids = [f"{what}-{number}" for what in ("session", "chat", "message", "reply")]
+        return bool(world.sql(_BEFORE, None, *ids)[0][0] == "started")
+
+    async def today(number: int) -> bool:
+        try:
+            return bool(await client.start(f"Number {number}?", model))
+        except Refused as refused:
+            return refused.error.get("limit") != "streams"
+
+    outcomes = await asyncio.gather(
+        *(asyncio.to_thread(before, number) for number in range(8)), *(today(number) for number in range(8))
+    )
+    assert sum(outcomes) == 3
+    assert world.sql("select count(*) from sessions") == [(3,)]
 
 
 async def test_49_todays_code_works_on_a_later_schema(world: World) -> None:
     # What a later migration may do while this code still runs: add tables, columns with defaults, indexes.
+    for table in ("users", "models", "plans", "chats", "sessions"):
+        world.sql(f"alter table {table} add column role text not null default ''")
     for table in ("users", "models", "plans", "chats", "messages", "sessions"):
         world.sql(f"alter table {table} add column later text not null default ''")
         world.sql(f"alter table {table} add column version text not null default ''")

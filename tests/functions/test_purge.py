@@ -1,5 +1,6 @@
 """The purge function's handler, on a real Postgres and a real Valkey."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Iterator
@@ -9,9 +10,13 @@ import pytest
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from functions.purge import app
+from parley.domain.conversation import NewSession
 from parley.domain.errors import StoreUnavailable
+from parley.postgres.pool import Pool
+from parley.postgres.store import PostgresStore
 from parley.settings import Settings
 from parley.support import logs
+from tests.conformance.requests import new_session
 
 NOTHING = {
     "parked_saved": 0, "orphans_ended": 0, "sessions_expired": 0, "sessions_deleted": 0, "chats_deleted": 0,
@@ -62,11 +67,22 @@ def database(
 
 
 def start(database: psycopg.Connection, session_id: str) -> None:
-    database.execute(
-        "select start_session('demo-pro', false, %s, 'demo', null, false,"
-        " null, 'h', 't', %s, %s, %s, %s, 600)",
-        [SECRET, session_id, f"chat-{session_id}", f"message-{session_id}", f"reply-{session_id}"],
+    """Open a session as the functions do."""
+    ids = {
+        "new_session_id": session_id,
+        "new_chat_id": f"chat-{session_id}",
+        "new_message_id": f"message-{session_id}",
+        "new_reply_id": f"reply-{session_id}",
+    }
+    asyncio.run(
+        _start(database.info.dsn, database.info.password, new_session(SECRET, "demo", "demo-pro", **ids))
     )
+
+
+async def _start(dsn: str, password: str, asked: NewSession) -> None:
+    pool = Pool(f"{dsn} password={password}", size=1, timeout=20)
+    await PostgresStore(pool, owner="start", session_seconds=600).start(asked)
+    await pool.close()
 
 
 def test_the_counts_are_returned_logged_and_measured(

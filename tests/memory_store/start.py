@@ -1,195 +1,150 @@
-"""How `MemoryStore` opens a session."""
+"""How `MemoryStore` opens a session: it reads the snapshot, and carries the plan out."""
 
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC
 
-from parley.domain.conversation import CatalogueEntry, Model, NewSession, Role, SessionState, Started
-from parley.domain.errors import (
-    ChatBusy,
-    IdempotencyConflict,
-    InvalidRequest,
-    ModelNotInPlan,
-    NotFound,
-    UnknownModel,
+from parley.domain.access import Caller, Role
+from parley.domain.conversation import CatalogueEntry, NewSession, Started
+from parley.domain.conversation import Role as Author
+from parley.domain.errors import NotFound, ParleyError
+from parley.domain.limits import REQUEST_WINDOW, Allowance, Use, bounds_of
+from parley.domain.start import (
+    ChatState,
+    EarlierStart,
+    ModelState,
+    Question,
+    StartPlan,
+    StartSnapshot,
+    decide,
 )
-from parley.domain.limits import Allowance, limit_exceeded, reserved
-from tests.memory_store.tables import (
-    ChatRow,
-    MemoryDatabase,
-    MessageRow,
-    SessionRow,
-    UserRow,
-)
-
-_MINUTE = timedelta(minutes=1)
+from tests.memory_store.tables import ChatRow, MemoryDatabase, SessionRow, UserRow
 
 
-def start(
-    tables: MemoryDatabase, new_session: NewSession, *, session_seconds: float, create_users: bool
-) -> Started:
+def start(tables: MemoryDatabase, new_session: NewSession, *, session_seconds: float) -> Started:
     """Carry out `ports.Store.start`."""
-    if create_users and tables.default_plan is not None:
-        tables.users.setdefault(new_session.user_id, UserRow(tables.default_plan))
-    user = tables.user(new_session.user_id)
-    row = _started_before(tables, new_session)
-    if row is None:
-        model = _model_of(tables, new_session.model_id, user)
-        chat = _chat_of(tables, new_session)
-        asked = _asked_before(tables, new_session)
-        added = 0 if asked else len(new_session.prompt or "")
-        reserve = reserved(model, chat.characters, added)
-        _check_limits(tables, new_session.user_id, tables.plans[user.plan].allowance, sum(reserve))
-        question = _ask_again(tables, new_session, asked) if asked else _ask(tables, new_session, chat)
-        row = _open(tables, new_session, chat, question, session_seconds, reserve)
-        entry = _entry(tables, new_session)
-        if (
-            new_session.answer is not None
-            and entry is not None
-            and entry.version == new_session.model_version
-        ):
-            tables.end(row, new_session.answer, "cache")
-    elif row.user_id != new_session.user_id or row.request_hash != new_session.request_hash:
-        raise IdempotencyConflict
-    return _started(tables, new_session, row)
+    if new_session.user_id not in tables.users:
+        raise NotFound
+    outcome = decide(_snapshot(tables, new_session), new_session, session_seconds)
+    if isinstance(outcome, ParleyError):
+        raise outcome
+    if isinstance(outcome, Started):
+        return outcome
+    _write(tables, new_session, outcome)
+    return outcome.started
 
 
-def _started(tables: MemoryDatabase, new_session: NewSession, row: SessionRow) -> Started:
-    cached = row.state is SessionState.ENDED and tables.messages[row.reply_id].source == "cache"
-    entry = _entry(tables, new_session)
-    return Started(
-        row.id,
-        row.chat_id,
-        row.message_id,
-        row.reply_id,
-        row.expires_at,
-        answered=cached and row.id == new_session.new_session_id,
-        model=None if entry is None or entry.version == new_session.model_version else entry,
+def _snapshot(tables: MemoryDatabase, new_session: NewSession) -> StartSnapshot:
+    user = tables.users[new_session.user_id]
+    allowance = tables.plans[user.plan].allowance
+    model = tables.models.get(new_session.model_id)
+    if model is not None and not model.enabled:
+        model = None
+    return StartSnapshot(
+        now=tables.clock(),
+        caller=Caller(Role.OWNER, user.disabled),
+        allowance=allowance,
+        use=_use(tables, new_session.user_id, allowance),
+        model=None
+        if model is None
+        else ModelState(
+            repr(model),
+            bounds_of(model.model),
+            user.plan in model.plans,
+            CatalogueEntry(repr(model), model.model),
+        ),
+        earlier=_earlier(tables, new_session),
+        chat=_chat(tables, new_session, user),
+        question=_question(tables, new_session),
     )
 
 
-def _entry(tables: MemoryDatabase, new_session: NewSession) -> CatalogueEntry | None:
-    """Return the model as the order has to know it for an answer; None where it can have none."""
-    row = tables.models.get(new_session.model_id)
-    if row is None or not row.enabled or not new_session.context_free:
-        return None
-    return CatalogueEntry(repr(row), row.model)
+def _use(tables: MemoryDatabase, user_id: str, allowance: Allowance) -> Use:
+    now = tables.clock()
+    times = sorted(
+        (
+            row.created_at
+            for row in tables.sessions.values()
+            if row.user_id == user_id and row.created_at > now - REQUEST_WINDOW
+        ),
+        reverse=True,
+    )[: allowance.requests_per_minute]
+    running = tables.running(user_id)
+    return Use(
+        requests=len(times),
+        oldest_request=times[-1] if times else None,
+        streams=len(running),
+        reserved=sum(sum(row.reserved) for row in running),
+        tokens=tables.used(user_id, now.astimezone(UTC).date()),
+    )
 
 
-def _started_before(tables: MemoryDatabase, new_session: NewSession) -> SessionRow | None:
-    found = tables.sessions.get(new_session.new_session_id)
-    if found is None and new_session.idempotency_key is not None:
+def _earlier(tables: MemoryDatabase, new_session: NewSession) -> EarlierStart | None:
+    row = tables.sessions.get(new_session.new_session_id)
+    if row is None and new_session.idempotency_key is not None:
         wanted = (new_session.user_id, new_session.idempotency_key)
         rows = tables.sessions.values()
-        found = next((row for row in rows if (row.user_id, row.idempotency_key) == wanted), None)
-    return found
+        row = next((row for row in rows if (row.user_id, row.idempotency_key) == wanted), None)
+    if row is None:
+        return None
+    started = Started(row.id, row.chat_id, row.message_id, row.reply_id, row.expires_at)
+    cached = tables.messages[row.reply_id].source == "cache"
+    return EarlierStart(row.user_id, row.request_hash, started, cached)
 
 
-def _model_of(tables: MemoryDatabase, model_id: str, user: UserRow) -> Model:
-    row = tables.models.get(model_id)
-    if row is None or not row.enabled:
-        raise UnknownModel
-    if user.plan not in row.plans:
-        raise ModelNotInPlan
-    return row.model
-
-
-def _check_limits(tables: MemoryDatabase, user_id: str, allowance: Allowance, reserve: int) -> None:
-    now = tables.clock().astimezone(UTC)
-    running = tables.running(user_id)
-    minute = sorted(
-        row.created_at
-        for row in tables.sessions.values()
-        if row.user_id == user_id and row.created_at > now - _MINUTE
+def _chat(tables: MemoryDatabase, new_session: NewSession, user: UserRow) -> ChatState | None:
+    chat = tables.chats.get(new_session.chat_id or "")
+    if chat is None:
+        return None
+    active = tables.answering(chat.id)
+    role = Role.OWNER if chat.owner_id == new_session.user_id else None
+    return ChatState(
+        Caller(role, user.disabled),
+        chat.next_position,
+        chat.characters,
+        None if active is None else active.id,
+        active is not None and tables.active(chat.id) is None,
     )
-    unused = _left(allowance.tokens_per_day, tables.used(user_id, now.date()))
-    left = (
-        _left(allowance.requests_per_minute, len(minute)),
-        _left(allowance.concurrent_streams, len(running)),
-        _left(unused, sum(sum(row.reserved) for row in running)),
-    )
-    requests, streams, tokens = left
-    if tokens is not None and unused is not None and tokens < reserve:
-        midnight = datetime.combine(now.date() + timedelta(days=1), time(), UTC)
-        raise limit_exceeded("tokens", left, (midnight - now).total_seconds() if unused < reserve else None)
-    if requests is not None and allowance.requests_per_minute is not None and requests < 1:
-        frees = minute[-allowance.requests_per_minute] + _MINUTE
-        raise limit_exceeded("requests", left, (frees - now).total_seconds())
-    if streams is not None and streams < 1:
-        raise limit_exceeded("streams", left, None)
 
 
-def _left(limit: int | None, used: int) -> int | None:
-    return None if limit is None else limit - used
-
-
-def _chat_of(tables: MemoryDatabase, new_session: NewSession) -> ChatRow:
-    if new_session.chat_id is None:
-        now = tables.clock()
-        return ChatRow(
-            new_session.new_chat_id, new_session.user_id, new_session.title, new_session.model_id, now, now
-        )
-    chat = tables.chats.get(new_session.chat_id)
-    if chat is None or chat.owner_id != new_session.user_id:
-        raise NotFound
-    answering = tables.answering(chat.id)
-    if answering is not None:
-        if tables.active(chat.id) is not None:
-            raise ChatBusy(answering.id)
-        tables.expire(answering)
-    return chat
-
-
-def _asked_before(tables: MemoryDatabase, new_session: NewSession) -> MessageRow | None:
-    """Return the question that is to be answered anew; None for a new one."""
+def _question(tables: MemoryDatabase, new_session: NewSession) -> Question | None:
     if not new_session.regenerate or new_session.chat_id is None:
         return None
-    asked = [message for message in tables.messages_of(new_session.chat_id) if message.role is Role.USER]
-    if not asked:
-        raise InvalidRequest("There is no question in this chat to answer again.", field="regenerate")
-    if new_session.prompt is not None and new_session.prompt != asked[-1].text:
-        raise InvalidRequest("With regenerate, prompt must be the chat's last one.", field="prompt")
-    return asked[-1]
+    asked = [message for message in tables.messages_of(new_session.chat_id) if message.role is Author.USER]
+    return Question(asked[-1].id, asked[-1].text) if asked else None
 
 
-def _ask(tables: MemoryDatabase, new_session: NewSession, chat: ChatRow) -> MessageRow:
-    now = tables.clock()
-    tables.chats[chat.id] = chat
-    question = tables.add_message(chat, new_session.new_message_id, Role.USER, now)
-    question.text, question.completed_at = new_session.prompt or "", now
-    chat.characters += len(question.text)
-    return question
-
-
-def _ask_again(tables: MemoryDatabase, new_session: NewSession, asked: MessageRow) -> MessageRow:
-    for message in tables.messages_of(asked.chat_id):
-        if message.reply_to == asked.id and message.superseded_by is None:
-            message.superseded_by = new_session.new_reply_id
-    return asked
-
-
-def _open(
-    tables: MemoryDatabase,
-    new_session: NewSession,
-    chat: ChatRow,
-    question: MessageRow,
-    session_seconds: float,
-    reserve: tuple[int, int],
-) -> SessionRow:
-    now = tables.clock()
-    reply = tables.add_message(chat, new_session.new_reply_id, Role.ASSISTANT, now)
-    reply.model_id, reply.reply_to = new_session.model_id, question.id
+def _write(tables: MemoryDatabase, new_session: NewSession, plan: StartPlan) -> None:
+    started, now = plan.started, plan.now
+    if plan.expired is not None:
+        tables.expire(tables.sessions[plan.expired])
+    if new_session.chat_id is None:
+        tables.chats[started.chat_id] = ChatRow(
+            started.chat_id, new_session.user_id, new_session.title, new_session.model_id, now, now
+        )
+    chat = tables.chats[started.chat_id]
     chat.updated_at, chat.model_id = now, new_session.model_id
-    session = tables.sessions[new_session.new_session_id] = SessionRow(
-        id=new_session.new_session_id,
+    if plan.added is not None:
+        question = tables.add_message(chat, started.message_id, Author.USER, now)
+        question.text, question.completed_at = new_session.prompt or "", now
+        chat.characters += plan.added
+    else:
+        for message in tables.messages_of(chat.id):
+            if message.reply_to == started.message_id and message.superseded_by is None:
+                message.superseded_by = started.reply_id
+    reply = tables.add_message(chat, started.reply_id, Author.ASSISTANT, now)
+    reply.model_id, reply.reply_to = new_session.model_id, started.message_id
+    session = tables.sessions[started.session_id] = SessionRow(
+        id=started.session_id,
         user_id=new_session.user_id,
         chat_id=chat.id,
-        message_id=question.id,
+        message_id=started.message_id,
         reply_id=reply.id,
         model_id=new_session.model_id,
         regenerate=new_session.regenerate,
         idempotency_key=new_session.idempotency_key,
         request_hash=new_session.request_hash,
         created_at=now,
-        expires_at=now + timedelta(seconds=session_seconds),
-        reserved=reserve,
+        expires_at=started.expires_at,
+        reserved=plan.reserved,
     )
-    return session
+    if plan.answer is not None:
+        tables.end(session, plan.answer, "cache")

@@ -2,6 +2,8 @@
 
 from datetime import datetime, timedelta
 
+from parley.domain import access
+from parley.domain.access import Caller, Right, Role
 from parley.domain.conversation import (
     ChatPage,
     ChatSummary,
@@ -19,7 +21,7 @@ from parley.domain.events import Completed, FinishReason, Status
 from parley.domain.limits import charged
 from parley.domain.results import Attached, Ended, LeaseStatus, Orphan, Overtaken, Saved, Stop, Stopping
 from tests.memory_store.start import start
-from tests.memory_store.tables import ChatRow, MemoryDatabase, SessionRow
+from tests.memory_store.tables import ChatRow, MemoryDatabase, SessionRow, UserRow
 
 
 class MemoryStore:
@@ -36,20 +38,20 @@ class MemoryStore:
     def _now(self) -> datetime:
         return self._database.clock()
 
+    def _create(self, user_id: str) -> None:
+        if self._create_users and self._database.default_plan is not None:
+            self._database.users.setdefault(user_id, UserRow(self._database.default_plan))
+
     async def start(self, new_session: NewSession) -> Started:
-        return start(
-            self._database,
-            new_session,
-            session_seconds=self._session_seconds,
-            create_users=self._create_users,
-        )
+        self._create(new_session.user_id)
+        return start(self._database, new_session, session_seconds=self._session_seconds)
 
     async def session(self, session_id: str) -> Session:
         row, now = self._row(session_id), self._now()
         abandoned = row.state is not SessionState.STREAMING or not row.leased(now)
         if row.expires_at <= now and abandoned:
             raise SessionExpired
-        self._database.user(row.user_id)
+        access.require(self._database.caller(row.user_id, Role.BEARER), Right.FOLLOW)
         ended = row.state is SessionState.ENDED
         return Session(
             id=row.id,
@@ -160,8 +162,10 @@ class MemoryStore:
 
     async def request_stop(self, session_id: str, user_id: str | None) -> Stop:
         row = self._row(session_id)
-        if user_id is not None and user_id != row.user_id:
-            raise NotFound
+        caller = Caller(Role.BEARER)
+        if user_id is not None:
+            caller = self._database.caller(user_id, Role.OWNER if user_id == row.user_id else None)
+        access.require(caller, Right.STOP)
         row.stop_requested = True
         if row.state is SessionState.OPEN:
             await self.finish(session_id, Reply(0, "", Completed(FinishReason.STOPPED)), "history")
@@ -170,9 +174,9 @@ class MemoryStore:
 
     async def history(self, user_id: str, chat_id: str, before: int | None, limit: int) -> Page:
         chat = self._database.chats.get(chat_id)
-        if chat is None or chat.owner_id != user_id:
-            raise NotFound
-        self._database.user(user_id)
+        role = Role.OWNER if chat is not None and chat.owner_id == user_id else None
+        access.require(self._database.caller(user_id, role), Right.READ)
+        assert chat is not None
         rows = [row for row in self._database.messages_of(chat_id) if before is None or row.position < before]
         shown = rows[-limit:]
         return Page(
@@ -184,7 +188,8 @@ class MemoryStore:
         )
 
     async def chats(self, user_id: str, before: str | None, limit: int) -> ChatPage:
-        self._database.user(user_id)
+        self._create(user_id)
+        access.require(self._database.caller(user_id, Role.OWNER), Right.LIST)
         rows = [row for row in self._database.chats.values() if row.owner_id == user_id]
         rows.sort(key=lambda row: (row.updated_at, row.id), reverse=True)
         if before is not None:
@@ -203,7 +208,9 @@ class MemoryStore:
         return ChatSummary(row.id, row.title, row.model_id, row.created_at, row.updated_at, active)
 
     async def models(self, user_id: str) -> tuple[OfferedModel, ...]:
-        plan, plans = self._database.user(user_id).plan, self._database.plans
+        self._create(user_id)
+        access.require(self._database.caller(user_id, Role.OWNER), Right.LIST)
+        plan, plans = self._database.users[user_id].plan, self._database.plans
         return tuple(
             OfferedModel(
                 row.model.id,

@@ -2,16 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 
-from parley.domain.conversation import Message, Model, Reply, Role, SessionState
-from parley.domain.errors import NotFound, UserDisabled
+from parley.domain.access import Caller, Role
+from parley.domain.conversation import Message, Model, Reply, SessionState
+from parley.domain.conversation import Role as Author
 from parley.domain.events import Completed, End, Failed, Status, Usage, status_of
-from parley.domain.limits import Allowance
-
-_ORPHANED = timedelta(minutes=1)
-_KEPT_AFTER_END = timedelta(minutes=5)
-_NOBODY_CAME = Failed("session_expired", "Nobody came to read this reply.", retryable=True)
+from parley.domain.limits import KEPT_AFTER_END, ORPHANED_AFTER, Allowance
+from parley.domain.start import NOBODY_CAME
 
 
 @dataclass(slots=True)
@@ -60,7 +58,7 @@ class MessageRow:
     id: str
     chat_id: str
     position: int
-    role: Role
+    role: Author
     created_at: datetime
     text: str = ""
     model_id: str | None = None
@@ -79,7 +77,7 @@ class MessageRow:
 
     def message(self) -> Message:
         """Return the message as a history shows it."""
-        status = Status.COMPLETE if self.role is Role.USER else Status.PENDING
+        status = Status.COMPLETE if self.role is Author.USER else Status.PENDING
         completed = self.end if isinstance(self.end, Completed) else None
         return Message(
             id=self.id,
@@ -143,21 +141,17 @@ class MemoryDatabase:
     sessions: dict[str, SessionRow] = field(default_factory=dict)
     usage: dict[tuple[str, date, str], Usage] = field(default_factory=dict)
 
-    def user(self, user_id: str) -> UserRow:
-        """Return a user; raises `NotFound`, `UserDisabled`."""
+    def caller(self, user_id: str, role: Role | None) -> Caller:
+        """Return a user as the caller of something; whoever does not exist has no role."""
         row = self.users.get(user_id)
-        if row is None:
-            raise NotFound
-        if row.disabled:
-            raise UserDisabled
-        return row
+        return Caller(None) if row is None else Caller(role, row.disabled)
 
     def messages_of(self, chat_id: str) -> list[MessageRow]:
         """Return a chat's messages in order."""
         found = [message for message in self.messages.values() if message.chat_id == chat_id]
         return sorted(found, key=lambda message: message.position)
 
-    def add_message(self, chat: ChatRow, message_id: str, role: Role, now: datetime) -> MessageRow:
+    def add_message(self, chat: ChatRow, message_id: str, role: Author, now: datetime) -> MessageRow:
         """Add a message at the chat's end."""
         message = MessageRow(message_id, chat.id, chat.next_position, role, now)
         chat.next_position += 1
@@ -189,7 +183,7 @@ class MemoryDatabase:
             and (
                 row.expires_at > now
                 if row.state is SessionState.OPEN
-                else row.lease_until is not None and row.lease_until > now - _ORPHANED
+                else row.lease_until is not None and row.lease_until > now - ORPHANED_AFTER
             )
         ]
 
@@ -214,7 +208,7 @@ class MemoryDatabase:
         """End a session with its reply."""
         now = self.clock()
         row.state, row.epoch, row.lease_until = SessionState.ENDED, reply.epoch, None
-        row.expires_at = max(row.expires_at, now + _KEPT_AFTER_END)
+        row.expires_at = max(row.expires_at, now + KEPT_AFTER_END)
         message = self.messages[row.reply_id]
         message.text, message.epoch, message.end = reply.text, reply.epoch, reply.end
         message.source, message.completed_at = source, now
@@ -224,7 +218,7 @@ class MemoryDatabase:
     def expire(self, row: SessionRow) -> None:
         """End a session that nobody ever read."""
         reply = self.messages[row.reply_id]
-        reply.end, reply.completed_at = _NOBODY_CAME, self.clock()
+        reply.end, reply.completed_at = NOBODY_CAME, self.clock()
         row.state = SessionState.ENDED
 
     def delete_chat(self, chat_id: str) -> None:

@@ -162,7 +162,7 @@ async def test_one_statement_at_a_time(connection: Connection) -> None:
 
 async def test_no_answer_of_a_statement_is_kept(connection: Connection) -> None:
     await connection.execute("select repeat('x', %s)", [1 << 20])
-    for statement in connection._statements.values():
+    for statement in connection._cache._statements.values():
         assert statement.transformer.pgresult is None
 
 

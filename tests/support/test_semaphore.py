@@ -1,11 +1,12 @@
 """Places are never more than there are, never lost, and never waited for too long."""
 
 import asyncio
+import math
 import random
 
 import pytest
 
-from parley.support.semaphore import FastSemaphore
+from parley.support.semaphore import FastSemaphore, KeyedQueues
 from tests.client import eventually
 
 
@@ -101,3 +102,29 @@ async def test_in_any_order_of_events_no_place_is_lost_or_doubled() -> None:
     await eventually(free)
     assert most == 3
     assert [semaphore.try_acquire() for _ in range(4)] == [True, True, True, False]
+
+
+async def test_a_queue_admits_one_caller_of_each_key_and_is_forgotten_afterwards() -> None:
+    queues, order = KeyedQueues(1), []
+
+    async def caller(key: str, name: str) -> None:
+        turn = queues.join(key)
+        try:
+            await turn.wait(math.inf)
+            order.append(f"{name} begins")
+            await asyncio.sleep(0)
+            order.append(f"{name} ends")
+            turn.release()
+        finally:
+            queues.leave(key)
+
+    first = [asyncio.create_task(caller("a", name)) for name in ("one", "two", "three")]
+    first.append(asyncio.create_task(caller("b", "other")))
+    await asyncio.sleep(0)
+    first[1].cancel()
+    await asyncio.wait(first)
+    of_a = [line for line in order if not line.startswith("other")]
+    assert of_a == ["one begins", "one ends", "three begins", "three ends"]
+    # The other key waited for nobody.
+    assert order.index("other ends") < order.index("three begins")
+    assert not queues._queues

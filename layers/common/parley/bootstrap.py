@@ -8,7 +8,8 @@ from parley.aws.secrets import Secrets
 from parley.domain.ids import new_id
 from parley.domain.ports import ChatModels, Log
 from parley.memory.log import MemoryLog
-from parley.postgres.pool import Pool, UrlSource
+from parley.postgres.opener import UrlSource
+from parley.postgres.pool import Pool
 from parley.postgres.store import PostgresStore
 from parley.providers.key_rotation import RotatingModels
 from parley.providers.registry import ConfiguredModels

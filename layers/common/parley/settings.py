@@ -25,7 +25,9 @@ class Settings:
 
     database_url: str = setting("DATABASE_URL", "", "Postgres, as a libpq URL", secret=True)
     database_pool_size: int = setting("DATABASE_POOL_SIZE", 4, "connections one process may hold")
-    database_timeout: float = setting("DATABASE_TIMEOUT", 5.0, "longest wait for one statement")
+    database_timeout: float = setting(
+        "DATABASE_TIMEOUT", 5.0, "longest wait for one statement, or for a start's transaction"
+    )
     database_prepare: bool = setting(
         "DATABASE_PREPARE", True, "keeps plans of statements in Postgres; false behind RDS Proxy or PgBouncer"
     )

@@ -1,4 +1,4 @@
-"""A connection to Postgres that runs one statement at a time through libpq, without psycopg's cursors.
+"""A connection to Postgres that runs one statement or transaction at a time through libpq.
 
 psycopg connects, and converts values and rows; libpq speaks the protocol. This module replaces psycopg's
 cursors and generators, which register the socket with the event loop anew at every wait. They took more
@@ -8,24 +8,25 @@ processor time than all the rest together (docs/decisions, statements without cu
 import asyncio
 import contextlib
 import math
+import select
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
-from psycopg.pq import ConnStatus, ExecStatus
-from psycopg.types.json import set_json_dumps, set_json_loads
+from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 
-from parley.postgres.prepared import Row, Statement
-from parley.support.encoding import from_json, to_json
+from parley.postgres.batch import Arguments, Batch, Cache, Query
+from parley.postgres.prepared import Row
+from parley.postgres.transaction import Transaction
 from parley.support.timer import Deadline
 
-Arguments = Sequence[object] | dict[str, Any]
+T = TypeVar("T")
 
-_WELL = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
-# libpq returns a COPY result again and again until the client copies. Parley never copies.
-_COPIES = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
+_BEGIN: Query = ("begin", ())
+_COMMIT: Query = ("commit", ())
+_ROLLBACK: Query = ("rollback", ())
 
 
 class DeadlineExceeded(Exception):
@@ -33,7 +34,7 @@ class DeadlineExceeded(Exception):
 
 
 class Connection(Deadline):
-    """A connection in autocommit mode. `Connection.open` makes one.
+    """A connection in autocommit and pipeline mode. `Connection.open` makes one.
 
     With `prepare`, the server keeps a plan of each statement that runs a second time.
     """
@@ -42,18 +43,20 @@ class Connection(Deadline):
         super().__init__()
         self._connection = connection
         self._libpq = connection.pgconn
-        self._prepare = prepare
-        self._statements: dict[str, Statement] = {}
+        self._libpq.enter_pipeline_mode()
+        self._cache = Cache(connection, prepare=prepare)
         self._loop = asyncio.get_running_loop()
         self._socket = self._libpq.socket
-        self._answer: asyncio.Future[list[Row]] | None = None
-        self._missed: list[Row] | Exception = []
-        self._asked: Statement | None = None
-        self._values: Sequence[Any] = ()
-        self._planning: bytes | None = None
-        self._result: Any = None
+        self._answer: asyncio.Future[Any] | None = None
+        self._missed: tuple[Any, Exception | None] = (None, None)
+        self._batch: Batch | None = None
+        # What runs when the batch on its way has ended well.
+        self._next: Callable[[list[list[Row]]], None] = self._end_statement
+        self._rolling_back = False
         self._full = False
         self.closed = False
+        self._errors = select.poll()
+        self._errors.register(self._socket, 0)
         self._loop.add_reader(self._socket, self._on_readable)
 
     @classmethod
@@ -82,29 +85,67 @@ class Connection(Deadline):
 
         The future fails with `DeadlineExceeded` at `deadline`, in the event loop's time. Neither a deadline
         nor a cancellation of the future ends the statement: `outcome_after_deadline` returns its outcome.
-        Raises `RuntimeError` if the previous statement still runs.
+        Raises `RuntimeError` if the previous statement or transaction still runs.
         """
+        return self._begin([(statement, arguments)], self._end_statement, deadline)
+
+    def transact(self, transaction: Transaction[T], deadline: float = math.inf) -> "asyncio.Future[T]":
+        """Run a transaction. The future's result is what `transaction.decide` returns beside its writes.
+
+        The future is done once the server has committed, or rolled back. Else as `execute`.
+        """
+
+        def write(rows: list[list[Row]]) -> None:
+            if transaction.withdrawn:
+                self._roll_back()
+                return
+            try:
+                writes, result = transaction.decide(rows[1:])
+                batch = Batch([*writes, _COMMIT], self._cache) if writes else None
+            except Exception as error:
+                self._roll_back(error=error)
+                return
+            if batch is None:
+                self._roll_back(result)
+            else:
+                self._send(batch, lambda _: self._end(result))
+
+        return self._begin([_BEGIN, *transaction.reads], write, deadline)
+
+    def _begin(
+        self, queries: Sequence[Query], then: Callable[[list[list[Row]]], None], deadline: float
+    ) -> "asyncio.Future[Any]":
         if self._answer is not None:
-            raise RuntimeError("a connection runs one statement at a time")
+            raise RuntimeError("a connection runs one statement or transaction at a time")
         answer = self._answer = self._loop.create_future()
         self._reschedule(deadline)
         try:
-            self._send(statement, arguments)
+            batch = Batch(queries, self._cache)
         except Exception as error:
-            self._end(error)
-            if self._lost:
-                self.close()
+            # Nothing was sent: the connection is as it was.
+            self._end(error=error)
+        else:
+            self._send(batch, then)
         return answer
 
-    def outcome_after_deadline(self) -> "asyncio.Future[list[Row]]":
-        """Return a new future for a statement whose first future timed out or was cancelled."""
-        rest: asyncio.Future[list[Row]] = self._loop.create_future()
+    def _send(self, batch: Batch, then: Callable[[list[list[Row]]], None]) -> None:
+        self._batch, self._next = batch, then
+        try:
+            batch.send(self._libpq)
+            self._flush()
+        except Exception as error:
+            # Half a batch cannot be taken back.
+            self._break(error)
+
+    def outcome_after_deadline(self) -> "asyncio.Future[Any]":
+        """Return a new future for what runs after its first future timed out or was cancelled."""
+        rest: asyncio.Future[Any] = self._loop.create_future()
         self._reschedule(math.inf)
         if self._answer is not None:
             self._answer = rest
         else:
-            _tell(rest, self._missed)
-            self._missed = []
+            _tell(rest, *self._missed)
+            self._missed = (None, None)
         return rest
 
     def _on_deadline(self) -> None:
@@ -115,30 +156,6 @@ class Connection(Deadline):
     def _lost(self) -> bool:
         """Whether libpq has closed the socket itself; its descriptor may soon belong to another socket."""
         return self._libpq.status != ConnStatus.OK
-
-    def _send(self, statement: str, arguments: Arguments) -> None:
-        asked = self._statements.get(statement)
-        if asked is None:
-            asked = self._statements[statement] = Statement(self._connection, statement)
-        if isinstance(arguments, dict):
-            arguments = [arguments[name] for name in asked.names]
-        if len(arguments) != len(asked.formats):
-            # Otherwise psycopg reads past the end of its own list.
-            raise psycopg.ProgrammingError("not as many values as placeholders")
-        self._asked = asked
-        self._values = asked.transformer.dump_sequence(arguments, asked.formats)
-        types = asked.transformer.types or ()
-        plan = asked.plans.get(types)
-        if plan:
-            self._libpq.send_query_prepared(plan, self._values, asked.transformer.formats)
-        elif self._prepare and plan is not None:
-            self._planning = asked.name_of_plan(types)
-            self._libpq.send_prepare(self._planning, asked.query, types)
-        else:
-            # Preparing a plan costs one more round trip, so only a statement's second run pays for it.
-            asked.plans[types] = b""
-            self._libpq.send_query_params(asked.query, self._values, types, asked.transformer.formats)
-        self._flush()
 
     def _flush(self) -> None:
         full = bool(self._libpq.flush())
@@ -155,77 +172,78 @@ class Connection(Deadline):
             self._break(error)
 
     def _on_readable(self) -> None:
+        self._read()
+        # uvloop 0.23 calls a reader once, and never again, if the socket has a pending error
+        # (findings/uvloop-reader-called-once.sh). So all that such a socket holds is read now.
+        while not self.closed and self._errors.poll(0):
+            self._read()
+
+    def _read(self) -> None:
+        """Read what libpq reads at once, and go on with it."""
         try:
             self._libpq.consume_input()
             # libpq's rule for non-blocking sends: after reading, flush again, since a server that waits for
             # its client to read may have stopped reading itself.
             if self._full:
                 self._flush()
-            while not self._libpq.is_busy():
+            while not self._libpq.is_busy() and self._batch is not None:
                 result = self._libpq.get_result()
                 if result is None:
-                    self._on_answer()
-                    return
-                if result.status in _COPIES:
-                    self._break(psycopg.OperationalError("the server would copy"))
-                    return
-                # Keep the first error: libpq's later results are less specific.
-                if self._result is None or self._result.status in _WELL:
-                    self._result = result
+                    if self._lost:
+                        break
+                elif result.status == ExecStatus.PIPELINE_SYNC:
+                    self._on_end()
+                else:
+                    self._batch.take(result)
+                    # The null that ends a statement is there with its result.
+                    self._libpq.get_result()
         except psycopg.OperationalError as error:
             self._break(error)
-
-    def _on_answer(self) -> None:
-        """Handle the result, once libpq has returned the last one of the statement."""
-        result, self._result = self._result, None
+            return
         if self._lost:
             self._break(psycopg.OperationalError("the connection is lost"))
-            return
-        if self._answer is None or result is None:
-            return
-        if result.status not in _WELL:
-            self._end(psycopg.errors.error_from_result(result))
-        elif self._planning is not None:
-            self._plan_made()
+
+    def _on_end(self) -> None:
+        """Go on after a batch."""
+        batch, self._batch = self._batch, None
+        assert batch is not None
+        if batch.error is None:
+            self._next(batch.rows)
+        elif self._rolling_back:
+            self._break(batch.error)
         else:
-            assert self._asked is not None
-            try:
-                self._end(self._asked.rows(result))
-            except Exception as error:
-                # A value that cannot be decoded is the caller's error, not the event loop's.
-                self._end(error)
+            self._roll_back(error=batch.error)
 
-    def _plan_made(self) -> None:
-        asked, plan = self._asked, self._planning
-        assert asked is not None
-        assert plan is not None
-        self._planning = None
-        transformer = asked.transformer
-        asked.plans[transformer.types or ()] = plan
-        try:
-            self._libpq.send_query_prepared(plan, self._values, transformer.formats)
-            self._flush()
-        except psycopg.OperationalError as error:
-            self._break(error)
+    def _end_statement(self, rows: list[list[Row]]) -> None:
+        self._end(rows[0])
 
-    def _end(self, outcome: list[Row] | Exception) -> None:
+    def _roll_back(self, result: Any = None, error: Exception | None = None) -> None:
+        """End with `result` or `error` once no transaction is open any more."""
+        if self._libpq.transaction_status == TransactionStatus.IDLE:
+            self._end(result, error)
+            return
+        self._rolling_back = True
+        self._send(Batch([_ROLLBACK], self._cache), lambda _: self._end(result, error))
+
+    def _end(self, result: Any = None, error: Exception | None = None) -> None:
         answer, self._answer = self._answer, None
-        self._values = ()
-        self._planning = None
+        self._next = self._end_statement
+        self._rolling_back = False
         if answer is None:
             return
-        # The statement ended between its deadline and the call of `outcome_after_deadline`.
+        # It ended between its deadline and the call of `outcome_after_deadline`.
         if answer.done():
-            self._missed = outcome
+            self._missed = (result, error)
         else:
-            _tell(answer, outcome)
+            _tell(answer, result, error)
 
     def _break(self, error: Exception) -> None:
-        self._end(error)
+        self._batch = None
+        self._end(error=error)
         self.close()
 
     def close(self) -> None:
-        """Close the socket at once. A running statement fails with `psycopg.OperationalError`."""
+        """Close the socket at once. What runs fails with `psycopg.OperationalError`."""
         if self.closed:
             return
         self.closed = True
@@ -233,9 +251,10 @@ class Connection(Deadline):
         # Before `finish` closes the socket: uvloop aborts the process for a watched socket that is closed.
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
+        self._batch = None
         with contextlib.suppress(psycopg.Error):
             self._libpq.finish()
-        self._end(psycopg.OperationalError("the connection was closed"))
+        self._end(error=psycopg.OperationalError("the connection was closed"))
 
 
 def _in_a_thread(work: "Callable[[], psycopg.Connection[Row]]") -> "Future[psycopg.Connection[Row]]":
@@ -255,7 +274,7 @@ def _in_a_thread(work: "Callable[[], psycopg.Connection[Row]]") -> "Future[psyco
 
 
 def _connect(url: str, timeout: float) -> psycopg.Connection[Row]:
-    connection = psycopg.connect(
+    return psycopg.connect(
         url,
         autocommit=True,
         connect_timeout=max(2, round(timeout)),
@@ -264,9 +283,6 @@ def _connect(url: str, timeout: float) -> psycopg.Connection[Row]:
         tcp_user_timeout=round(timeout * 400),
         application_name="parley",
     )
-    set_json_loads(from_json, connection)
-    set_json_dumps(to_json, connection)
-    return connection
 
 
 def _close(connecting: "Future[psycopg.Connection[Row]]") -> None:
@@ -275,8 +291,8 @@ def _close(connecting: "Future[psycopg.Connection[Row]]") -> None:
         connecting.result().close()
 
 
-def _tell(future: "asyncio.Future[list[Row]]", outcome: list[Row] | Exception) -> None:
-    if isinstance(outcome, Exception):
-        future.set_exception(outcome)
+def _tell(future: "asyncio.Future[Any]", result: Any, error: Exception | None) -> None:
+    if error is None:
+        future.set_result(result)
     else:
-        future.set_result(outcome)
+        future.set_exception(error)

@@ -1,22 +1,31 @@
 """A bounded pool of Postgres connections that replaces a broken connection without failing the statement."""
 
 import asyncio
+import math
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors
 
 from parley.domain.errors import StoreUnavailable
-from parley.postgres.connection import Arguments, Connection, DeadlineExceeded
+from parley.postgres.batch import Arguments
+from parley.postgres.connection import Connection, DeadlineExceeded
+from parley.postgres.opener import Opener, UrlSource
 from parley.postgres.prepared import Row
+from parley.postgres.transaction import Transaction
 from parley.support.logs import logger
-from parley.support.semaphore import FastSemaphore
+from parley.support.semaphore import FastSemaphore, KeyedQueues
 
 _logger = logger("database")
 
-# Returns the database's URL. The argument is the URL whose password the server refused, None at first.
-UrlSource = Callable[[str | None], Awaitable[str]]
+# Of the transactions that wait for one lock, one has it, and one gets it from the server at once.
+_OF_A_QUEUE = 2
+
+T = TypeVar("T")
+# Begins a statement or a transaction on a connection, with a deadline in the event loop's time.
+_Work = Callable[[Connection, float], asyncio.Future[T]]
 
 # The server rolled the statement back, and the connection is intact: repeat the statement on it.
 _AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
@@ -34,10 +43,10 @@ _CROWDED = ("too many", "connection slots", "starting up", "shutting down", "rec
 
 
 class Pool:
-    """Up to `size` connections in autocommit mode. Each runs one statement at a time.
+    """Up to `size` connections in autocommit mode. Each runs one statement or transaction at a time.
 
-    Every statement must be repeatable: if a connection breaks while a statement runs, nobody knows whether
-    the statement took effect, and the pool runs it again.
+    Every one of them must be repeatable: if a connection breaks while a statement runs, nobody knows whether
+    the statement took effect, and the pool runs it again. The same goes for a transaction, as a whole.
     """
 
     def __init__(self, url: "str | UrlSource", *, size: int, timeout: float, prepare: bool = False) -> None:
@@ -45,39 +54,68 @@ class Pool:
 
         `prepare` has the server keep plans: half its work, but RDS Proxy or PgBouncer pins the connection.
         """
-        self._url = url
+        self._opener = Opener(url, timeout=timeout, prepare=prepare)
         self._timeout = timeout
-        self._prepare = prepare
         self._idle: list[Connection] = []
         self._size = size
         self._semaphore = FastSemaphore(size)
-        self._late: set[asyncio.Future[list[Row]]] = set()
+        self._queues = KeyedQueues(_OF_A_QUEUE)
+        self._late: set[asyncio.Future[Any]] = set()
 
     async def run(self, statement: str, arguments: Arguments = ()) -> list[Row]:
         """Run one statement and return its rows, within the timeout.
 
         Raises `StoreUnavailable` if the server is unreachable, too slow or full; else psycopg's errors.
         """
+        return await self._in_time(
+            lambda connection, deadline: connection.execute(statement, arguments, deadline)
+        )
+
+    async def transact(self, transaction: Transaction[T], *, queue: str) -> T:
+        """Run a transaction and return its result, within the timeout.
+
+        Transactions of one `queue` wait for the same lock. All but two of them wait here, since each would
+        have a connection that others need. A caller that does not get the result, because of the
+        timeout or a cancellation, has the transaction undone, unless it was being committed already. Raises
+        as `run`, and what `transaction.decide` raises.
+        """
         try:
-            return await self._in_time(statement, arguments)
+            return await self._in_time(
+                lambda connection, deadline: connection.transact(transaction, deadline), queue
+            )
+        except (StoreUnavailable, asyncio.CancelledError):
+            transaction.withdrawn = True
+            raise
+
+    async def _in_time(self, work: _Work[T], queue: str | None = None) -> T:
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        try:
+            if queue is None:
+                return await self._within(deadline, work)
+            turn = self._queues.join(queue)
+            try:
+                if not turn.try_acquire():
+                    await _or_unavailable(turn.wait(deadline))
+                try:
+                    return await self._within(deadline, work)
+                finally:
+                    turn.release()
+            finally:
+                self._queues.leave(queue)
         except StoreUnavailable as error:
             # The driver's message may quote data; the class of its error does not.
             _logger.warning("database_unavailable", extra={"error": type(error.__cause__ or error).__name__})
             raise
 
-    async def _in_time(self, statement: str, arguments: Arguments) -> list[Row]:
+    async def _within(self, deadline: float, work: _Work[T]) -> T:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._timeout
         if not self._semaphore.try_acquire():
-            try:
-                await self._semaphore.wait(deadline)
-            except TimeoutError as error:
-                raise StoreUnavailable from error
+            await _or_unavailable(self._semaphore.wait(deadline))
         broken, pause = 0, 0.0
         if (connection := self._take()) is not None:
             # The first try on an idle connection needs no task. Usually it is the only try.
             try:
-                rows = await self._execute(connection, statement, arguments, deadline)
+                result = await self._execute(connection, work, deadline)
             except StoreUnavailable:
                 raise
             except Exception as error:
@@ -92,21 +130,19 @@ class Pool:
             else:
                 self._keep(connection)
                 self._semaphore.release()
-                return rows
+                return result
         begun = loop.time()
-        task = loop.create_task(self._run(statement, arguments, deadline, broken, pause))
+        task = loop.create_task(self._repeat(work, deadline, broken, pause))
         await self._done(task, begun, deadline)
         self._semaphore.release()
         return task.result()
 
-    async def _execute(
-        self, connection: Connection, statement: str, arguments: Arguments, deadline: float
-    ) -> list[Row]:
+    async def _execute(self, connection: Connection, work: _Work[T], deadline: float) -> T:
         begun = asyncio.get_running_loop().time()
         try:
-            return await connection.execute(statement, arguments, deadline)
+            return await work(connection, deadline)
         except DeadlineExceeded:
-            rest = connection.outcome_after_deadline()
+            rest: asyncio.Future[T] = connection.outcome_after_deadline()
         except asyncio.CancelledError:
             self._leave_behind(connection.outcome_after_deadline(), connection)
             raise
@@ -115,7 +151,7 @@ class Pool:
 
     async def _done(
         self,
-        work: "asyncio.Future[list[Row]]",
+        work: "asyncio.Future[Any]",
         begun: float,
         deadline: float,
         connection: Connection | None = None,
@@ -141,18 +177,18 @@ class Pool:
                 self._drop_idle()
             raise StoreUnavailable from TimeoutError()
 
-    def _leave_behind(self, work: "asyncio.Future[list[Row]]", connection: Connection | None) -> None:
-        """Let a statement without a caller finish by itself, and keep its connection afterwards.
+    def _leave_behind(self, work: "asyncio.Future[Any]", connection: Connection | None) -> None:
+        """Let work without a caller finish by itself, and keep its connection afterwards.
 
         Cancelling it would open another connection to a slow server. It is given up after twice the timeout.
         """
-        # At most `size` late statements release their permits now, which bounds the connections in use.
+        # At most `size` of them release their permits now, which bounds the connections in use.
         release_now = len(self._late) < self._size
         self._late.add(work)
         give_up = work.cancel if connection is None else connection.close
         timer = asyncio.get_running_loop().call_later(self._timeout * 2, give_up)
 
-        def over(ended: "asyncio.Future[list[Row]]") -> None:
+        def over(ended: "asyncio.Future[Any]") -> None:
             timer.cancel()
             self._late.discard(ended)
             failed = ended.cancelled() or ended.exception() is not None
@@ -168,10 +204,8 @@ class Pool:
         if release_now:
             self._semaphore.release()
 
-    async def _run(
-        self, statement: str, arguments: Arguments, deadline: float, broken: int, pause: float
-    ) -> list[Row]:
-        """Repeat the statement until it succeeds. Raises `StoreUnavailable`, at `deadline` at the latest.
+    async def _repeat(self, work: _Work[T], deadline: float, broken: int, pause: float) -> T:
+        """Repeat the work until it succeeds. Raises `StoreUnavailable`, at `deadline` at the latest.
 
         It has lost `broken` connections before. `pause`, in seconds, comes before the first try.
         """
@@ -184,8 +218,8 @@ class Pool:
             fresh = connection is None
             try:
                 if connection is None:
-                    connection = await self._connect()
-                rows = await connection.execute(statement, arguments)
+                    connection = await self._opener.open()
+                result = await work(connection, math.inf)
             except _BROKEN as error:
                 reason = error
                 self._take_back(connection, error)
@@ -203,7 +237,7 @@ class Pool:
                 raise
             else:
                 self._keep(connection)
-                return rows
+                return result
             if loop.time() + pause > deadline:
                 raise StoreUnavailable from reason
             await asyncio.sleep(pause * (1 + random.random()))  # noqa: S311 - jitter
@@ -228,31 +262,6 @@ class Pool:
             # The idle connections probably broke for the same reason, such as a restart of the server.
             self._drop_idle()
 
-    async def _connect(self) -> Connection:
-        if isinstance(self._url, str):
-            return await self._open(self._url)
-        url = await self._source(None)
-        try:
-            return await self._open(url)
-        except psycopg.OperationalError as error:
-            if "password authentication failed" not in str(error):
-                raise
-            renewed = await self._source(url)
-            if renewed == url:
-                raise
-        return await self._open(renewed)
-
-    async def _source(self, refused: str | None) -> str:
-        """Call the URL's source. Raises `StoreUnavailable` for any of its errors: no secret, no database."""
-        assert not isinstance(self._url, str)
-        try:
-            return await self._url(refused)
-        except Exception as error:
-            raise StoreUnavailable from error
-
-    async def _open(self, url: str) -> Connection:
-        return await Connection.open(url, timeout=self._timeout, prepare=self._prepare)
-
     def _keep(self, connection: Connection) -> None:
         # Late statements use connections beyond `size`; once those end, the surplus is closed.
         if len(self._idle) < self._size and not connection.closed:
@@ -274,7 +283,14 @@ class Pool:
         self._drop_idle()
 
 
-async def _done_by(work: "asyncio.Future[list[Row]]", deadline: float) -> bool:
+async def _or_unavailable(wait: Coroutine[Any, Any, None]) -> None:
+    try:
+        await wait
+    except TimeoutError as error:
+        raise StoreUnavailable from error
+
+
+async def _done_by(work: "asyncio.Future[Any]", deadline: float) -> bool:
     """Wait until `work` is done or the event loop's time is `deadline`. Return whether `work` is done.
 
     `asyncio.wait` does the same for any number of futures, but takes several times as long.

@@ -1,11 +1,11 @@
-"""The store in Postgres: one repeatable statement for each use case, timed by the server's clock."""
+"""The store in Postgres: a repeatable statement or transaction each use case, by the server's clock."""
 
 from operator import attrgetter
-from typing import Any
 
+from parley.domain import access
+from parley.domain.access import Caller, Right, Role
 from parley.domain.conversation import (
     ChatPage,
-    ChatSummary,
     NewSession,
     OfferedModel,
     Page,
@@ -13,14 +13,20 @@ from parley.domain.conversation import (
     Session,
     Started,
 )
-from parley.domain.errors import NotFound, SessionExpired, UserDisabled
+from parley.domain.errors import NotFound, ParleyError, SessionExpired
 from parley.domain.events import Completed, FinishReason
 from parley.domain.results import Attached, Ended, LeaseStatus, Orphan, Overtaken, Saved, Stop, Stopping
-from parley.postgres import statements
-from parley.postgres.errors import error_of
+from parley.domain.start import StartPlan, decide
+from parley.postgres import chat_statements, purge_statements, session_statements
+from parley.postgres.batch import Arguments, Query
+from parley.postgres.chat_statements import ChatRow, HistoryRow, ModelRow
 from parley.postgres.pool import Pool
 from parley.postgres.prepared import Row
-from parley.postgres.rows import answer_column, message_of, reply_columns, reply_of, session_of, started_of
+from parley.postgres.rows import reply_columns, reply_of
+from parley.postgres.session_statements import SessionRow, StandingRow, StopRow
+from parley.postgres.start_reads import reads, snapshot
+from parley.postgres.start_writes import writes
+from parley.postgres.transaction import Transaction
 
 
 class PostgresStore:
@@ -37,33 +43,42 @@ class PostgresStore:
         self._create_users = create_users
 
     async def start(self, new_session: NewSession) -> Started:
-        [row] = await self._pool.run(
-            "select * from begin_session("
-            "%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-            [
-                new_session.user_id, self._create_users, new_session.prompt, new_session.model_id,
-                new_session.chat_id, new_session.regenerate, new_session.idempotency_key,
-                new_session.request_hash, new_session.title, new_session.new_session_id,
-                new_session.new_chat_id, new_session.new_message_id, new_session.new_reply_id,
-                self._session_seconds, new_session.model_version, answer_column(new_session.answer),
-            ],
-        )  # fmt: skip
-        if row[0] != "started":
-            raise error_of(row)
-        return started_of(row)
+        outcome = await self._start(new_session)
+        if outcome is None and self._create_users:
+            await self._pool.run(chat_statements.CREATE_USER, [new_session.user_id])
+            outcome = await self._start(new_session)
+        if outcome is None:
+            raise NotFound
+        if isinstance(outcome, ParleyError):
+            raise outcome
+        return outcome
+
+    async def _start(self, new_session: NewSession) -> Started | ParleyError | None:
+        """Return the outcome of a start; None for a user who does not exist."""
+
+        def write(results: list[list[Row]]) -> tuple[list[Query], Started | ParleyError | None]:
+            found = snapshot(new_session, results)
+            if found is None:
+                return [], None
+            outcome = decide(found, new_session, self._session_seconds)
+            if isinstance(outcome, StartPlan):
+                return writes(new_session, outcome), outcome.started
+            return [], outcome
+
+        return await self._pool.transact(Transaction(reads(new_session), write), queue=new_session.user_id)
 
     async def session(self, session_id: str) -> Session:
         rows = await self._pool.run(
-            statements.SESSION, {"id": session_id, "owner": self._owner, "turns": statements.TURNS}
+            session_statements.SESSION,
+            {"id": session_id, "owner": self._owner, "turns": session_statements.TURNS},
         )
         if not rows:
             raise NotFound
-        session, expired, disabled = session_of(session_id, rows[0])
-        if expired:
+        row = SessionRow(*rows[0])
+        if row.expired:
             raise SessionExpired
-        if disabled:
-            raise UserDisabled
-        return session
+        access.require(Caller(Role.BEARER, row.disabled), Right.FOLLOW)
+        return row.session(session_id)
 
     async def attach(
         self,
@@ -79,7 +94,7 @@ class PostgresStore:
             "id": session_id, "key": key, "epoch": epoch, "lease": lease_seconds,
             "owner": self._owner, "writer": writer, "asks": asks,
         }  # fmt: skip
-        if await self._pool.run(statements.ATTACH, arguments):
+        if await self._pool.run(session_statements.ATTACH, arguments):
             return Attached()
         return await self._standing(session_id)
 
@@ -87,31 +102,30 @@ class PostgresStore:
         self, session_id: str, key: str, lease_seconds: float
     ) -> int | Overtaken | Ended | Stopping:
         arguments = {"id": session_id, "key": key, "lease": lease_seconds, "owner": self._owner}
-        rows = await self._pool.run(statements.CLAIM, arguments)
+        rows = await self._pool.run(session_statements.CLAIM, arguments)
         if rows:
             return int(rows[0][0])
         return await self._standing(session_id)
 
     async def _standing(self, session_id: str) -> Overtaken | Ended | Stopping:
         row = await self._row(session_id)
-        state, epoch, stopping, disabled = row[:4]
-        if state == "ended":
-            return Ended(reply_of(row[5:]))
-        if stopping:
-            return Stopping(disabled)
-        return Overtaken(epoch)
+        if row.state == "ended":
+            return Ended(reply_of(row))
+        if row.stopping:
+            return Stopping(row.disabled)
+        return Overtaken(row.epoch)
 
-    async def _row(self, session_id: str) -> Row:
-        rows = await self._pool.run(statements.STANDING, {"id": session_id, "owner": self._owner})
+    async def _row(self, session_id: str) -> StandingRow:
+        rows = await self._pool.run(session_statements.STANDING, {"id": session_id, "owner": self._owner})
         if not rows:
             raise NotFound
-        return rows[0]
+        return StandingRow(*rows[0])
 
     async def renew_leases(self, epochs: dict[str, int], lease_seconds: float) -> list[LeaseStatus]:
         if not epochs:
             return []
         rows = await self._pool.run(
-            statements.RENEW_LEASES,
+            session_statements.RENEW_LEASES,
             {
                 "ids": list(epochs), "epochs": list(epochs.values()),
                 "owner": self._owner, "lease": lease_seconds,
@@ -120,99 +134,103 @@ class PostgresStore:
         return [LeaseStatus(*row) for row in rows]
 
     async def finish(self, session_id: str, reply: Reply, source: str) -> Saved | Overtaken | Ended:
-        [[count]] = await self._pool.run(
-            statements.FINISH, {"id": session_id, "source": source} | reply_columns(reply)
-        )
+        arguments = {"id": session_id, "source": source} | reply_columns(reply)
+        [[count]] = await self._pool.run(session_statements.FINISH, arguments)
         if count:
             return Saved()
         row = await self._row(session_id)
-        return Ended(reply_of(row[5:])) if row[0] == "ended" else Overtaken(row[1])
+        return Ended(reply_of(row)) if row.state == "ended" else Overtaken(row.epoch)
 
     async def reply(self, session_id: str) -> tuple[bool, Reply | None]:
         row = await self._row(session_id)
-        return row[4], reply_of(row[5:]) if row[0] == "ended" else None
+        return row.leased, reply_of(row) if row.state == "ended" else None
 
     async def request_stop(self, session_id: str, user_id: str | None) -> Stop:
-        rows = await self._pool.run(statements.REQUEST_STOP, [session_id, user_id, user_id])
-        if not rows:
-            raise NotFound
-        state, leased, key, epoch = rows[0]
-        # No process works for an open session yet, so no other process would end it.
-        if state == "open":
-            stopped = Reply(0, "", Completed(FinishReason.STOPPED))
-            ended = not isinstance(await self.finish(session_id, stopped, "history"), Overtaken)
-            return Stop(ended, leased, key, epoch)
-        return Stop(state == "ended", leased, key, epoch)
-
-    async def history(self, user_id: str, chat_id: str, before: int | None, limit: int) -> Page:
-        # One row beyond the page shows whether there is a next page.
         rows = await self._pool.run(
-            statements.HISTORY, {"chat": chat_id, "user": user_id, "before": before, "limit": limit + 1}
+            session_statements.REQUEST_STOP,
+            {
+                "id": session_id,
+                "user": user_id,
+                "roles": access.roles(Right.STOP),
+                "even_disabled": access.is_of_the_disabled(Right.STOP),
+            },
         )
         if not rows:
             raise NotFound
-        title, active, disabled = rows[0][:3]
-        if disabled:
-            raise UserDisabled
-        messages = [message_of(chat_id, row[3:]) for row in rows if row[3] is not None]
+        row = StopRow(*rows[0])
+        ended = row.state == "ended"
+        # No process works for an open session yet, so no other process would end it.
+        if row.state == "open":
+            stopped = Reply(0, "", Completed(FinishReason.STOPPED))
+            ended = not isinstance(await self.finish(session_id, stopped, "history"), Overtaken)
+        return Stop(ended, row.leased, row.generation_key, row.epoch)
+
+    async def history(self, user_id: str, chat_id: str, before: int | None, limit: int) -> Page:
+        # One row beyond the page shows whether there is a next page.
+        arguments = {
+            "chat": chat_id, "user": user_id, "before": before, "limit": limit + 1,
+            "roles": access.roles(Right.READ),
+        }  # fmt: skip
+        rows = [HistoryRow(*row) for row in await self._pool.run(chat_statements.HISTORY, arguments)]
+        if not rows:
+            raise NotFound
+        access.require(Caller(Role(rows[0].role), rows[0].disabled), Right.READ)
+        messages = [message for row in rows if (message := row.message(chat_id)) is not None]
         messages.sort(key=attrgetter("position"))
         more = len(messages) > limit
         messages = messages[-limit:]
-        return Page(chat_id, title, tuple(messages), str(messages[0].position) if more else None, active)
+        before_next = str(messages[0].position) if more else None
+        return Page(chat_id, rows[0].title, tuple(messages), before_next, rows[0].active_session_id)
 
     async def chats(self, user_id: str, before: str | None, limit: int) -> ChatPage:
         # The id too, since several chats may have the same time.
         before_at, _, before_id = (before or "").partition("_")
-        rows = await self._of_user(
-            user_id,
-            statements.CHATS,
-            {
-                "user": user_id, "limit": limit + 1,
-                "before_at": before_at or None, "before_id": before_id,
-            },
-        )  # fmt: skip
-        self._require_user(rows, 6)
-        chats = [ChatSummary(*row[:6]) for row in rows if row[0] is not None]
+        arguments = {
+            "user": user_id, "limit": limit + 1,
+            "before_at": before_at or None, "before_id": before_id,
+        }  # fmt: skip
+        rows = [ChatRow(*row) for row in await self._of_user(user_id, chat_statements.CHATS, arguments)]
+        access.require(Caller(Role.OWNER, rows[0].disabled), Right.LIST)
+        chats = [chat for row in rows if (chat := row.summary()) is not None]
         more = len(chats) > limit
         chats = chats[:limit]
         last = f"{chats[-1].updated_at.isoformat()}_{chats[-1].chat_id}" if more else None
         return ChatPage(tuple(chats), last)
 
     async def models(self, user_id: str) -> tuple[OfferedModel, ...]:
-        rows = await self._of_user(user_id, statements.MODELS, [user_id])
-        self._require_user(rows, 5)
-        return tuple(
-            OfferedModel(row[0], row[1], row[2], row[3], tuple(row[4])) for row in rows if row[0] is not None
-        )
+        rows = [ModelRow(*row) for row in await self._of_user(user_id, chat_statements.MODELS, [user_id])]
+        access.require(Caller(Role.OWNER, rows[0].disabled), Right.LIST)
+        return tuple(offered for row in rows if (offered := row.offered()) is not None)
 
-    async def _of_user(self, user_id: str, statement: str, arguments: Any) -> list[Row]:
-        """Run a statement that returns at least one row for a known user; insert a new user if allowed."""
+    async def _of_user(self, user_id: str, statement: str, arguments: Arguments) -> list[Row]:
+        """Run a statement that returns at least one row for a known user; insert a new user if allowed.
+
+        Raises `NotFound`.
+        """
         rows = await self._pool.run(statement, arguments)
         if not rows and self._create_users:
-            await self._pool.run(statements.CREATE_USER, [user_id])
+            await self._pool.run(chat_statements.CREATE_USER, [user_id])
             rows = await self._pool.run(statement, arguments)
-        return rows
-
-    def _require_user(self, rows: list[Row], disabled_column: int) -> None:
         if not rows:
             raise NotFound
-        if rows[0][disabled_column]:
-            raise UserDisabled
+        return rows
 
     async def orphans(self, grace_seconds: float, limit: int) -> list[Orphan]:
-        rows = await self._pool.run(statements.ORPHANS, [grace_seconds, limit, self._owner])
+        rows = await self._pool.run(purge_statements.ORPHANS, [grace_seconds, limit, self._owner])
         return [Orphan(*row) for row in rows]
 
     async def expire_sessions(self, limit: int) -> int:
-        return await self._count(statements.EXPIRE, limit)
+        return await self._count(
+            session_statements.EXPIRE_SESSIONS, session_statements.expiry_arguments(limit=limit)
+        )
 
     async def purge_sessions(self, limit: int) -> int:
-        return await self._count(statements.PURGE_SESSIONS, limit)
+        return await self._count(purge_statements.PURGE_SESSIONS, [limit])
 
     async def purge_chats(self, older_than_days: int, limit: int) -> int:
-        return await self._count(statements.PURGE_CHATS, older_than_days, limit)
+        return await self._count(purge_statements.PURGE_CHATS, [older_than_days, limit])
 
-    async def _count(self, statement: str, *arguments: Any) -> int:
+    async def _count(self, statement: str, arguments: Arguments) -> int:
         [[count]] = await self._pool.run(statement, arguments)
         return int(count)
 

@@ -1,4 +1,4 @@
-"""A semaphore for hot paths, with thousands of calls a second: a free place costs no future."""
+"""Semaphores for hot paths, with thousands of calls a second: a free place costs no future."""
 
 import asyncio
 from collections import deque
@@ -55,3 +55,25 @@ class FastSemaphore(Deadline):
         # Futures that are done leave at the front only; `release` skips the others.
         while self._waiting and self._waiting[0][1].done():
             self._waiting.popleft()
+
+
+class KeyedQueues:
+    """A semaphore of so many places for each key, for as long as somebody has joined its queue."""
+
+    def __init__(self, places: int) -> None:
+        self._places = places
+        self._queues: dict[str, tuple[FastSemaphore, int]] = {}
+
+    def join(self, key: str) -> FastSemaphore:
+        """Return the semaphore of a key; call `leave` afterwards."""
+        semaphore, callers = self._queues.get(key) or (FastSemaphore(self._places), 0)
+        self._queues[key] = semaphore, callers + 1
+        return semaphore
+
+    def leave(self, key: str) -> None:
+        """Give the semaphore up."""
+        semaphore, callers = self._queues[key]
+        if callers > 1:
+            self._queues[key] = semaphore, callers - 1
+        else:
+            del self._queues[key]

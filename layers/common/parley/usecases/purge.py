@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from parley.domain.conversation import Reply
 from parley.domain.errors import LogUnavailable
 from parley.domain.events import Completed, End, Failed, FinishReason
+from parley.domain.limits import ORPHANED_AFTER
 from parley.domain.ports import Log, Store
 from parley.domain.results import Orphan
 from parley.streaming.parked_replies import save_parked_reply
@@ -14,7 +15,7 @@ from parley.support.logs import logger
 
 _logger = logger("purge")
 # A reader may take over an orphan by itself. The purge waits this long for one.
-_GRACE_SECONDS = 60.0
+_GRACE_SECONDS = ORPHANED_AFTER.total_seconds()
 
 
 @dataclass(frozen=True, slots=True)
