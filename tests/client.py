@@ -98,7 +98,11 @@ class Client:
     def __init__(self, url: str, user: str = "demo-pro", secrets: Secrets | None = None) -> None:
         self.secrets = secrets or Secrets()
         hooks = {"response": [self.secrets.listen]}
-        self.http = httpx.AsyncClient(base_url=f"{url}/api", timeout=60, event_hooks=hooks, verify=VERIFY)
+        # Well before the server closes an idle connection, so that no request meets the close.
+        limits = httpx.Limits(keepalive_expiry=2)
+        self.http = httpx.AsyncClient(
+            base_url=f"{url}/api", timeout=60, event_hooks=hooks, verify=VERIFY, limits=limits
+        )
         self.user = user
 
     async def start(

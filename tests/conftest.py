@@ -24,10 +24,15 @@ from typing import Any
 import psycopg
 import pytest
 import redis
+from hypothesis import settings
 
 from local.embedded import Addresses, EmbeddedStores
 from local.seed import seed
 from parley.postgres.migrate import migrate
+
+# No clock decides a test: an example is not wrong because the machine was busy.
+settings.register_profile("parley", deadline=None)
+settings.load_profile("parley")
 
 pytest.register_assert_rewrite("tests.client", "tests.processes")
 pytest_plugins = ["tests.world"]

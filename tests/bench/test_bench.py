@@ -1,6 +1,7 @@
 """What the benchmark is built of measures what it says: the upstream, the driver, a floor, the tables."""
 
 import asyncio
+import contextlib
 import math
 import sys
 import time
@@ -121,10 +122,13 @@ def test_processor_time_is_that_of_the_process(upstream: Upstream) -> None:
 
 
 async def test_the_relay_that_is_further_away_passes_everything_on_in_order(tmp_path: Path) -> None:
+    served: list[asyncio.StreamWriter] = []
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-        writer.write(b"the end")
+        served.append(writer)
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
         writer.close()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
@@ -146,3 +150,6 @@ async def test_the_relay_that_is_further_away_passes_everything_on_in_order(tmp_
         assert time.monotonic() - begin >= 20 * 0.001
         writer.close()
         process.stop()
+        for each in (writer, *served):
+            with contextlib.suppress(ConnectionError):
+                await each.wait_closed()

@@ -60,11 +60,12 @@ async def test_each_metric_counts_what_happened(world: World, own_postgres: Addr
     await eventually(lambda: reading.text)
     _send(own_postgres.postgres_pid, signal.SIGSTOP)
     await asyncio.wait_for(reads, 60)
-    _send(own_postgres.postgres_pid, signal.SIGCONT)
-
     # As CloudWatch gets it: what the process wrote to its standard output, a line an event.
     assert server.out is not None
     written = server.out
+    # The save gives up before the database is back, however slow this machine is.
+    await eventually(lambda: '"reply_parked"' in written.read_text())
+    _send(own_postgres.postgres_pid, signal.SIGCONT)
     # A reply's line comes right after its last frame.
     await eventually(lambda: written.read_text().count('"reply_ended"') == 5)
     lines = [line for line in written.read_text().split("\n") if line]

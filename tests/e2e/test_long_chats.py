@@ -12,7 +12,7 @@ from tests.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-_LINES: dict[str, Any] = {"tokens": tuple(f"Line {n}.\n\n" for n in range(200)), "delay": 0.03}
+_LINES: dict[str, Any] = {"tokens": tuple(f"Line {n}.\n\n" for n in range(2000)), "delay": 0.03}
 
 
 async def test_ten_thousand_tokens_at_full_speed_keep_the_page_alive(world: World, page: Page) -> None:

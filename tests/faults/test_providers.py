@@ -531,7 +531,8 @@ async def test_39_tokens_are_data_everywhere(shared: World, client: Client, wire
     await asyncio.gather(client.read(started["sessionId"], here), other.read(started["sessionId"], there))
     for reading in (here, there):
         assert reading.text == text
-        assert set(reading.types()) == {"start", "typing", "token", "done"}
+        # Who comes when there is text already is not told that it is being typed.
+        assert {"start", "token", "done"} <= set(reading.types()) <= {"start", "typing", "token", "done"}
         assert reading.end == reading.events[-1]
     assert text_of(await other.reply(started)) == text
     [[stored]] = shared.sql("select parts -> 0 ->> 'text' from messages where id = %s", started["replyId"])

@@ -368,10 +368,10 @@ async def test_a_request_has_its_time_as_a_whole(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_a_body_that_we_have_wait_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "_REQUEST_SECONDS", 0.6)
+    monkeypatch.setattr(protocol, "_REQUEST_SECONDS", 2.0)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await asyncio.sleep(0.9)
+        await asyncio.sleep(2.5)
         monkeypatch.setattr(protocol, "_REQUEST_SECONDS", 60.0)
         await answer(send, b"%d" % len(await body_of(receive)))
 

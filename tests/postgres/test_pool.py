@@ -110,7 +110,7 @@ async def test_the_time_that_this_process_was_away_does_not_count(database_url: 
 
 async def test_connections_that_died_without_a_word_cost_one_wait(database_url: str) -> None:
     async with FaultProxy(database_url) as proxy:
-        connections = Pool(proxy.url, size=4, timeout=0.5)
+        connections = Pool(proxy.url, size=4, timeout=3)
         await asyncio.gather(*(connections.run("select pg_sleep(0.05)") for _ in range(4)))
         proxy.half_open()
         await proxy.heal()
