@@ -2,17 +2,23 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
 
 from local.fake_provider import reply_to
-from parley.domain.conversation import Started
-from parley.domain.errors import ChatBusy, StoreUnavailable
+from parley.domain.conversation import ModelOptions, SessionState, Started
+from parley.domain.errors import ChatBusy, InvalidRequest, LimitExceeded, StoreUnavailable
+from parley.domain.limits import Allowance
+from parley.domain.results import Ended
+from parley.domain.start import StartPlan, decide
 from parley.postgres.batch import Query
 from parley.postgres.pool import Pool
 from parley.postgres.prepared import Row
+from parley.postgres.start_reads import AccountRow, snapshot
 from parley.postgres.store import PostgresStore
 from parley.postgres.transaction import Transaction
 from tests.client import eventually
@@ -201,3 +207,107 @@ async def test_46_a_frozen_process_frees_its_user_within_seconds(world: World) -
         assert (await here.read(started["sessionId"])).text == reply_to("Am I frozen?")
     asked = "select count(*) from messages where parts -> 0 ->> 'text' = 'Am I frozen?'"
     assert world.sql(asked) == [(1,)]
+
+
+async def test_14_a_user_who_appears_after_the_lock_is_locked_before_anything_is_decided(
+    stage: PostgresStage, database_url: str
+) -> None:
+    await stage.limit("free", Allowance(concurrent_streams=1))
+    stores = [stage.store(str(number), create_users=True) for number in range(2)]
+    for store in stores:
+        await store.check()
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        # The first statement finds no user; the second waits here, and would find one.
+        admin.execute("begin; lock table plans in access exclusive mode")
+        starts = [asyncio.create_task(store.start(new_session(user="new"))) for store in stores]
+
+        def both_wait() -> bool:
+            with psycopg.connect(database_url) as observer:
+                rows = observer.execute(
+                    "select count(*) from pg_stat_activity"
+                    " where datname = current_database() and wait_event_type = 'Lock'"
+                ).fetchone()
+            return rows == (2,)
+
+        await eventually(both_wait)
+        admin.execute("insert into users (id, plan_id) values ('new', 'free'); commit")
+    outcomes = await asyncio.gather(*starts, return_exceptions=True)
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["LimitExceeded", "Started"]
+
+
+async def test_a_session_lasts_as_long_where_the_clocks_go_back() -> None:
+    berlin = ZoneInfo("Europe/Berlin")
+    # The second time that this hour comes; ten minutes later by the clock's face is fifty minutes earlier.
+    now = datetime(2026, 10, 25, 2, 50, fold=1, tzinfo=berlin)
+    row = AccountRow(
+        now=now, disabled=False, requests_per_minute=1, concurrent_streams=None, tokens_per_day=None,
+        requests=1, oldest_request=datetime.fromtimestamp(now.timestamp() - 20, berlin),
+        streams=None, reserved=None, tokens=None,
+        model_version="1", in_plan=True, max_output_tokens=1, context_characters=1, system_characters=0,
+        model=None, earlier_id=None, earlier_user="", earlier_hash="", earlier_chat="", earlier_message="",
+        earlier_reply="", earlier_expires_at=now, earlier_cached=None,
+    )  # fmt: skip
+    asked = new_session()
+    limited = snapshot(asked, [[(None,)], [row]])
+    unlimited = snapshot(asked, [[(None,)], [row._replace(requests_per_minute=None)]])
+    assert limited is not None
+    assert unlimited is not None
+    plan = decide(unlimited, asked, 600)
+    assert isinstance(plan, StartPlan)
+    assert plan.started.expires_at.timestamp() == now.timestamp() + 600
+    refused = decide(limited, asked, 600)
+    assert isinstance(refused, LimitExceeded)
+    assert refused.retry_after == 40
+
+
+async def test_16_a_session_that_this_start_ends_is_taken_up_by_nobody(
+    stage: PostgresStage, database_url: str
+) -> None:
+    expired = await stage.store(session_seconds=0).start(new_session())
+    attached: list[asyncio.Task[Any]] = []
+    loop, reader = asyncio.get_running_loop(), stage.store("reader")
+    await reader.check()
+
+    def attach() -> None:
+        """Have another process try to take the session up while the start holds its locks."""
+        with psycopg.connect(database_url, autocommit=True) as observer:
+            observer.execute(
+                "create temp table if not exists seen as select 1 where exists"
+                " (select from sessions where id = %s for update skip locked)",
+                [expired.session_id],
+            )
+            locked = observer.execute("select count(*) from seen").fetchone()
+        assert locked == (0,), "the start has the session's row"
+        attached.append(loop.create_task(reader.attach(expired.session_id, "key", 1, 60, writer=True)))
+
+    pool = Interrupted(database_url, attach, timeout=20)
+    store = PostgresStore(pool, owner="here", session_seconds=600)
+    started = await store.start(new_session("And now?", chat_id=expired.chat_id))
+    assert isinstance(await attached[0], Ended)
+    assert (await reader.session(started.session_id)).state is SessionState.OPEN
+    await store.close()
+
+
+@pytest.mark.parametrize("odd", ["5", '"x"', "[]", "null", '{"context_tokens": "many"}'])
+async def test_a_model_with_odd_options_is_asked_without_them(
+    stage: PostgresStage, database_url: str, odd: str
+) -> None:
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        admin.execute("update models set options = %s::jsonb", [odd])
+    store = stage.store()
+    started = await store.start(new_session())
+    assert started.model is not None
+    assert (await store.session(started.session_id)).model.options == ModelOptions()
+
+
+@pytest.mark.parametrize("odd", ["null", "[]", '["x"]', '[{"type": "text"}]'])
+async def test_a_question_with_odd_parts_is_a_question_without_text(
+    stage: PostgresStage, database_url: str, odd: str
+) -> None:
+    store = stage.store()
+    chat = (await turn(store, "Why?")).chat_id
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        admin.execute("update messages set parts = %s::jsonb where role = 'user'", [odd])
+    with pytest.raises(InvalidRequest):
+        await store.start(new_session("Why?", chat_id=chat, regenerate=True))
+    await store.start(new_session(None, chat_id=chat, regenerate=True))

@@ -13,7 +13,7 @@ from parley.postgres.session_statements import SessionRow, StandingRow, StopRow
 from tests.conformance.requests import new_session
 
 _NAMES = re.compile(r"%\((\w+)\)s")
-READS = [arguments for _, arguments in start_reads.reads(new_session(chat_id="chat"))[2:]]
+READS = [arguments for _, arguments in start_reads.reads(new_session(chat_id="chat"))[3:]]
 
 _FILL = """
 insert into plans (id, title) values ('plan', 'Plan') on conflict do nothing;

@@ -64,6 +64,7 @@ class Batch:
 
     def send(self, libpq: Any) -> None:
         """Queue the statements and the end of the batch. Raises `psycopg.OperationalError`."""
+        preparing: set[bytes] = set()
         for statement, values, types, formats in self._encoded:
             plan = statement.plans.get(types)
             if plan is None or not self._prepare:
@@ -73,8 +74,11 @@ class Batch:
             else:
                 if not plan:
                     plan = statement.name_of_plan(types)
-                    libpq.send_prepare(plan, statement.query, types)
-                    self._expected.append((statement, types, plan))
+                    # A statement may come several times. Its plan counts as made once the server says so.
+                    if plan not in preparing:
+                        preparing.add(plan)
+                        libpq.send_prepare(plan, statement.query, types)
+                        self._expected.append((statement, types, plan))
                 libpq.send_query_prepared(plan, values, formats)
             self._expected.append((statement, types, b""))
         self._encoded = []

@@ -9,22 +9,25 @@ import asyncio
 import contextlib
 import math
 import select
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg import errors
 from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 
 from parley.postgres.batch import Arguments, Batch, Cache, Query
+from parley.postgres.connecting import connect
 from parley.postgres.prepared import Row
-from parley.postgres.transaction import Transaction
+from parley.postgres.transaction import DecisionFailed, Outdated, Transaction
 from parley.support.timer import Deadline
 
 T = TypeVar("T")
 
-_BEGIN: Query = ("begin", ())
+# By name, since a database may have other defaults. The snapshot has to come after the locks.
+_BEGIN: Query = ("begin isolation level read committed read write", ())
+# Of a transaction's writes: a row came, or went, between what it read and what it writes.
+_OUTDATED = (errors.UniqueViolation, errors.ForeignKeyViolation)
 _COMMIT: Query = ("commit", ())
 _ROLLBACK: Query = ("rollback", ())
 
@@ -52,6 +55,7 @@ class Connection(Deadline):
         self._batch: Batch | None = None
         # What runs when the batch on its way has ended well.
         self._next: Callable[[list[list[Row]]], None] = self._end_statement
+        self._writing = False
         self._rolling_back = False
         self._full = False
         self.closed = False
@@ -63,16 +67,9 @@ class Connection(Deadline):
     async def open(cls, url: str, *, timeout: float, prepare: bool) -> "Connection":
         """Connect, with libpq's timeouts derived from `timeout` in seconds.
 
-        Connecting runs in a thread: libpq closes and opens sockets while it connects, and an event loop that
-        watched them would not learn of it. Raises `psycopg.OperationalError`.
+        Raises `psycopg.OperationalError`.
         """
-        connecting = _in_a_thread(lambda: _connect(url, timeout))
-        try:
-            connection = await asyncio.wrap_future(connecting)
-        except asyncio.CancelledError:
-            connecting.add_done_callback(_close)
-            raise
-        return cls(connection, prepare=prepare)
+        return cls(await connect(url, timeout), prepare=prepare)
 
     def fileno(self) -> int:
         """Return the socket's file descriptor."""
@@ -92,7 +89,9 @@ class Connection(Deadline):
     def transact(self, transaction: Transaction[T], deadline: float = math.inf) -> "asyncio.Future[T]":
         """Run a transaction. The future's result is what `transaction.decide` returns beside its writes.
 
-        The future is done once the server has committed, or rolled back. Else as `execute`.
+        The future is done once the server has committed, or rolled back. It fails with `DecisionFailed` for
+        what `decide` raises, and with `Outdated` where a write violates a unique or foreign key. Else as
+        `execute`.
         """
 
         def write(rows: list[list[Row]]) -> None:
@@ -101,14 +100,19 @@ class Connection(Deadline):
                 return
             try:
                 writes, result = transaction.decide(rows[1:])
-                batch = Batch([*writes, _COMMIT], self._cache) if writes else None
+            except Exception as error:
+                self._roll_back(error=DecisionFailed(error))
+                return
+            if not writes:
+                self._roll_back(result)
+                return
+            try:
+                batch = Batch([*writes, _COMMIT], self._cache)
             except Exception as error:
                 self._roll_back(error=error)
                 return
-            if batch is None:
-                self._roll_back(result)
-            else:
-                self._send(batch, lambda _: self._end(result))
+            self._writing = True
+            self._send(batch, lambda _: self._end(result))
 
         return self._begin([_BEGIN, *transaction.reads], write, deadline)
 
@@ -211,6 +215,8 @@ class Connection(Deadline):
             self._next(batch.rows)
         elif self._rolling_back:
             self._break(batch.error)
+        elif self._writing and isinstance(batch.error, _OUTDATED):
+            self._roll_back(error=Outdated())
         else:
             self._roll_back(error=batch.error)
 
@@ -228,7 +234,7 @@ class Connection(Deadline):
     def _end(self, result: Any = None, error: Exception | None = None) -> None:
         answer, self._answer = self._answer, None
         self._next = self._end_statement
-        self._rolling_back = False
+        self._writing = self._rolling_back = False
         if answer is None:
             return
         # It ended between its deadline and the call of `outcome_after_deadline`.
@@ -255,40 +261,6 @@ class Connection(Deadline):
         with contextlib.suppress(psycopg.Error):
             self._libpq.finish()
         self._end(error=psycopg.OperationalError("the connection was closed"))
-
-
-def _in_a_thread(work: "Callable[[], psycopg.Connection[Row]]") -> "Future[psycopg.Connection[Row]]":
-    """Run blocking work in a daemon thread, for which the process does not wait when it exits."""
-    future: Future[psycopg.Connection[Row]] = Future()
-
-    def run() -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="database", daemon=True).start()
-    return future
-
-
-def _connect(url: str, timeout: float) -> psycopg.Connection[Row]:
-    return psycopg.connect(
-        url,
-        autocommit=True,
-        connect_timeout=max(2, round(timeout)),
-        # In milliseconds. Data unacknowledged for 40 % of the timeout is lost, which leaves time to repeat
-        # the statement on a new connection.
-        tcp_user_timeout=round(timeout * 400),
-        application_name="parley",
-    )
-
-
-def _close(connecting: "Future[psycopg.Connection[Row]]") -> None:
-    """Close a connection whose `open` was cancelled while it connected."""
-    if not connecting.cancelled() and connecting.exception() is None:
-        connecting.result().close()
 
 
 def _tell(future: "asyncio.Future[Any]", result: Any, error: Exception | None) -> None:

@@ -3,18 +3,17 @@
 import asyncio
 import math
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, TypeVar
-
-import psycopg
-from psycopg import errors
 
 from parley.domain.errors import StoreUnavailable
 from parley.postgres.batch import Arguments
 from parley.postgres.connection import Connection, DeadlineExceeded
+from parley.postgres.errors import AGAIN, BROKEN, CROWDED
 from parley.postgres.opener import Opener, UrlSource
 from parley.postgres.prepared import Row
-from parley.postgres.transaction import Transaction
+from parley.postgres.transaction import DecisionFailed, Transaction
+from parley.postgres.turn import Turn, or_unavailable
 from parley.support.logs import logger
 from parley.support.semaphore import FastSemaphore, KeyedQueues
 
@@ -27,19 +26,10 @@ T = TypeVar("T")
 # Begins a statement or a transaction on a connection, with a deadline in the event loop's time.
 _Work = Callable[[Connection, float], asyncio.Future[T]]
 
-# The server rolled the statement back, and the connection is intact: repeat the statement on it.
-_AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
 # If a deadline is noticed this late, in seconds, the process was frozen or starved, not the database slow.
 _AWAY = 0.25
 # Seconds before the first repetition after a rollback or a full server; doubled for each further one.
 _PAUSE = 0.02
-# A prepared plan no longer fits: a migration changed a table, or a pooler changed the server connection.
-_STALE_PLANS = (errors.FeatureNotSupported, errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement)
-# psycopg derives the `_AGAIN` errors from OperationalError, so test `_AGAIN` first where it matters.
-_BROKEN = (psycopg.OperationalError, psycopg.InterfaceError, OSError, *_STALE_PLANS)
-# The server runs but accepts no connection now: wait until the deadline. While connecting, libpq reports
-# the server's message but not its SQLSTATE, so the message is all there is to match.
-_CROWDED = ("too many", "connection slots", "starting up", "shutting down", "recovery mode")
 
 
 class Pool:
@@ -83,47 +73,45 @@ class Pool:
             return await self._in_time(
                 lambda connection, deadline: connection.transact(transaction, deadline), queue
             )
+        except DecisionFailed as failed:
+            raise failed.error from None
         except (StoreUnavailable, asyncio.CancelledError):
             transaction.withdrawn = True
             raise
 
     async def _in_time(self, work: _Work[T], queue: str | None = None) -> T:
         deadline = asyncio.get_running_loop().time() + self._timeout
+        turn = None if queue is None else Turn(self._queues, queue)
         try:
-            if queue is None:
-                return await self._within(deadline, work)
-            turn = self._queues.join(queue)
-            try:
-                if not turn.try_acquire():
-                    await _or_unavailable(turn.wait(deadline))
-                try:
-                    return await self._within(deadline, work)
-                finally:
-                    turn.release()
-            finally:
-                self._queues.leave(queue)
+            if turn is not None:
+                await turn.begin(deadline)
+            return await self._within(deadline, work, turn)
         except StoreUnavailable as error:
             # The driver's message may quote data; the class of its error does not.
             _logger.warning("database_unavailable", extra={"error": type(error.__cause__ or error).__name__})
             raise
+        finally:
+            # Work that was left behind goes on under its turn, and ends it.
+            if turn is not None and not turn.left_behind:
+                turn.end()
 
-    async def _within(self, deadline: float, work: _Work[T]) -> T:
+    async def _within(self, deadline: float, work: _Work[T], turn: Turn | None) -> T:
         loop = asyncio.get_running_loop()
         if not self._semaphore.try_acquire():
-            await _or_unavailable(self._semaphore.wait(deadline))
+            await or_unavailable(self._semaphore.wait(deadline))
         broken, pause = 0, 0.0
         if (connection := self._take()) is not None:
             # The first try on an idle connection needs no task. Usually it is the only try.
             try:
-                result = await self._execute(connection, work, deadline)
+                result = await self._execute(connection, work, deadline, turn)
             except StoreUnavailable:
                 raise
             except Exception as error:
                 self._take_back(connection, error)
-                if not isinstance(error, _BROKEN):
+                if not isinstance(error, BROKEN):
                     self._semaphore.release()
                     raise
-                if isinstance(error, _AGAIN):
+                if isinstance(error, AGAIN):
                     pause = _PAUSE
                 else:
                     broken = 1
@@ -133,20 +121,20 @@ class Pool:
                 return result
         begun = loop.time()
         task = loop.create_task(self._repeat(work, deadline, broken, pause))
-        await self._done(task, begun, deadline)
+        await self._done(task, begun, deadline, turn)
         self._semaphore.release()
         return task.result()
 
-    async def _execute(self, connection: Connection, work: _Work[T], deadline: float) -> T:
+    async def _execute(self, connection: Connection, work: _Work[T], deadline: float, turn: Turn | None) -> T:
         begun = asyncio.get_running_loop().time()
         try:
             return await work(connection, deadline)
         except DeadlineExceeded:
             rest: asyncio.Future[T] = connection.outcome_after_deadline()
         except asyncio.CancelledError:
-            self._leave_behind(connection.outcome_after_deadline(), connection)
+            self._leave_behind(connection.outcome_after_deadline(), turn, connection)
             raise
-        await self._done(rest, begun, deadline, connection)
+        await self._done(rest, begun, deadline, turn, connection)
         return rest.result()
 
     async def _done(
@@ -154,6 +142,7 @@ class Pool:
         work: "asyncio.Future[Any]",
         begun: float,
         deadline: float,
+        turn: Turn | None,
         connection: Connection | None = None,
     ) -> None:
         """Wait until `work` is done. Raises `StoreUnavailable` at `deadline`, in the event loop's time.
@@ -168,16 +157,18 @@ class Pool:
                 # While the process was frozen, the result may have arrived in the socket: look once more.
                 done = await _done_by(work, loop.time() + _AWAY)
         except asyncio.CancelledError:
-            self._leave_behind(work, connection)
+            self._leave_behind(work, turn, connection)
             raise
         if not done:
-            self._leave_behind(work, connection)
+            self._leave_behind(work, turn, connection)
             if loop.time() - begun > self._timeout / 2:
                 # A silent connection makes the idle ones suspect. A late start on a connection does not.
                 self._drop_idle()
             raise StoreUnavailable from TimeoutError()
 
-    def _leave_behind(self, work: "asyncio.Future[Any]", connection: Connection | None) -> None:
+    def _leave_behind(
+        self, work: "asyncio.Future[Any]", turn: Turn | None, connection: Connection | None
+    ) -> None:
         """Let work without a caller finish by itself, and keep its connection afterwards.
 
         Cancelling it would open another connection to a slow server. It is given up after twice the timeout.
@@ -185,6 +176,8 @@ class Pool:
         # At most `size` of them release their permits now, which bounds the connections in use.
         release_now = len(self._late) < self._size
         self._late.add(work)
+        if turn is not None:
+            turn.left_behind = True
         give_up = work.cancel if connection is None else connection.close
         timer = asyncio.get_running_loop().call_later(self._timeout * 2, give_up)
 
@@ -197,6 +190,8 @@ class Pool:
                     connection.close()
                 else:
                     self._keep(connection)
+            if turn is not None:
+                turn.end()
             if not release_now:
                 self._semaphore.release()
 
@@ -220,11 +215,11 @@ class Pool:
                 if connection is None:
                     connection = await self._opener.open()
                 result = await work(connection, math.inf)
-            except _BROKEN as error:
+            except BROKEN as error:
                 reason = error
                 self._take_back(connection, error)
-                crowded = connection is None and any(words in str(error) for words in _CROWDED)
-                if not crowded and not isinstance(error, _AGAIN):
+                crowded = connection is None and any(words in str(error) for words in CROWDED)
+                if not crowded and not isinstance(error, AGAIN):
                     broken += 1
                     # Idle connections may all be stale, so only a new one's failure proves an outage: the
                     # second loss if it could not be opened, the third if it broke.
@@ -252,9 +247,10 @@ class Pool:
 
     def _take_back(self, connection: Connection | None, failure: BaseException) -> None:
         """Keep a connection that `failure` left intact; close any other."""
-        broken = isinstance(failure, _BROKEN) and not isinstance(failure, _AGAIN)
+        broken = isinstance(failure, BROKEN) and not isinstance(failure, AGAIN)
         if connection is not None:
-            if isinstance(failure, psycopg.Error) and not broken:
+            # What is no `Exception` came in the middle of the work.
+            if isinstance(failure, Exception) and not broken:
                 self._keep(connection)
             else:
                 connection.close()
@@ -281,13 +277,6 @@ class Pool:
         if self._late:
             await asyncio.wait(self._late, timeout=self._timeout)
         self._drop_idle()
-
-
-async def _or_unavailable(wait: Coroutine[Any, Any, None]) -> None:
-    try:
-        await wait
-    except TimeoutError as error:
-        raise StoreUnavailable from error
 
 
 async def _done_by(work: "asyncio.Future[Any]", deadline: float) -> bool:

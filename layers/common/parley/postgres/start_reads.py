@@ -7,7 +7,7 @@ the server plans two small statements in half the time of a large one.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from parley.domain import access
@@ -26,8 +26,15 @@ from parley.postgres.transaction import BOUND
 LOCK_USER = f"select {BOUND} from users where id = %(user)s for no key update"  # noqa: S608
 # Others may write in the chat: the end of a reply adds to its length.
 LOCK_CHAT = f"""
-select from chats c where c.id = %(chat)s and {CHAT_ROLE} = any(%(roles)s) for no key update
-"""
+select c.id from chats c where c.id = %(chat)s and {CHAT_ROLE} = any(%(roles)s) for no key update
+"""  # noqa: S608 - made of constants
+# Before the chat, in the order of a reply's end. Nobody takes up a session that this start finds expired.
+LOCK_ACTIVE = f"""
+select s.id from sessions s
+ where s.chat_id = %(chat)s and s.state <> 'ended'
+   and exists (select from chats c where c.id = s.chat_id and {CHAT_ROLE} = any(%(roles)s))
+   for no key update
+"""  # noqa: S608 - made of constants
 
 ACCOUNT = f"""
 select statement_timestamp() as now, u.disabled_at is not null as disabled,
@@ -105,9 +112,8 @@ class AccountRow(NamedTuple):
 
     def use(self) -> Use:
         """Return what the user uses of the plan."""
-        return Use(
-            self.requests or 0, self.oldest_request, self.streams or 0, self.reserved or 0, self.tokens or 0
-        )
+        oldest = None if self.oldest_request is None else self.oldest_request.astimezone(UTC)
+        return Use(self.requests or 0, oldest, self.streams or 0, self.reserved or 0, self.tokens or 0)
 
     def state(self) -> ModelState | None:
         """Return the model, if there is one of that id."""
@@ -129,7 +135,7 @@ class AccountRow(NamedTuple):
             self.earlier_chat,
             self.earlier_message,
             self.earlier_reply,
-            self.earlier_expires_at,
+            self.earlier_expires_at.astimezone(UTC),
         )
         return EarlierStart(self.earlier_user, self.earlier_hash, started, bool(self.earlier_cached))
 
@@ -191,18 +197,23 @@ def reads(new_session: NewSession) -> list[Query]:
         "regenerate": new_session.regenerate,
         "roles": access.roles(Right.ASK),
     }
-    return [(LOCK_USER, account), (LOCK_CHAT, of_chat), (ACCOUNT, account), (CHAT, of_chat)]
+    locks = [(LOCK_USER, account), (LOCK_ACTIVE, of_chat), (LOCK_CHAT, of_chat)]
+    return [*locks, (ACCOUNT, account), (CHAT, of_chat)]
 
 
 def snapshot(new_session: NewSession, results: Sequence[Sequence[Row]]) -> StartSnapshot | None:
-    """Return the snapshot of the rows of `reads`; None for a user who does not exist."""
-    accounts, chats = (results[1], ()) if new_session.chat_id is None else results[2:]
-    if not accounts:
+    """Return the snapshot of the rows of `reads`; None for a user who does not exist.
+
+    What was not there to be locked is not there, also where a later statement sees it. Times are UTC: Python
+    adds to the clock's face, which summer time changes, where a database has another time zone.
+    """
+    users, *_, accounts = results[:2] if new_session.chat_id is None else results[:4]
+    if not users or not accounts:
         return None
     row = AccountRow(*accounts[0])
-    chat = ChatRow(*chats[0]) if chats else None
+    chat = ChatRow(*results[4][0]) if new_session.chat_id and results[2] and results[4] else None
     return StartSnapshot(
-        now=row.now,
+        now=row.now.astimezone(UTC),
         caller=Caller(Role.OWNER, row.disabled),
         allowance=Allowance(row.requests_per_minute, row.concurrent_streams, row.tokens_per_day),
         use=row.use(),

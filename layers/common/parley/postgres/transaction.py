@@ -3,10 +3,25 @@
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+import psycopg
+
 from parley.postgres.batch import Query
 from parley.postgres.prepared import Row
 
 T = TypeVar("T")
+
+
+class Outdated(psycopg.OperationalError):
+    """A write met what another transaction wrote after this one had read: decide anew."""
+
+
+class DecisionFailed(Exception):
+    """`decide` raised `error`, which is no fault of the connection."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
 
 # Bounds the transaction that it is called in, as a column of the `select` that takes the first lock.
 BOUND = "bound_transaction()"
