@@ -72,7 +72,7 @@ keys:  ## Put OPENAI_API_KEY, ANTHROPIC_API_KEY, XAI_API_KEY, VALKEY_URL of your
 	@arn=$$($(call output,KeysSecretArn)) && file=$$(mktemp) && trap 'rm -f "$$file"' EXIT && \
 		aws secretsmanager get-secret-value --secret-id "$$arn" --query SecretString --output text | \
 		python3 -c 'import json, os, sys; held = json.load(sys.stdin); \
-			held.update({k: os.environ[k] for k in held if k != "KEY_SECRET" and os.environ.get(k)}); \
+			held.update({k: os.environ[k] for k in held if not k.startswith("KEY_SECRET") and os.environ.get(k)}); \
 			print(json.dumps(held))' > "$$file" && \
 		aws secretsmanager put-secret-value --secret-id "$$arn" --secret-string "file://$$file" > /dev/null && \
 		echo "Saved. Running sandboxes fetch a key anew when theirs is refused; deploy again to replace them all."

@@ -8,9 +8,9 @@ from typing import Any, cast
 from parley.domain.conversation import NewSession, Reply, Started
 from parley.domain.errors import LogUnavailable, ProviderFault, StoreUnavailable
 from parley.domain.events import Delta, Finish, FinishReason, ModelEvent, Usage
-from parley.domain.ids import new_id, new_session_id
+from parley.domain.ids import SessionIds, new_id
 from parley.domain.ports import ChatModel, Log, ModelRequest, Store
-from parley.domain.prompt import title_of
+from parley.domain.titles import title_of
 from parley.memory.log import MemoryLog
 from parley.streaming.generation_keys import GenerationKeys
 from parley.streaming.model_call import CallLimits
@@ -20,6 +20,7 @@ from parley.usecases.cached_replies import CachedReplies
 from tests.conformance.backends import MemoryStage
 
 STOP = Finish(FinishReason.STOP, "stop", Usage(3, 4))
+SESSION_IDS = SessionIds("secret")
 Step = ModelEvent | Exception | float | asyncio.Event
 
 
@@ -95,6 +96,16 @@ class Outage:
         return call
 
 
+class Clock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 LIMITS = CallLimits(
     first_token=2, gap=2, total=5, attempts=3, backoff=0.01, flush=0.005, lease=0.3, characters=10_000
 )
@@ -144,7 +155,7 @@ class Process:
         new_session: dict[str, Any] = {
             "user_id": user, "prompt": prompt, "model_id": "small", "chat_id": None, "regenerate": False,
             "idempotency_key": None, "request_hash": str(prompt), "title": title_of(prompt or ""),
-            "new_session_id": new_session_id(), "new_chat_id": new_id(), "new_message_id": new_id(),
+            "new_session_id": SESSION_IDS.new(), "new_chat_id": new_id(), "new_message_id": new_id(),
             "new_reply_id": new_id(),
         }  # fmt: skip
         return await self.store.start(NewSession(**(new_session | fields)))

@@ -7,12 +7,16 @@ from typing import Any
 import psycopg
 import pytest
 
+from parley.domain.ids import SessionIds
 from parley.postgres.pool import Pool
 from parley.postgres.store import PostgresStore
 from parley.usecases.purge import Purged, purge
 from parley.valkey.log import ValkeyLog
 from tests.client import PROVIDER_KEY, Client, Secrets
-from tests.processes import Fake, FreshServer, Server
+from tests.processes import KEY_SECRET, Fake, FreshServer, Server
+
+# Makes ids as the servers do: an id of this that is in no database is looked up.
+SESSION_IDS = SessionIds(KEY_SECRET)
 
 
 def add_model(database_url: str, model: str, name: str = "", provider: str = "openai") -> None:

@@ -59,7 +59,11 @@ async def start(request: Request) -> Response:
     )
     limit = services.settings.prompt_characters
     started = await sessions.start(
-        services.store, services.cached_replies, start_request, prompt_characters=limit
+        services.store,
+        services.cached_replies,
+        services.session_ids,
+        start_request,
+        prompt_characters=limit,
     )
     return json_response(started_json(started), 201)
 
@@ -77,7 +81,7 @@ async def stop(request: Request) -> Response:
     user_id = body.user_id
     if services.settings.auth_mode != "trusted" or user_id is not None:
         user_id = await principal(request, services, user_id)
-    await sessions.stop(services.store, services.log, body.session_id, user_id)
+    await sessions.stop(services.store, services.log, services.session_ids, body.session_id, user_id)
     # Stops a reply that this process writes at once, before the log reports the stop.
     services.runner.halt(body.session_id)
     return json_response({}, 202)

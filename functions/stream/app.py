@@ -15,7 +15,6 @@ from parley.api.services import services_of
 from parley.aws.lambda_context import lambda_deadline, preload
 from parley.domain.errors import NotFound
 from parley.domain.events import Cursor
-from parley.domain.ids import is_id
 from parley.streaming.reader import Reader, at_end
 from parley.support.gc_tuning import freeze_startup_objects
 
@@ -40,7 +39,7 @@ async def stream(request: Request) -> Response:
     """
     services, query = services_of(request), read_query(request, StreamQuery)
     session_id = query.session_id
-    if not is_id(session_id):
+    if not services.session_ids.verify(session_id):
         raise NotFound
     # An EventSource repeats its URL when it reconnects, so the field is newer than the parameter.
     hint = request.headers.get("last-event-id") or query.cursor or ""
@@ -85,5 +84,5 @@ async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
 app = create_app(
     "Parley stream", [router, health.router], bootstrap.settings(), bootstrap.services, lifespan=_lifespan
 )
-# No token: the random session id is the right to read the stream.
+# No token: the session id is the right to read the stream.
 preload(bootstrap.settings, tokens=False)

@@ -86,6 +86,21 @@ async def test_keys_fill_in_what_the_environment_leaves_open(manager: Any) -> No
     assert filled.log_level == "DEBUG"
 
 
+async def test_the_keys_secret_may_have_a_previous_key_secret(manager: Any) -> None:
+    arn = create(manager, {"KEY_SECRET": "k" * 32, "KEY_SECRET_PREVIOUS": "p" * 32})
+    assert Secrets(Settings(keys_secret_arn=arn)).keys().key_secret_previous == "p" * 32
+
+
+@pytest.mark.parametrize("name", ["KEY_SECRET", "KEY_SECRET_PREVIOUS"])
+async def test_a_key_secret_that_is_too_short_is_refused_wherever_it_comes_from(
+    manager: Any, name: str
+) -> None:
+    held = Secrets(Settings(keys_secret_arn=create(manager, {name: "too short"})))
+    with pytest.raises(SettingsError, match=f"^{name} must have at least 32 characters") as error:
+        held.keys()
+    assert "too short" not in str(error.value)
+
+
 async def test_a_refused_key_is_fetched_anew(manager: Any) -> None:
     arn = create(manager, {"OPENAI_API_KEY": "sk-1"})
     held = Secrets(Settings(keys_secret_arn=arn))

@@ -13,13 +13,13 @@ import pytest
 from fastapi import APIRouter
 from starlette.routing import Route
 
-from parley.domain.ids import new_id, new_session_id
+from parley.domain.ids import SessionIds, new_id
 from tests.functions.in_process import CONTEXT, event, lambda_world
 from tests.functions.in_process import history as history_function
 from tests.functions.in_process import start as start_function
 from tests.processes import VERIFY
 from tests.tokens import ISSUER, OTHER, KeyServer, token
-from tests.world import World
+from tests.world import SESSION_IDS, World
 
 _numbers = count()
 
@@ -243,7 +243,12 @@ async def _check(site: Site, name: str, who: Who) -> None:
     if expected[name] != 404 or not endpoint.ids:
         return
     # What belongs to somebody else is answered as what never was, byte for byte.
-    for unknown in (Thing(new_id(), new_session_id()), Thing("no/such\0id", "é" * 200)):
+    forged = SessionIds("a secret of somebody else").new()
+    for unknown in (
+        Thing(new_id(), SESSION_IDS.new()),
+        Thing(new_id(), forged),
+        Thing("no/such\0id", "é" * 200),
+    ):
         other = await site.ask(endpoint, unknown, bearer(owner), claimed(owner))
         assert _told(other) == _told(response)
 
@@ -290,7 +295,7 @@ async def test_18_the_owner_of_something_else(
     owner = site.owner()
     await site.thing(owner)
     bearer, claimed = (token(sub=owner), None) if site.jwt else (None, owner)
-    unknown = Thing(new_id(), new_session_id())
+    unknown = Thing(new_id(), SESSION_IDS.new())
     response = await site.ask(ENDPOINTS[endpoint], unknown, bearer, claimed)
     assert response.status_code == _UNKNOWN[endpoint], response.text
     _check_refusal(response, owner, unknown)
@@ -397,7 +402,7 @@ async def test_a_valid_subject_is_a_user_at_first_sight(
 async def test_reading_what_is_not_there_makes_no_user(jwt_site: Site) -> None:
     owner = jwt_site.owner()
     for endpoint in ("history", "stop"):
-        thing = Thing(new_id(), new_session_id())
+        thing = Thing(new_id(), SESSION_IDS.new())
         response = await jwt_site.ask(ENDPOINTS[endpoint], thing, token(sub=owner), None)
         assert response.status_code == 404
     assert jwt_site.world.sql("select count(*) from users where id = %s", owner) == [(0,)]

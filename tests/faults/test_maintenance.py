@@ -161,15 +161,17 @@ _BEFORE = (
 
 
 async def test_49_yesterdays_code_works_on_todays_schema(world: World) -> None:
+    session = "older-session".ljust(32, "-")
+
     def start(chat: str | None, name: str) -> Row:
-        ids = [f"{name}-{what}" for what in ("session", "chat", "message", "reply")]
+        ids = [f"{name}-session".ljust(32, "-"), *(f"{name}-{what}" for what in ("chat", "message", "reply"))]
         rows: list[Row] = world.sql(_BEFORE, chat, *ids)
         return rows[0]
 
     assert start(None, "older")[:5] == (
-        "started", "older-session", "older-chat", "older-message", "older-reply",
+        "started", session, "older-chat", "older-message", "older-reply",
     )  # fmt: skip
-    assert start("older-chat", "busy")[:2] == ("busy", "older-session")
+    assert start("older-chat", "busy")[:2] == ("busy", session)
     world.limit(requests_per_minute=1)
     limited = start(None, "limited")
     assert limited[0] == "limit_requests"
@@ -179,8 +181,8 @@ async def test_49_yesterdays_code_works_on_todays_schema(world: World) -> None:
     client = world.client(world.server())
     with pytest.raises(Refused) as refused:
         await client.start("And now?", chatId="older-chat")
-    assert refused.value.error["activeSessionId"] == "older-session"
-    assert (await client.read("older-session")).text == reply_to("Older?")
+    assert refused.value.error["activeSessionId"] == session
+    assert (await client.read(session)).text == reply_to("Older?")
     _, reading = await client.ask("And now?", chatId="older-chat")
     assert reading.text == reply_to("And now?")
 

@@ -23,7 +23,7 @@ from tests.client import Refused, Transcript, eventually, text_of
 from tests.faults.proxy import FaultProxy
 from tests.faults.test_readers import LEASES
 from tests.processes import Fake, Server
-from tests.world import World
+from tests.world import SESSION_IDS, World
 
 
 @pytest.fixture
@@ -87,7 +87,8 @@ async def test_44_away_at_start(fragile: tuple[World, Addresses]) -> None:
     assert refused.value.error["code"] == "unavailable"
     assert refused.value.error["retryable"] is True
     assert int(refused.value.headers["retry-after"]) >= 1
-    for path in ("/chat/history?chatId=x&userId=demo-pro", "/chat/stream?sessionId=x", "/health"):
+    session = SESSION_IDS.new()
+    for path in ("/chat/history?chatId=x&userId=demo-pro", f"/chat/stream?sessionId={session}", "/health"):
         assert (await client.http.get(path)).status_code == 503
     assert _reasons(server) == {"TimeoutError"}
     _thaw(stores)

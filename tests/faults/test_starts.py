@@ -9,9 +9,9 @@ import psycopg
 import pytest
 
 from local.fake_provider import reply_to
-from parley.domain.ids import new_id, new_session_id
+from parley.domain.ids import SessionIds, new_id
 from tests.client import Client, Refused, text_of
-from tests.world import World
+from tests.world import SESSION_IDS, World
 
 
 @pytest.fixture
@@ -291,7 +291,7 @@ async def test_18_what_belongs_to_another_is_like_what_never_was(shared: World, 
         ]
 
     foreign = [_told(await work) for work in tries(started["chatId"], started["sessionId"])]
-    unknown = [_told(await work) for work in tries(new_id(), new_session_id())]
+    unknown = [_told(await work) for work in tries(new_id(), SESSION_IDS.new())]
     impossible = [_told(await work) for work in tries("no/such id\0é" * 30, "né\0" * 40)]
     assert foreign == unknown == impossible
     for status, _, body in foreign:
@@ -299,7 +299,9 @@ async def test_18_what_belongs_to_another_is_like_what_never_was(shared: World, 
         assert json.loads(body)["error"]["code"] == "not_found"
     # The session's id is the ticket of its stream; any other is none, whatever it looks like.
     guesses = [
-        new_session_id(),
+        SESSION_IDS.new(),
+        SessionIds("a secret of somebody else").new(),
+        "x" * 32,
         started["sessionId"][:-1],
         started["sessionId"].swapcase(),
         "x" * 500,
@@ -333,7 +335,7 @@ async def test_18_a_user_who_does_not_exist(shared: World) -> None:
         nobody.history(new_id()),
         nobody.get("/chat/list"),
         nobody.get("/chat/models"),
-        nobody.stop(new_session_id()),
+        nobody.stop(SESSION_IDS.new()),
     ):
         assert (await _refusal(work)).status == 404
     assert _count(shared) == before

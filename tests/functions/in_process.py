@@ -17,7 +17,8 @@ from parley.api.app import create_app
 from parley.domain.errors import Unauthorized
 from parley.services import Services
 from parley.settings import Settings
-from tests.in_memory import Process, World
+from parley.usecases.health import HealthCheck
+from tests.in_memory import SESSION_IDS, Clock, Process, World
 
 # Mangum leaves an event loop behind where it finds none, for Lambda; here every test has its own.
 with asyncio.Runner() as _runner:
@@ -48,6 +49,7 @@ class Site:
     process: Process
     services: Services
     http: httpx.AsyncClient
+    clock: Clock
 
     def rows(self) -> int:
         """Return how many rows there are of what a request might leave."""
@@ -55,11 +57,19 @@ class Site:
         return len(tables.chats) + len(tables.messages) + len(tables.sessions)
 
 
-def services_of(process: Process, settings: Settings) -> Services:
-    """Return the services of a process in memory."""
+def services_of(process: Process, settings: Settings, clock: Clock) -> Services:
+    """Return the services of a process in memory. `clock` is the clock of its health check."""
     verifier = Passwords() if settings.auth_mode == "jwt" else None
     return Services(
-        settings, process.store, process.log, process.model, process.runner, process.cached_replies, verifier
+        settings,
+        process.store,
+        process.log,
+        process.model,
+        process.runner,
+        process.cached_replies,
+        SESSION_IDS,
+        HealthCheck(process.store, process.log, clock),
+        verifier,
     )
 
 
@@ -68,11 +78,11 @@ async def site(router: APIRouter, **settings: Any) -> AsyncIterator[Site]:
     """Serve a function's router."""
     world = await World().open()
     read = Settings(**({"auth_mode": "trusted"} | settings))
-    services = services_of(process := world.process(), read)
+    services = services_of(process := world.process(), read, clock := Clock())
     app = create_app("Test", [router, health.router], read, lambda: services)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        yield Site(world, process, services, client)
+        yield Site(world, process, services, client, clock)
     await world.close()
 
 
@@ -84,7 +94,7 @@ def lambda_world(app: FastAPI) -> Iterator[World]:
         asyncio.set_event_loop(loop)
         before = app.state.services
         world = loop.run_until_complete(World().open())
-        services = services_of(world.process(), Settings(auth_mode="trusted"))
+        services = services_of(world.process(), Settings(auth_mode="trusted"), Clock())
         app.state.services = lambda: services
         yield world
         loop.run_until_complete(world.close())

@@ -26,7 +26,7 @@ from parley.domain.events import (
 )
 from parley.domain.ports import ModelRequest
 from parley.usecases import sessions
-from tests.in_memory import LIMITS, STOP, ScriptedModel, Step, World, answer, shown, until
+from tests.in_memory import LIMITS, SESSION_IDS, STOP, ScriptedModel, Step, World, answer, shown, until
 
 LOADING = ProviderFault("provider_loading", "Loading.", retryable=True)
 BUSY = ProviderFault("provider_overloaded", "Busy.", retryable=True)
@@ -243,7 +243,7 @@ async def test_a_stop_costs_what_was_told_and_produced_by_then(
     await shown(run, 1 if isinstance(told[-1], Delta) else 0)
     await until(lambda: model.talking == 1)
     await asyncio.sleep(0.01)
-    await sessions.stop(process.store, process.log, run.session.id, "ada")
+    await sessions.stop(process.store, process.log, SESSION_IDS, run.session.id, "ada")
     found = await answer(run)
     assert found.reply.status is Status.STOPPED
     assert (await world.stage.used("ada"))["small"] == charged
@@ -258,7 +258,7 @@ async def test_a_stop_costs_the_same_where_another_process_reads_along(world: Wo
     other = await processes[1].read(run.session.id)
     await until(lambda: other.generation is not None)
     stopping = processes[by]
-    await sessions.stop(stopping.store, stopping.log, run.session.id, "ada")
+    await sessions.stop(stopping.store, stopping.log, SESSION_IDS, run.session.id, "ada")
     assert (await answer(run)).reply.status is Status.STOPPED
     assert (await answer(other)).reply.status is Status.STOPPED
     assert (await world.stage.used("ada"))["small"] == (105_000, 100)

@@ -20,7 +20,7 @@ from parley.domain.events import (
 )
 from parley.domain.results import Saved
 from parley.usecases import sessions
-from tests.in_memory import STOP, ScriptedModel, World, answer, shown, until
+from tests.in_memory import SESSION_IDS, STOP, ScriptedModel, World, answer, shown, until
 
 WHOLE = "Hello, world!"
 
@@ -127,7 +127,7 @@ async def test_who_goes_on_pays_when_the_one_who_asked_has_stopped(world: World)
     asked, joined = await process.ask(), await process.ask(user="bob")
     await shown(asked, 7)
     await shown(joined, 7)
-    await sessions.stop(process.store, process.log, asked.session.id, "ada")
+    await sessions.stop(process.store, process.log, SESSION_IDS, asked.session.id, "ada")
     await answer(asked)
     gate.set()
     assert (await answer(joined)).reply.text == WHOLE
@@ -156,7 +156,7 @@ async def test_stopping_one_of_two_leaves_the_other(world: World) -> None:
     mine, yours = await here.ask(), await there.ask(user="bob")
     await shown(mine, 7)
     await shown(yours, 7)
-    await sessions.stop(here.store, here.log, mine.session.id, "ada")
+    await sessions.stop(here.store, here.log, SESSION_IDS, mine.session.id, "ada")
     stopped = await answer(mine)
     assert (stopped.reply.text, stopped.reply.status, stopped.saved) == ("Hello, ", Status.STOPPED, True)
     assert yours.result is None
@@ -175,7 +175,7 @@ async def test_stopping_everybody_ends_the_call(world: World, order: tuple[int, 
     for run in runs:
         await shown(run, 7)
     for number in order:
-        await sessions.stop(there.store, there.log, runs[number].session.id, None)
+        await sessions.stop(there.store, there.log, SESSION_IDS, runs[number].session.id, None)
     await until(lambda: model.talking == 0)
     for run in runs:
         found = await answer(run)
@@ -190,7 +190,7 @@ async def test_a_stop_is_known_without_a_log(world: World) -> None:
     there.log_switch.turn_off()
     run = await here.ask()
     await shown(run, 7)
-    await sessions.stop(there.store, there.log, run.session.id, "ada")
+    await sessions.stop(there.store, there.log, SESSION_IDS, run.session.id, "ada")
     found = await answer(run)
     assert (found.reply.text, found.reply.status) == ("Hello, ", Status.STOPPED)
     await until(lambda: model.talking == 0)
@@ -214,7 +214,7 @@ async def test_stopping_one_leaves_the_other_also_where_the_log_forgot_them(worl
     await shown(mine, 7)
     await shown(yours, 7)
     world.log._sessions.clear()
-    await sessions.stop(process.store, process.log, mine.session.id, "ada")
+    await sessions.stop(process.store, process.log, SESSION_IDS, mine.session.id, "ada")
     assert (await answer(mine)).reply.status is Status.STOPPED
     gate.set()
     assert (await answer(yours)).reply.text == WHOLE
@@ -225,7 +225,7 @@ async def test_a_stop_before_anybody_reads_asks_nobody(world: World) -> None:
     process = world.process()
     started = await process.start()
     session = await process.store.session(started.session_id)
-    await sessions.stop(process.store, process.log, started.session_id, "ada")
+    await sessions.stop(process.store, process.log, SESSION_IDS, started.session_id, "ada")
     # A reader that looked just before finds out too.
     found = await answer(process.runner.open(session, None))
     assert (found.reply.text, found.reply.status) == ("", Status.STOPPED)

@@ -11,7 +11,7 @@ from parley.domain.conversation import Started
 from parley.domain.events import Source
 from parley.usecases import sessions
 from parley.usecases.sessions import StartRequest
-from tests.in_memory import Process, World, answer
+from tests.in_memory import SESSION_IDS, Process, World, answer
 
 ASK = StartRequest("ada", "Why?", "small", None, regenerate=False, idempotency_key=None)
 
@@ -25,7 +25,7 @@ async def world() -> AsyncIterator[World]:
 
 async def start(process: Process, **fields: Any) -> Started:
     return await sessions.start(
-        process.store, process.cached_replies, replace(ASK, **fields), prompt_characters=1000
+        process.store, process.cached_replies, SESSION_IDS, replace(ASK, **fields), prompt_characters=1000
     )
 
 

@@ -17,10 +17,11 @@ from parley.domain.errors import (
     UnknownModel,
 )
 from parley.domain.events import Completed, FinishReason, Status
+from parley.domain.ids import SessionIds
 from parley.domain.results import Append
 from parley.usecases import sessions
 from parley.usecases.sessions import StartRequest
-from tests.in_memory import World
+from tests.in_memory import SESSION_IDS, World
 
 ASK = StartRequest("ada", "Why?", "small", None, regenerate=False, idempotency_key=None)
 STOP = Completed(FinishReason.STOP)
@@ -36,7 +37,7 @@ async def world() -> AsyncIterator[World]:
 async def start(world: World, **fields: Any) -> Any:
     process = world.process()
     return await sessions.start(
-        process.store, process.cached_replies, replace(ASK, **fields), prompt_characters=20
+        process.store, process.cached_replies, SESSION_IDS, replace(ASK, **fields), prompt_characters=20
     )
 
 
@@ -44,7 +45,7 @@ async def test_a_start_makes_ids_that_nobody_guesses_and_a_title(world: World) -
     one, other = await start(world), await start(world)
     ids = {one.session_id, one.chat_id, one.message_id, one.reply_id, other.session_id, other.chat_id}
     assert len(ids) == 6
-    assert len(one.session_id) == 32
+    assert all(SESSION_IDS.verify(started.session_id) for started in (one, other))
     page = await world.stage.store().history("ada", one.chat_id, None, 9)
     assert page.title == "Why?"
 
@@ -56,6 +57,8 @@ async def test_a_start_makes_ids_that_nobody_guesses_and_a_title(world: World) -
         ({"prompt": None, "regenerate": True}, InvalidRequest, "prompt"),
         ({"prompt": None, "chat_id": "c"}, InvalidRequest, "prompt"),
         ({"prompt": ""}, InvalidRequest, "prompt"),
+        ({"prompt": "", "regenerate": True}, InvalidRequest, "prompt"),
+        ({"prompt": "", "chat_id": "c"}, InvalidRequest, "prompt"),
         ({"prompt": " \n\u2003"}, InvalidRequest, "prompt"),
         ({"prompt": "x" * 21}, TooLarge, "prompt"),
         ({"prompt": "a\0b"}, InvalidRequest, "prompt"),
@@ -103,13 +106,43 @@ async def test_regenerate_needs_no_prompt(world: World) -> None:
     assert again.message_id == first.message_id
 
 
+@pytest.mark.parametrize("empty", ["", " ", "\r\n\t\u2003", " " * 21])
+async def test_an_empty_prompt_is_none_where_the_last_question_is_asked_again(
+    world: World, empty: str
+) -> None:
+    first = await start(world)
+    await world.stage.store().finish(first.session_id, Reply(1, "x", STOP), "provider")
+    fields = {"chat_id": first.chat_id, "regenerate": True, "idempotency_key": "k"}
+    again = await start(world, prompt=empty, **fields)
+    assert again.message_id == first.message_id
+    # It is the same request, so the key stands for both spellings.
+    assert await start(world, prompt=None, **fields) == again
+    with pytest.raises(IdempotencyConflict):
+        await start(world, prompt="Why?", **fields)
+
+
 # -- stop ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("session_id", ["unheard-of", "", "no id", "x" * 65, "a\0b"])
-async def test_what_is_not_there_cannot_be_stopped(world: World, session_id: str) -> None:
+@pytest.mark.parametrize(
+    ("session_id", "statements"),
+    [
+        ("unheard-of", 0),
+        ("", 0),
+        ("no id", 0),
+        ("x" * 65, 0),
+        ("a\0b", 0),
+        pytest.param(SessionIds("another secret").new(), 0, id="forged"),
+        # An id of the release before tells nothing of itself.
+        ("x" * 32, 1),
+        pytest.param(SESSION_IDS.new(), 1, id="never used"),
+    ],
+)
+async def test_what_is_not_there_cannot_be_stopped(world: World, session_id: str, statements: int) -> None:
+    process = world.process()
     with pytest.raises(NotFound):
-        await sessions.stop(world.stage.store(), world.log, session_id, "ada")
+        await sessions.stop(process.store, process.log, SESSION_IDS, session_id, "ada")
+    assert process.store_switch.calls.total() == statements
 
 
 async def test_stopping_what_nobody_answers_any_more_saves_what_the_log_has(world: World) -> None:
@@ -120,7 +153,7 @@ async def test_stopping_what_nobody_answers_any_more_saves_what_the_log_has(worl
     await world.log.flush([Append("key", epoch, "writer", 4, "Half", ["Half"])])
     await store.attach(started.session_id, "key", epoch, 0, writer=True)
     for _ in range(2):
-        await sessions.stop(store, world.log, started.session_id, "ada")
+        await sessions.stop(store, world.log, SESSION_IDS, started.session_id, "ada")
         _, reply = await store.reply(started.session_id)
         assert reply == Reply(epoch, "Half", Completed(FinishReason.STOPPED))
 
@@ -130,7 +163,7 @@ async def test_stopping_what_is_answered_elsewhere_leaves_the_end_to_it(world: W
     started = await start(world)
     await world.log.join("key", started.session_id, "writer", epoch=0, may_create=True)
     await store.attach(started.session_id, "key", 5, 60, writer=True)
-    await sessions.stop(store, world.log, started.session_id, None)
+    await sessions.stop(store, world.log, SESSION_IDS, started.session_id, None)
     assert await store.reply(started.session_id) == (False, None)
     assert not (await world.log.read("key", 5, 0)).stops
     assert world.stage.database.sessions[started.session_id].stop_requested
@@ -141,7 +174,7 @@ async def test_stopping_without_a_log(world: World) -> None:
     process.log_switch.turn_off()
     started = await start(world)
     await process.store.attach(started.session_id, "key", 5, 0, writer=True)
-    await sessions.stop(process.store, process.log, started.session_id, "ada")
+    await sessions.stop(process.store, process.log, SESSION_IDS, started.session_id, "ada")
     _, reply = await process.store.reply(started.session_id)
     assert reply is not None
     assert (reply.text, reply.status) == ("", Status.STOPPED)

@@ -5,7 +5,7 @@ import functools
 
 from parley.aws.rds import with_token
 from parley.aws.secrets import Secrets
-from parley.domain.ids import new_id
+from parley.domain.ids import SessionIds, new_id
 from parley.domain.ports import ChatModels, Log
 from parley.memory.log import MemoryLog
 from parley.postgres.opener import UrlSource
@@ -20,6 +20,7 @@ from parley.streaming.model_call import CallLimits
 from parley.streaming.session_runner import Policy, SessionRunner
 from parley.support import logs
 from parley.usecases.cached_replies import CachedReplies
+from parley.usecases.health import HealthCheck
 
 
 def build(settings: Settings) -> Services:
@@ -48,7 +49,17 @@ def build(settings: Settings) -> Services:
         models, settings.key_secret.encode(), share_context_free=settings.share_context_free
     )
     runner = SessionRunner(store, log, models, keys, _policy(settings))
-    return Services(settings, store, log, models, runner, CachedReplies(log, keys), _verifier(settings))
+    return Services(
+        settings,
+        store,
+        log,
+        models,
+        runner,
+        CachedReplies(log, keys),
+        SessionIds(settings.key_secret, settings.key_secret_previous),
+        HealthCheck(store, log),
+        _verifier(settings),
+    )
 
 
 def _database(settings: Settings, secrets: Secrets) -> str | UrlSource:

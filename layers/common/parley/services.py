@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from parley.domain.ids import SessionIds
 from parley.domain.ports import ChatModels, Log, Store
 from parley.settings import Settings
 from parley.streaming.session_runner import SessionRunner
 from parley.usecases.cached_replies import CachedReplies
+from parley.usecases.health import HealthCheck
 
 
 class Verifier(Protocol):
@@ -27,6 +29,8 @@ class Services:
     models: ChatModels
     runner: SessionRunner
     cached_replies: CachedReplies
+    session_ids: SessionIds
+    health_check: HealthCheck
     verifier: Verifier | None = None
 
     async def close(self) -> None:

@@ -45,7 +45,13 @@ class Settings:
     valkey_timeout_ms: int = setting("VALKEY_TIMEOUT_MS", 250, "longest wait for Valkey, milliseconds")
     valkey_prefix: str = setting("VALKEY_PREFIX", "parley", "first part of every key in Valkey")
     key_secret: str = setting(
-        "KEY_SECRET", "", "secret of the generation keys, 32 characters up", secret=True
+        "KEY_SECRET", "", "secret of the generation keys and the session ids, 32 characters up", secret=True
+    )
+    key_secret_previous: str = setting(
+        "KEY_SECRET_PREVIOUS",
+        "",
+        "another secret whose session ids are valid, while KEY_SECRET is rotated",
+        secret=True,
     )
     keys_secret_arn: str = setting(
         "KEYS_SECRET_ARN", "", "secret with values for the secret settings, by name"
@@ -159,11 +165,19 @@ class Settings:
             raise SettingsError("DATABASE_IAM and DATABASE_SECRET_ARN exclude each other.")
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise SettingsError("LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR.")
-        if self.key_secret and len(self.key_secret) < 32:
-            raise SettingsError("KEY_SECRET must have at least 32 characters.")
+        self.check_key_secrets()
         # A lease must outlast a renewal that comes late.
         if self.pulse_seconds * 2 > self.session_lease_seconds:
             raise SettingsError("SESSION_LEASE_SECONDS must be at least twice PULSE_SECONDS.")
+
+    def check_key_secrets(self) -> None:
+        """Check the secrets that keys are made of. Raises `SettingsError`."""
+        for name, value in (
+            ("KEY_SECRET", self.key_secret),
+            ("KEY_SECRET_PREVIOUS", self.key_secret_previous),
+        ):
+            if value and len(value) < 32:
+                raise SettingsError(f"{name} must have at least 32 characters.")
 
 
 def _read(name: str, raw: str, kind: object) -> Any:

@@ -4,7 +4,6 @@ from fastapi import APIRouter, Request, Response
 
 from parley.api.schemas import CamelModel, json_response
 from parley.api.services import services_of
-from parley.domain.errors import LogUnavailable, StoreUnavailable
 
 router = APIRouter()
 
@@ -19,21 +18,17 @@ class HealthBody(CamelModel):
 async def health(request: Request) -> Response:
     """Report whether the database and Valkey answer.
 
-    The status is 503 without the database. Without Valkey it stays 200, since streams still work.
+    The status is 503 without the database. Without Valkey it stays 200, since streams still work. The answer
+    may be some seconds old.
     """
-    services = services_of(request)
-    database = valkey = "ok"
-    try:
-        await services.store.check()
-    except StoreUnavailable:
-        database = "unavailable"
-    try:
-        await services.log.check()
-    except LogUnavailable:
-        valkey = "unavailable"
-    status = "ok" if database == "ok" else "unavailable"
-    body = {"status": status, "database": database, "valkey": valkey}
-    return json_response(body, 200 if database == "ok" else 503)
+    found = await services_of(request).health_check.health()
+    database = _word(found.database)
+    body = {"status": database, "database": database, "valkey": _word(found.log)}
+    return json_response(body, 200 if found.database else 503)
+
+
+def _word(answers: bool) -> str:
+    return "ok" if answers else "unavailable"
 
 
 @router.get("/ready", include_in_schema=False)

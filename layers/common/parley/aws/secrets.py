@@ -118,7 +118,9 @@ def _with_keys(settings: Settings, text: str) -> Settings:
             raise SettingsError(f"The secret KEYS_SECRET_ARN holds {name}, which is no secret setting.")
         if value and not getattr(settings, names[name]):
             values[names[name]] = value
-    return replace(settings, **values)
+    filled = replace(settings, **values)
+    filled.check_key_secrets()
+    return filled
 
 
 def _object(text: str, name: str) -> dict[str, str]:

@@ -4,14 +4,14 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from parley.domain.conversation import NewSession, Reply, Started
 from parley.domain.errors import InvalidRequest, LogUnavailable, NotFound, TooLarge, UnknownModel
 from parley.domain.events import Completed, FinishReason, Source
-from parley.domain.ids import is_id, new_id, new_session_id
+from parley.domain.ids import SessionIds, is_id, new_id
 from parley.domain.ports import Log, Store
-from parley.domain.prompt import title_of
+from parley.domain.titles import title_of
 from parley.support.encoding import to_json
 from parley.support.logs import logger
 from parley.usecases.cached_replies import CachedReplies
@@ -32,13 +32,19 @@ class StartRequest:
 
 
 async def start(
-    store: Store, cached_replies: CachedReplies, request: StartRequest, *, prompt_characters: int
+    store: Store,
+    cached_replies: CachedReplies,
+    session_ids: SessionIds,
+    request: StartRequest,
+    *,
+    prompt_characters: int,
 ) -> Started:
     """Open a session. A cached reply is saved with it, and its stream then only reads.
 
     `prompt_characters` is the longest prompt, in code points. Raises the errors of `Store.start`; a bad
     prompt raises `InvalidRequest`, or `TooLarge`.
     """
+    request = _without_empty_prompt(request)
     _check(request, prompt_characters)
     body = [request.prompt, request.model_id, request.chat_id, request.regenerate]
     new_session = NewSession(
@@ -50,7 +56,7 @@ async def start(
         idempotency_key=request.idempotency_key,
         request_hash=hashlib.sha256(to_json(body)).hexdigest(),
         title=title_of(request.prompt or ""),
-        new_session_id=new_session_id(),
+        new_session_id=session_ids.new(),
         new_chat_id=new_id(),
         new_message_id=new_id(),
         new_reply_id=new_id(),
@@ -83,6 +89,16 @@ def _report(new_session: NewSession, reply: Reply, seconds: float) -> None:
     _logger.info("reply_ended", extra=fields)
 
 
+def _without_empty_prompt(request: StartRequest) -> StartRequest:
+    """Return the request with None in place of an empty prompt, if it asks the chat's last question again.
+
+    The request's hash is made of the result: both spellings ask the same, so one idempotency key takes both.
+    """
+    if request.regenerate and request.chat_id is not None and not (request.prompt or "").strip():
+        return replace(request, prompt=None)
+    return request
+
+
 def _check(request: StartRequest, prompt_characters: int) -> None:
     if request.chat_id is not None and not is_id(request.chat_id):
         raise NotFound
@@ -102,12 +118,12 @@ def _check(request: StartRequest, prompt_characters: int) -> None:
         raise InvalidRequest("prompt contains half of a surrogate pair.", field="prompt")
 
 
-async def stop(store: Store, log: Log, session_id: str, user_id: str | None) -> None:
+async def stop(store: Store, log: Log, session_ids: SessionIds, session_id: str, user_id: str | None) -> None:
     """Ask the process that answers the session to stop; end the session here if no process answers it.
 
     Stopping an ended or stopped session changes nothing. Raises `NotFound`.
     """
-    if not is_id(session_id):
+    if not session_ids.verify(session_id):
         raise NotFound
     found = await store.request_stop(session_id, user_id)
     if found.ended or found.generation_key is None:
