@@ -22,7 +22,7 @@ from parley.domain.errors import (
     UnknownModel,
     UserDisabled,
 )
-from parley.domain.events import Completed, Failed, FinishReason, Status, Usage
+from parley.domain.events import Completed, End, Failed, FinishReason, Status, Usage
 from parley.domain.ports import Store
 from parley.domain.prompt import normalise, trim
 from parley.domain.results import Attached, Ended, LeaseStatus, Orphan, Overtaken, Saved, Stop, Stopping
@@ -289,6 +289,66 @@ class StoreSuite(StoreFixtures):
         assert third.message_id == first.message_id
         following = await store.session((await store.start(new_session("Three?", chat_id=chat))).session_id)
         assert [entry.text for entry in following.turns] == ["One?", "1", "Two?", "II", "Three?"]
+
+    @pytest.mark.parametrize(
+        ("text", "end"),
+        [
+            ("", FAILED),
+            ("Half", FAILED),
+            ("", Completed(FinishReason.STOPPED)),
+            (" \n", Completed(FinishReason.STOPPED)),
+            ("I won't.", Completed(FinishReason.CONTENT_FILTER)),
+        ],
+        ids=["failed", "failed half way", "stopped before its text", "stopped, blank", "filtered"],
+    )
+    async def test_a_good_reply_stays_where_the_new_one_does_not_answer(
+        self, store: Store, text: str, end: End
+    ) -> None:
+        good = await turn(store, "Why?", "Because.")
+        for number in range(2):
+            again = await store.start(new_session(None, chat_id=good.chat_id, regenerate=True))
+            # Also while the new one is written, and for its own question it is no context.
+            assert (await messages(store, good.chat_id))[1].superseded_by is None
+            assert [entry.text for entry in (await store.session(again.session_id)).turns] == ["Why?"]
+            await store.finish(again.session_id, Reply(2, text, end), "provider")
+            kept = await messages(store, good.chat_id)
+            # An earlier failure goes with the next try.
+            assert [message.superseded_by is None for message in kept] == [True, True] + [False] * number + [
+                True
+            ]
+        following = await store.start(new_session("And?", chat_id=good.chat_id))
+        turns = normalise((await store.session(following.session_id)).turns)
+        assert [entry.text for entry in turns] == ["Why?", "Because.", "And?"]
+
+    @pytest.mark.parametrize("reason", [FinishReason.STOP, FinishReason.LENGTH, FinishReason.STOPPED])
+    async def test_a_new_reply_that_answers_takes_the_place_of_all_others(
+        self, store: Store, reason: FinishReason
+    ) -> None:
+        good = await turn(store, "Why?", "Because.")
+        for text, end in (("", FAILED), ("Better.", Completed(reason))):
+            again = await store.start(new_session(None, chat_id=good.chat_id, regenerate=True))
+            await store.finish(again.session_id, Reply(2, text, end), "provider")
+        kept = await messages(store, good.chat_id)
+        assert [message.text for message in kept if message.superseded_by is None] == ["Why?", "Better."]
+        assert kept[1].superseded_by == again.reply_id
+
+    async def test_a_new_reply_that_nobody_came_for_leaves_the_good_one(
+        self, stage: Stage, store: Store
+    ) -> None:
+        good = await turn(store, "Why?", "Because.")
+        await stage.store(session_seconds=0).start(new_session(None, chat_id=good.chat_id, regenerate=True))
+        assert await store.expire_sessions(9) == 1
+        assert [message.superseded_by for message in await messages(store, good.chat_id)] == [None] * 3
+
+    async def test_a_session_tells_whether_its_turns_are_the_whole_chat(self, store: Store) -> None:
+        chat = (await turn(store, "0?", "0" * 900)).chat_id
+        session = await store.session((await store.start(new_session("1?", chat_id=chat))).session_id)
+        assert (session.whole, len(session.turns)) == (True, 3)
+        await store.finish(session.id, Reply(1, "1" * 900, STOP), "provider")
+        await turn(store, "2?", "2" * 900, chat)
+        session = await store.session((await store.start(new_session("3?", chat_id=chat))).session_id)
+        # The model takes a thousand characters. A store may read no more than twice as many.
+        assert session.whole == (session.turns[0].text == "0?")
 
     async def test_regenerate_with_another_model(self, store: Store) -> None:
         chat = (await turn(store, "Why?", user="bob")).chat_id

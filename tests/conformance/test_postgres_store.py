@@ -2,8 +2,10 @@
 
 import pytest
 
+from parley.domain.ports import Store
 from tests.conformance.backends import PostgresStage
 from tests.conformance.limit_suite import LimitSuite
+from tests.conformance.requests import new_session, turn
 from tests.conformance.store_suite import StoreSuite
 
 
@@ -14,7 +16,12 @@ class OnPostgres:
 
 
 class TestPostgresStore(OnPostgres, StoreSuite):
-    pass
+    async def test_a_long_chat_is_not_read_whole(self, store: Store) -> None:
+        chat = (await turn(store, "0?", "0" * 3000)).chat_id
+        await turn(store, "1?", "1" * 3000, chat)
+        session = await store.session((await store.start(new_session("2?", chat_id=chat))).session_id)
+        assert [entry.text[:2] for entry in session.turns] == ["11", "2?"]
+        assert not session.whole
 
 
 class TestPostgresLimits(OnPostgres, LimitSuite):

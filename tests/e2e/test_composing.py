@@ -1,9 +1,10 @@
 """What the page does for whoever writes: drafts, models, copies, another try, and limits to be waited out."""
 
+import asyncio
 import re
 
 import pytest
-from playwright.async_api import Page, Request, expect
+from playwright.async_api import Page, Request, Route, expect
 
 from tests.client import text_of
 from tests.e2e.chat_page import ChatPage
@@ -34,6 +35,36 @@ async def test_a_draft_is_kept_for_each_chat(world: World, page: Page) -> None:
     await chat.finished()
     await page.reload()
     await expect(chat.prompt).to_have_value("")
+
+
+async def test_a_question_whose_page_was_left_before_its_answer_is_asked_once(
+    world: World, page: Page
+) -> None:
+    chat = ChatPage(page, world.server().url)
+    await chat.open()
+    left = asyncio.Event()
+
+    async def lose_the_answer(route: Route) -> None:
+        # The server has it, and its answer finds nobody.
+        await route.fetch()
+        left.set()
+
+    await page.route("**/chat/start", lose_the_answer)
+    await chat.ask("Is this asked twice?")
+    await left.wait()
+    await page.unroute("**/chat/start")
+    await chat.open()
+    await expect(chat.prompt).to_have_value("Is this asked twice?")
+    await chat.prompt.press("Enter")
+    await chat.finished()
+    await expect(page.locator(".bubble")).to_have_count(1)
+    assert world.sql("select count(*) from chats") == [(1,)]
+    assert world.fake.calls("fake") == 1
+    # Taken, it is a question like any other when it is written again.
+    await page.get_by_role("link", name="New chat").click()
+    await chat.ask("Is this asked twice?")
+    await chat.finished()
+    assert world.sql("select count(*) from chats") == [(2,)]
 
 
 async def test_the_input_grows_with_what_is_written(world: World, page: Page) -> None:

@@ -127,9 +127,7 @@ def _write(tables: MemoryDatabase, new_session: NewSession, plan: StartPlan) -> 
         question.text, question.completed_at = new_session.prompt or "", now
         chat.characters += plan.added
     else:
-        for message in tables.messages_of(chat.id):
-            if message.reply_to == started.message_id and message.superseded_by is None:
-                message.superseded_by = started.reply_id
+        tables.supersede(chat.id, started.message_id, started.reply_id, failures_alone=True)
     reply = tables.add_message(chat, started.reply_id, Author.ASSISTANT, now)
     reply.model_id, reply.reply_to = new_session.model_id, started.message_id
     session = tables.sessions[started.session_id] = SessionRow(

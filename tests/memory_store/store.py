@@ -82,7 +82,9 @@ class MemoryStore:
             # What a provider refused is not sent again, nor is its question.
             Turn(message.role, "" if message.message().status is Status.FILTERED else message.text)
             for message in self._database.messages_of(row.chat_id)
-            if message.position <= last and message.superseded_by is None
+            if message.position <= last
+            and message.superseded_by is None
+            and message.reply_to != row.message_id
         )
 
     async def attach(

@@ -212,8 +212,19 @@ class MemoryDatabase:
         message = self.messages[row.reply_id]
         message.text, message.epoch, message.end = reply.text, reply.epoch, reply.end
         message.source, message.completed_at = source, now
+        if row.regenerate and reply.answers:
+            self.supersede(row.chat_id, row.message_id, row.reply_id)
         chat = self.chats[row.chat_id]
         chat.updated_at, chat.characters = now, chat.characters + len(reply.text)
+
+    def supersede(
+        self, chat_id: str, message_id: str, reply_id: str, *, failures_alone: bool = False
+    ) -> None:
+        """Have a reply take the place of the others to its question, or of those that do not answer it."""
+        for message in self.messages_of(chat_id):
+            stands = message.id != reply_id and message.end is not None and message.superseded_by is None
+            if stands and message.reply_to == message_id and not (failures_alone and message.reply.answers):
+                message.superseded_by = reply_id
 
     def expire(self, row: SessionRow) -> None:
         """End a session that nobody ever read."""

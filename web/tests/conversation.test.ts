@@ -293,6 +293,41 @@ describe("regenerating", () => {
   });
 });
 
+describe("a reply that was asked for anew", () => {
+  const ends = {
+    failed: { frame: { type: "error", code: "provider_overloaded", message: "Busy.", retryable: true, saved: true }, text: "" },
+    "failed half way": { frame: { type: "error", code: "interrupted", message: "Gone.", retryable: true, saved: true }, text: "Ha" },
+    "stopped before its text": { frame: { type: "done", finishReason: "stopped", usage: null, messageId: "m3", saved: true }, text: "" },
+    filtered: { frame: { type: "done", finishReason: "content_filter", usage: null, messageId: "m3", saved: true }, text: "No." },
+  };
+
+  it.each(Object.entries(ends))("leaves the good one where it %s, and stands beside it", async (_, { frame, text }) => {
+    const token = text === "" ? "" : `id: 1-${text.length}\ndata: ${JSON.stringify({ type: "token", content: text })}\n\n`;
+    const server = new FakeServer()
+      .on("history", page([question, answer]))
+      .on("start", json({ ...started, replyId: "m3" }, 201))
+      .on("stream", sse([new TextEncoder().encode(`${token}id: 1-end\ndata: ${JSON.stringify(frame)}\n\n`)]));
+    const conversation = open(server, "c1");
+    await conversation.load();
+    await conversation.regenerate("demo");
+    expect(texts(conversation.getState())).toEqual(["user: Hello?", "assistant: "]);
+    const state = await settled(conversation, idle);
+    expect(texts(state)).toEqual(["user: Hello?", "assistant: Hello!", `assistant: ${text}`]);
+  });
+
+  it("takes the place of all others once it answers, also of one that this page never hid", async () => {
+    const failed = wire({ id: "m3", role: "assistant", status: "failed", errorCode: "interrupted" });
+    const pending = wire({ id: "m4", role: "assistant", status: "pending" });
+    const server = new FakeServer()
+      .on("history", page([question, answer, failed, pending], { activeSessionId: "s1" }))
+      .on("stream", sse([bytesOf("reply")]));
+    const conversation = open(server, "c1");
+    await conversation.load();
+    const state = await settled(conversation, idle);
+    expect(texts(state)).toEqual(["user: Hello?", "assistant: Hello, world!"]);
+  });
+});
+
 describe("stopping", () => {
   it("asks the server and waits for the end to come over the stream", async () => {
     let finish: (() => void) | undefined;

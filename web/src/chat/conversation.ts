@@ -81,12 +81,15 @@ export class Conversation {
     }
   }
 
-  /** Asks; does nothing for an empty prompt or while a reply is being produced. */
-  async send(prompt: string, modelId: string): Promise<void> {
+  /**
+   * Asks; does nothing for an empty prompt or while a reply is being produced. The same `key` asks the same question
+   * once, also from another page.
+   */
+  async send(prompt: string, modelId: string, key = newKey()): Promise<void> {
     if (prompt.trim() === "" || this.state.reply !== null) return;
     const chatId = this.state.chatId ?? undefined;
     const request: StartRequest = chatId === undefined ? { prompt, modelId } : { prompt, modelId, chatId };
-    await this.start({ key: newKey(), request, questionKey: newKey() });
+    await this.start({ key, request, questionKey: newKey() });
   }
 
   /** Asks the last question again, past the cache; the new reply takes the place of the last. */
@@ -235,7 +238,7 @@ export class Conversation {
   }
 }
 
-function newKey(): string {
+export function newKey(): string {
   // randomUUID exists only where the page is secure, and a laptop's address on the LAN is not.
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");

@@ -99,7 +99,9 @@ function loaded(state: ChatState, page: HistoryPage): ChatState {
   const last = newest.at(-1);
   const ended = last?.role === "assistant" && last.status !== "pending" && last.status !== "failed";
   const first = newest[0]?.position ?? null;
-  const earlier = state.messages.filter((m) => first !== null && m.position !== null && m.position < first);
+  const above = state.messages.filter((m) => first !== null && m.position !== null && m.position < first);
+  // A page is short where its messages are long. If messages lie between, they are loaded as earlier ones are.
+  const earlier = first !== null && above.at(-1)?.position === first - 1 ? above : [];
   return {
     ...state,
     chatId: page.chatId,

@@ -3,6 +3,7 @@
 import type { Received } from "./connection";
 import type { Connection } from "./follow";
 import { type ChatState, tooLong, withMessage, without, withReply } from "./state";
+import { settled } from "./versions";
 import type { DoneFrame, ErrorFrame, FinishReason, Frame, MessageStatus, TokenFrame } from "./wire";
 
 const STATUS: Record<FinishReason, MessageStatus> = {
@@ -74,7 +75,7 @@ function failed(state: ChatState, { code, message, retryable, retryAfterMs, save
   const failure = { code, message, retryable, retryAfterMs };
   const question = state.messages.findLast(({ role }) => role === "user");
   return {
-    ...withMessage(state, { status: "failed", failure, saved }),
+    ...settled(withMessage(state, { status: "failed", failure, saved })),
     reply: null,
     problem: { about: "reply", failure },
     // The server has the question, so it stays; the next one is made from it.
@@ -85,7 +86,7 @@ function failed(state: ChatState, { code, message, retryable, retryAfterMs, save
 function done(state: ChatState, { finishReason, usage, messageId, saved }: DoneFrame): ChatState {
   const status = STATUS[finishReason] ?? "complete";
   return {
-    ...withMessage(state, ({ id }) => ({ id: id ?? messageId, status, finishReason, usage, saved })),
+    ...settled(withMessage(state, ({ id }) => ({ id: id ?? messageId, status, finishReason, usage, saved }))),
     reply: null,
     problem: state.problem?.about === "connection" || state.problem?.about === "stop" ? null : state.problem,
   };

@@ -93,7 +93,7 @@ export function emptyChat(chatId: string | null): ChatState {
   };
 }
 
-/** The messages to show: a reply that was asked for anew hides the ones before it. */
+/** The messages to show: a reply hides the earlier ones whose place it takes. */
 export function shown(messages: readonly Message[]): Message[] {
   return messages.filter((message) => message.supersededBy === null);
 }

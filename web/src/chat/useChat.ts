@@ -35,8 +35,8 @@ export interface Chat extends Omit<ChatState, "messages">, Actions {
 
 /** What can be done. The functions stay the same for as long as the chat does, and none of them throws. */
 export interface Actions {
-  /** Shows the question at once, and its reply as it comes. */
-  send: (prompt: string, modelId: string) => Promise<void>;
+  /** Shows the question at once, and its reply as it comes. The same `key` asks the same question once. */
+  send: (prompt: string, modelId: string, key?: string) => Promise<void>;
   /** Ends the reply; what was written is kept. */
   stop: () => Promise<void>;
   /** Asks the last question again; the new reply takes the place of the last. */
@@ -95,7 +95,7 @@ export function useChat({ client, chatId, ...options }: UseChatOptions): Chat {
 
 function actionsOf(conversation: Conversation): Actions {
   return {
-    send: (prompt, modelId) => conversation.send(prompt, modelId),
+    send: (prompt, modelId, key) => conversation.send(prompt, modelId, key),
     stop: () => conversation.stop(),
     regenerate: (modelId) => conversation.regenerate(modelId),
     retry: (modelId) => conversation.retry(modelId),

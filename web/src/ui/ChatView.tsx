@@ -6,7 +6,8 @@ import { useChat } from "../chat/useChat";
 import type { Started } from "../chat/wire";
 import { Announcer } from "./Announcer";
 import { Banner } from "./Banner";
-import { Composer, forgetDraft } from "./Composer";
+import { Composer } from "./Composer";
+import { forgetDraft, keyOf } from "./drafts";
 import { MessageList } from "./MessageList";
 import { ModelSelect } from "./ModelSelect";
 import { goTo } from "./route";
@@ -60,9 +61,9 @@ export function ChatView({ client, chatId, offered, onStarted, onSettled, onTitl
       asked.current = { prompt, model };
       toEnd();
       focus();
-      void send(prompt, model);
+      void send(prompt, model, keyOf(chatId, prompt, model));
     },
-    [model, send, toEnd, focus],
+    [chatId, model, send, toEnd, focus],
   );
   const again = useCallback(() => {
     if (model === null) return;

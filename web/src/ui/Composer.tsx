@@ -1,8 +1,8 @@
 /** Where a question is written: Enter sends, Shift+Enter breaks the line, and a draft is kept. */
 
 import { type KeyboardEvent, type ReactNode, type RefObject, useEffect, useLayoutEffect, useState } from "react";
+import { keepDraft, recallDraft } from "./drafts";
 import { Icon } from "./Icon";
-import { recall, remember } from "./memory";
 
 interface ComposerProps {
   /** Names the draft. */
@@ -20,23 +20,16 @@ interface ComposerProps {
   children: ReactNode;
 }
 
-const draftOf = (chatId: string | null): string => `draft.${chatId ?? "new"}`;
-
-/** Forgets a draft that the server has taken, unless something else is being written. */
-export function forgetDraft(chatId: string | null, prompt: string): void {
-  if (recall(draftOf(chatId)) === prompt) remember(draftOf(chatId), null);
-}
-
 export function Composer(props: ComposerProps): ReactNode {
   const { chatId, input, ready, live, handedBack, onHandBackTaken, onSend, onStop, children } = props;
-  const [text, setText] = useState(() => recall(draftOf(chatId)) ?? "");
+  const [text, setText] = useState(() => recallDraft(chatId));
   const [hurried, setHurried] = useState(false);
   const sendable = ready && text.trim() !== "";
 
   const change = (next: string) => {
     setText(next);
     setHurried(false);
-    remember(draftOf(chatId), next);
+    keepDraft(chatId, next);
   };
 
   useEffect(() => {
@@ -45,7 +38,7 @@ export function Composer(props: ComposerProps): ReactNode {
     // What was typed since is not lost to what comes back, nor doubled where it is the draft of just that.
     setText((typed) => {
       const both = ["", handedBack.trim()].includes(typed.trim()) ? handedBack : `${handedBack}\n\n${typed}`;
-      remember(draftOf(chatId), both);
+      keepDraft(chatId, both);
       return both;
     });
     onHandBackTaken();

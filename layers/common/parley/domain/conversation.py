@@ -89,6 +89,18 @@ class Reply(Struct, frozen=True):
         return status_of(self.end)
 
     @property
+    def answers(self) -> bool:
+        """Whether this reply answers its question, and may take the place of an earlier reply to it.
+
+        A reply that failed, was filtered or shows nothing stands beside the earlier one.
+        """
+        return (
+            not is_blank(self.text)
+            and isinstance(self.end, Completed)
+            and self.end.finish_reason is not FinishReason.CONTENT_FILTER
+        )
+
+    @property
     def cacheable(self) -> bool:
         """Whether other users may be given this reply: it ended naturally and has visible text."""
         return (
@@ -203,7 +215,8 @@ class Session(Struct, frozen=True):
     """A session with all that is needed to answer it.
 
     `epoch` is 0 until a generation is attached. `leased` says that another process holds the session's lease,
-    by the database's clock. `reply` is set once the session has ended; `source` then says where it came from.
+    by the database's clock. `whole` says that `turns` begin with the chat's first question. `reply` is set
+    once the session has ended; `source` then says where it came from.
     """
 
     id: str
@@ -217,6 +230,7 @@ class Session(Struct, frozen=True):
     leased: bool
     model: Model
     turns: tuple[Turn, ...] = ()
+    whole: bool = True
     generation_key: str | None = None
     reply: Reply | None = None
     source: str | None = None

@@ -18,13 +18,14 @@ _OTHER_CHARACTERS_A_TOKEN = 1.35
 _MARGIN = 0.9
 
 
-def normalise(turns: Iterable[Turn]) -> tuple[Turn, ...]:
+def normalise(turns: Iterable[Turn], *, whole: bool = True) -> tuple[Turn, ...]:
     """Return the history as pairs of question and answer that end with the new question.
 
     A question without an answer (its reply failed, or is blank) is dropped, unless it is the last: providers
-    refuse a blank turn, and with it every later question of the chat. A pair whose question is asked again
-    right after it collapses into the later question. A repeated question thus stays the same question, with
-    the same key.
+    refuse a blank turn, and with it every later question of the chat. Every other turn is kept, whatever its
+    words: after a story, the second "continue" goes on from the first one's answer. Where all questions of
+    the chat are the same text, the last one is asked without context, so a chat's first question sent again
+    is the same question with the same key. `whole` says that `turns` begin with the chat's first question.
     """
     kept: list[Turn] = []
     question: Turn | None = None
@@ -32,18 +33,13 @@ def normalise(turns: Iterable[Turn]) -> tuple[Turn, ...]:
         if turn.role is Role.USER:
             question = turn
         elif question is not None and not is_blank(turn.text):
-            _drop_repeated(kept, question)
             kept += (question, turn)
             question = None
     if question is not None:
-        _drop_repeated(kept, question)
         kept.append(question)
+        if whole and all(turn.text == question.text for turn in kept[::2]):
+            return (question,)
     return tuple(kept)
-
-
-def _drop_repeated(kept: list[Turn], question: Turn) -> None:
-    if len(kept) >= 2 and kept[-2].text == question.text:
-        del kept[-2:]
 
 
 def trim(turns: Sequence[Turn], model: Model) -> tuple[Turn, ...]:
@@ -131,12 +127,3 @@ def generation_key(
     ]
     digest = hmac.digest(secret, to_json(question), "sha256")
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
-
-
-def title_of(prompt: str, limit: int = 80) -> str:
-    """Return a chat's title: the prompt on one line, cut at a word near `limit` code points."""
-    line = " ".join(prompt.split())
-    if len(line) <= limit:
-        return line
-    cut = line[:limit].rsplit(" ", 1)[0]
-    return f"{cut}…"

@@ -97,7 +97,7 @@ def interval(duration: timedelta) -> str:
 
 def _options_of(column: object) -> ModelOptions:
     """Return a model's options. An invalid option counts as absent, since a row may be edited by hand."""
-    if not column:
+    if not isinstance(column, dict) or not column:
         return _NO_OPTIONS
     options: ModelOptions = convert_leniently(column, ModelOptions)
     return options
@@ -124,6 +124,7 @@ def reply_columns(reply: Reply) -> dict[str, object]:
         "status": reply.status.value,
         "parts": text_parts(reply.text),
         "characters": len(reply.text),
+        "answers": reply.answers,
         "charged_input": charged_input,
         "charged_output": charged_output,
     } | end_columns(reply.end)
@@ -155,9 +156,12 @@ def text_parts(text: str) -> Jsonb:
 
 def text_of(parts: Sequence[Mapping[str, str]]) -> str:
     """Return the concatenated text of a message's parts. Cursors count its characters."""
-    if len(parts) == 1 and parts[0]["type"] == "text":
-        return parts[0]["text"]  # no copy of a long reply: nearly every message has one part
-    return "".join(part["text"] for part in parts if part["type"] == "text")
+    try:
+        if len(parts) == 1 and parts[0]["type"] == "text":
+            return parts[0]["text"]  # no copy of a long reply: nearly every message has one part
+        return "".join(part["text"] for part in parts if part["type"] == "text")
+    except (KeyError, TypeError):
+        return ""  # edited by hand
 
 
 def usage_of(input_tokens: int | None, output_tokens: int | None) -> Usage | None:

@@ -27,24 +27,26 @@ select s.user_id, s.chat_id, s.message_id, s.reply_id, s.state, s.regenerate, s.
        mo.id as model_id, mo.provider, mo.name as model_name, mo.title as model_title,
        mo.max_output_tokens, mo.context_characters, mo.system_prompt, mo.parameters, mo.options,
        r.epoch as reply_epoch, r.parts, r.finish_reason, r.provider_reason, r.error,
-       r.input_tokens, r.output_tokens, r.source,
-       case when s.state <> 'ended' then (
-           -- A filtered reply is not sent again: as a blank turn, it drops its question from the prompt too.
-           select json_agg(json_build_array(t.role, case t.status when 'filtered' then '[]' else t.parts end)
-                           order by t.position)
-             from (select m.*, sum(m.size) over (order by m.position desc) - m.size as newer
-                     from (select m.role, m.status, m.parts, m.position,
-                                  coalesce(length(m.parts -> 0 ->> 'text'), 0) as size
-                             from messages m
-                            where m.chat_id = s.chat_id and m.position < r.position
-                              and m.superseded_by is null
-                            order by m.position desc limit %(turns)s) m) t
-            where t.newer <= 2 * mo.context_characters
-       ) end as turns
+       r.input_tokens, r.output_tokens, r.source, h.turns, h.whole
   from sessions s
   join users u on u.id = s.user_id
   join models mo on mo.id = s.model_id
   join messages r on r.id = s.reply_id
+  left join lateral (
+      -- A filtered reply is not sent again: as a blank turn, it drops its question from the prompt too.
+      select json_agg(json_build_array(t.role, case t.status when 'filtered' then '[]' else t.parts end)
+                      order by t.position) as turns,
+             min(t.position) = 1 as whole
+        from (select m.*, sum(m.size) over (order by m.position desc) - m.size as newer
+                from (select m.role, m.status, m.parts, m.position,
+                             coalesce(length(m.parts -> 0 ->> 'text'), 0) as size
+                        from messages m
+                       where s.state <> 'ended' and m.chat_id = s.chat_id and m.position < r.position
+                         and m.superseded_by is null
+                         -- What was answered to this question before is no part of it.
+                         and m.reply_to is distinct from s.message_id
+                       order by m.position desc limit %(turns)s) m) t
+       where t.newer <= 2 * mo.context_characters) h on true
  where s.id = %(id)s
 """
 
@@ -81,6 +83,7 @@ class SessionRow(NamedTuple):
     output_tokens: int | None
     source: str | None
     turns: Sequence[tuple[str, Sequence[Mapping[str, str]]]] | None
+    whole: bool | None
 
     def session(self, session_id: str) -> Session:
         """Return the domain's value."""
@@ -96,6 +99,7 @@ class SessionRow(NamedTuple):
             leased=self.leased,
             model=model_of(self),
             turns=tuple(Turn(_ROLES[role], text_of(parts)) for role, parts in self.turns or ()),
+            whole=self.whole is not False,
             generation_key=self.generation_key,
             reply=reply_of(self) if self.state == SessionState.ENDED else None,
             source=self.source,
@@ -179,7 +183,12 @@ with ended as (
        set state = 'ended', epoch = %(epoch)s, ended_at = clock_timestamp(), lease_until = null,
            expires_at = greatest(expires_at, clock_timestamp() + {interval(KEPT_AFTER_END)})
      where id = %(id)s and state <> 'ended' and epoch <= %(epoch)s
- returning user_id, model_id, reply_id, chat_id, asked_model, reserved_input_tokens),
+ returning user_id, model_id, message_id, reply_id, chat_id, regenerate, asked_model, reserved_input_tokens),
+superseded as (
+    update messages m set superseded_by = ended.reply_id
+      from ended
+     where ended.regenerate and %(answers)s and m.chat_id = ended.chat_id
+       and m.reply_to = ended.message_id and m.id <> ended.reply_id and m.superseded_by is null),
 replied as (
     update messages m
        set status = %(status)s, parts = %(parts)s, epoch = %(epoch)s, source = %(source)s,

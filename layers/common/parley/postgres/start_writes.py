@@ -26,9 +26,11 @@ values (%(message)s, %(chat)s, %(position)s, 'user', 'complete',
         jsonb_build_array(jsonb_build_object('type', 'text', 'text', %(prompt)s::text)), %(now)s, %(now)s)
 """
 
-_SUPERSEDE_REPLIES = """
+# A reply that answers the question stays until the new one does too (`FINISH`).
+_SUPERSEDE_FAILURES = """
 update messages set superseded_by = %(reply)s
  where chat_id = %(chat)s and reply_to = %(message)s and superseded_by is null
+   and (status in ('failed', 'filtered') or coalesce(parts -> 0 ->> 'text', '') !~ '\\S')
 """
 
 _INSERT_REPLY = """
@@ -60,7 +62,7 @@ def _together(*statements: str) -> str:
 
 _NEW_CHAT = _together(_INSERT_CHAT, _INSERT_QUESTION, _INSERT_REPLY, _INSERT_SESSION)
 _NEW_QUESTION = _together(_ADVANCE_CHAT, _INSERT_QUESTION, _INSERT_REPLY, _INSERT_SESSION)
-_ANSWER_AGAIN = _together(_ADVANCE_CHAT, _SUPERSEDE_REPLIES, _INSERT_REPLY, _INSERT_SESSION)
+_ANSWER_AGAIN = _together(_ADVANCE_CHAT, _SUPERSEDE_FAILURES, _INSERT_REPLY, _INSERT_SESSION)
 
 
 def writes(new_session: NewSession, plan: StartPlan) -> list[Query]:

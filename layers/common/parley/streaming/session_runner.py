@@ -71,7 +71,9 @@ class SessionRunner:
         known = self._runs.get(session.id)
         if known is not None:
             return known
-        request = ModelRequest(session.model, trim(normalise(session.turns), session.model))
+        request = ModelRequest(
+            session.model, trim(normalise(session.turns, whole=session.whole), session.model)
+        )
         bypass = session.id if session.regenerate else None
         key = session.generation_key or self._keys.key_for(
             session.model, request.turns, session.user_id, bypass
