@@ -27,13 +27,12 @@ async def _purge_now_and_then() -> None:
     while True:
         await asyncio.sleep(_PURGE_SECONDS)
         try:
-            done = await purge(
+            await purge(
                 services.store,
                 services.log,
                 batch=services.settings.purge_batch,
                 retention_days=services.settings.retention_days,
             )
-            _logger.info("purged", extra=done.counts())
         except ParleyError as error:
             _logger.warning("purge_failed", extra={"code": error.code})
 

@@ -88,7 +88,7 @@ class Server(Process):
             "DEMO_TOKENS_PER_SECOND": "0",
             "LOG_LEVEL": "INFO",
         }
-        # Port 0 lets the kernel choose; uvicorn says which on standard error.
+        # Port 0 lets the kernel choose; uvicorn says which.
         arguments = ["local.server:app", "--host", "127.0.0.1", "--port", "0", "--loop", _loop()]
         arguments += [
             "--http",
@@ -101,6 +101,7 @@ class Server(Process):
         log = folder / f"server-{next(_names)}.log"
         self.out = log.with_suffix(".out")
         log.touch()
+        self.out.touch()
         super().__init__(self._start(arguments, env, log), log)
         self.url = self._wait()
 
@@ -117,12 +118,12 @@ class Server(Process):
         deadline = time.monotonic() + 60
         mark = "Uvicorn running on "
         while time.monotonic() < deadline and self.process.poll() is None:
-            text = self.log.read_text()
+            text = self.output()
             if mark in text:
                 return text.partition(mark)[2].split(" ", 1)[0]
             time.sleep(0.02)
         self.close()
-        raise RuntimeError(f"the server did not start:\n{self.log.read_text()[-4000:]}")
+        raise RuntimeError(f"the server did not start:\n{self.output()[-4000:]}")
 
 
 class FreshServer(Server):

@@ -9,6 +9,7 @@ from mangum import Mangum
 from parley import bootstrap
 from parley.api import health
 from parley.api.app import create_app, documented
+from parley.api.pages import page_json
 from parley.api.principal import principal
 from parley.api.queries import ChatListQuery, HistoryQuery, UserQuery, read_query, takes_query
 from parley.api.schemas import (
@@ -18,7 +19,6 @@ from parley.api.schemas import (
     chats_json,
     json_response,
     models_json,
-    page_json,
 )
 from parley.api.services import services_of
 from parley.aws.lambda_context import preload
@@ -42,8 +42,9 @@ _BEFORE_CHAT = re.compile(
 async def history(request: Request) -> Response:
     """Return a page of a chat's messages, oldest first.
 
-    The page ends before the position `before`, or with the newest message. `nextBefore` is the `before` of
-    the page of older messages; it is null on the first page of the chat.
+    The page ends before the position `before`, or with the newest message. It has fewer than `limit` messages
+    where they would exceed 5 MB. `nextBefore` is the `before` of the page of older messages; it is null on
+    the first page of the chat.
     """
     services, query = services_of(request), read_query(request, HistoryQuery)
     user = await principal(request, services, query.user_id)

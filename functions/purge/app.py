@@ -9,10 +9,8 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from parley.bootstrap import build, settings
-from parley.support.logs import logger
 from parley.usecases import purge
 
-_logger = logger("purge")
 metrics = Metrics(namespace=os.environ.get("POWERTOOLS_METRICS_NAMESPACE", "Parley"), service="purge")
 tracer = Tracer(service="purge")
 
@@ -36,9 +34,8 @@ async def _purge() -> dict[str, int]:
 @metrics.log_metrics
 @tracer.capture_lambda_handler(capture_response=False, capture_error=False)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, int]:
-    """Run the purge once, log and publish its counts, and return them. Raises `StoreUnavailable`."""
+    """Run the purge once, publish its counts as metrics, and return them. Raises `StoreUnavailable`."""
     counts = asyncio.run(_purge())
     for name, count in counts.items():
         metrics.add_metric(name=name, unit=MetricUnit.Count, value=count)
-    _logger.info("purged", extra=counts)
     return counts

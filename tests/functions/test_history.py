@@ -1,5 +1,6 @@
 """The history function: reads over HTTP, and through its handler."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -68,6 +69,42 @@ async def test_a_history_comes_in_pages(here: Site) -> None:
     first = await get(here, "/chat/history", chatId=chat, limit=200, before=before["nextBefore"])
     assert [message["position"] for message in first["messages"]] == [1, 2]
     assert first["nextBefore"] is None
+
+
+async def test_long_messages_come_in_shorter_pages(here: Site) -> None:
+    chat: str | None = None
+    for number in range(4):
+        started = await here.process.start(f"{number}?", chat_id=chat)
+        chat = started.chat_id
+        await here.process.store.finish(started.session_id, Reply(1, '"' * 600_000, STOP), "provider")
+    query = {"userId": "ada", "chatId": chat, "limit": 200}
+    found: list[int] = []
+    pages = 0
+    while True:
+        response = await here.http.get("/chat/history", params=query)
+        assert len(json.dumps(response.text)) < 6_000_000
+        page = response.json()
+        found = [message["position"] for message in page["messages"]] + found
+        pages += 1
+        if page["nextBefore"] is None:
+            break
+        query["before"] = page["nextBefore"]
+    assert found == list(range(1, 9))
+    assert pages == 2
+
+
+async def test_an_old_title_is_shown_on_one_line_without_what_disorders_it(here: Site) -> None:
+    chat = await turn(here.world, "One?")
+    row = here.world.stage.database.chats[chat]
+    for old, shown in [
+        ("invoice\u202egpj.exe", "invoicegpj.exe"),
+        ("a\x1b\nb", "a b"),
+        ("\u200b", "Untitled"),
+    ]:
+        row.title = old
+        page = await get(here, "/chat/history", chatId=chat)
+        [listed] = (await get(here, "/chat/list"))["chats"]
+        assert page["title"] == listed["title"] == shown
 
 
 async def test_chats_come_in_pages(here: Site) -> None:
@@ -167,9 +204,13 @@ async def test_health_tells_what_is_away(here: Site) -> None:
     well = await here.http.get("/health")
     assert (well.status_code, well.json()) == (200, {"status": "ok", "database": "ok", "valkey": "ok"})
     here.process.log_switch.turn_off()
+    # The result of a check is the answer for some seconds.
+    assert (await here.http.get("/health")).content == well.content
+    here.clock.now += 60
     degraded = await here.http.get("/health")
     assert (degraded.status_code, degraded.json()["valkey"]) == (200, "unavailable")
     here.process.store_switch.turn_off()
+    here.clock.now += 60
     ill = await here.http.get("/health")
     assert (ill.status_code, ill.json()["status"]) == (503, "unavailable")
 

@@ -1,15 +1,22 @@
 """No log line holds what a user or a model wrote, a session id or a key, whatever goes wrong."""
 
 import asyncio
+import errno
 import json
 import logging
+import logging.config
+import os
 import re
 import sys
+import traceback
+from collections import Counter
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from typing import cast
 
 import pytest
+from uvicorn.config import LOGGING_CONFIG
 
 from parley.domain.events import Delta, Failed
 from parley.support import logs
@@ -94,6 +101,57 @@ def test_other_libraries_words_are_not_passed_on(lines: StringIO) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("template", "values", "message"),
+    [
+        ("Started process [%d]", (42,), "Started process [42]"),
+        ("%s of %d, %.1f%% of %r", (PROMPT, 3, 12.34, {"text": PROMPT}), "%s of 3, 12.3% of %r"),
+        ("%(count)04d of %(what)s", ({"count": 7, "what": PROMPT},), "0007 of %(what)s"),
+        ("%d and %d", (1,), "1 and %d"),
+        ("%d is no number", (PROMPT,), "%d is no number"),
+        ("%*d", (5, 3), "%*d"),
+        ("one %d\ntwo %s", (1, PROMPT), "one 1"),
+        ("%x is odd", (1.5,), "%x is odd"),
+        ("100% sure", (), "100% sure"),
+    ],
+)
+def test_another_library_s_line_has_its_numbers_and_no_other_value(
+    template: str, values: tuple[object, ...], message: str
+) -> None:
+    record = logging.LogRecord("a.library", logging.WARNING, __file__, 1, template, values, None)
+    line = JsonFormatter().format(record)
+    assert json.loads(line)["message"] == message
+    assert PROMPT not in line
+
+
+def test_another_library_s_fields_and_exceptions_are_not_passed_on(lines: StringIO) -> None:
+    other = logging.getLogger("a.library")
+    other.error(ValueError(PROMPT))
+    other.error(OSError(errno.EADDRINUSE, f"cannot bind for {PROMPT}"))
+    other.error("it failed", extra={"request": PROMPT, "color_message": "it %d failed"})
+    assert [set(entry) for entry in entries(lines)] == [{"timestamp", "level", "logger", "message"}] * 3
+    assert [entry["message"] for entry in entries(lines)] == [
+        "ValueError", f"OSError: {os.strerror(errno.EADDRINUSE)}", "it failed",
+    ]  # fmt: skip
+    assert PROMPT not in lines.getvalue()
+
+
+def test_a_traceback_that_is_a_message_names_places_and_quotes_nothing(lines: StringIO) -> None:
+    try:
+        try:
+            raise ValueError(f"cannot read\n{PROMPT}: {REPLY}")
+        except ValueError as error:
+            raise RuntimeError(REPLY) from error
+    except RuntimeError:
+        logging.getLogger("uvicorn.error").error(traceback.format_exc())
+    [entry] = entries(lines)
+    assert (entry["message"], entry["error"]) == ("Traceback (most recent call last):", "ValueError")
+    [place] = cast("list[str]", entry["trace"])
+    assert re.fullmatch(r"test_logs\.py:\d+ test_a_traceback_that_is_a_message\w+", place)
+    assert PROMPT not in lines.getvalue()
+    assert REPLY not in lines.getvalue()
+
+
 async def test_a_task_that_nobody_awaited_does_not_tell(lines: StringIO) -> None:
     async def breaks() -> None:
         raise ValueError(PROMPT)
@@ -124,6 +182,39 @@ def test_configure_writes_ours_from_a_level_on_and_others_warnings(
         ours.setLevel(ours_level)
     assert [json.loads(line)["message"] for line in out.split("\n") if line] == ["one", "four"]
     assert sys.stdout is not None
+
+
+@pytest.fixture
+def servers_logs() -> Iterator[None]:
+    """What uvicorn makes of the loggers before it imports an application; undone at the end."""
+    named = [
+        logging.getLogger(name) for name in (None, "parley", "uvicorn", "uvicorn.error", "uvicorn.access")
+    ]
+    before = [(found, found.handlers, found.level, found.propagate) for found in named]
+    logging.config.dictConfig(LOGGING_CONFIG)
+    yield
+    for found, handlers, level, propagate in before:
+        found.handlers, found.propagate = handlers, propagate
+        found.setLevel(level)
+
+
+@pytest.mark.usefixtures("servers_logs")
+def test_configure_makes_json_of_uvicorn_s_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("INFO")
+    server = logging.getLogger("uvicorn.error")
+    server.info("Started server process [%d]", 7, extra={"color_message": "Started [%d]"})
+    server.info("Uvicorn running on %s://%s:%d (Press CTRL+C to quit)", "http", "127.0.0.1", 8000)
+    server.error("Cancel %s running task(s), timeout graceful shutdown exceeded", 3)
+    server.debug("nobody asked for this")
+    logging.getLogger("uvicorn.access").info('%s - "%s"', "127.0.0.1", "GET /chat/stream?sessionId=s-1")
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert [(entry["level"], entry["message"]) for entry in map(json.loads, said.out.splitlines())] == [
+        ("INFO", "Started server process [7]"),
+        ("INFO", "Uvicorn running on http://127.0.0.1:8000 (Press CTRL+C to quit)"),
+        ("ERROR", "Cancel 3 running task(s), timeout graceful shutdown exceeded"),
+    ]
+    assert "color_message" not in said.out
 
 
 @pytest.mark.parametrize(
@@ -160,14 +251,28 @@ _CALL = re.compile(r"_?log(?:ger)?\.(debug|info|warning|error|exception|critical
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def written() -> set[tuple[str, str]]:
-    """Return the name and the level of every line that the code can write."""
-    return {
+# Lines that several places write, each of which ends another piece of work.
+_SEVERAL_WRITERS = {"flush_broke", "log_refused", "reply_ended", "request_broke"}
+
+
+def calls() -> list[tuple[str, str]]:
+    """Return the name and the level of every line that the code can write, once for each place."""
+    return [
         (name, "error" if level == "exception" else level)
         for folder in ("layers/common/parley", "functions", "local")
         for path in (_ROOT / folder).rglob("*.py")
         for level, name in _CALL.findall(path.read_text("utf-8"))
-    }
+    ]
+
+
+def written() -> set[tuple[str, str]]:
+    """Return the name and the level of every line that the code can write."""
+    return set(calls())
+
+
+def test_every_line_has_one_writer_or_a_reason_for_more() -> None:
+    count = Counter(name for name, _ in calls())
+    assert {name for name, places in count.items() if places > 1} == _SEVERAL_WRITERS
 
 
 def documented() -> list[tuple[str, str, str]]:

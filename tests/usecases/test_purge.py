@@ -58,6 +58,19 @@ async def test_a_purge_with_nothing_to_do_does_nothing(world: World) -> None:
     }  # fmt: skip
 
 
+async def test_a_purge_writes_one_line_with_its_counts(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = world.process()
+    await process.start()
+    await world.stage.pass_time(DAY)
+    with caplog.at_level("INFO", "parley"):
+        done = await run(process)
+    [line] = [record for record in caplog.records if record.message == "purged"]
+    assert done.sessions_expired == 1
+    assert {name: vars(line)[name] for name in done.counts()} == done.counts()
+
+
 @pytest.mark.parametrize("end", [STOP, Failed("busy", "Busy.", retryable=True), None])
 async def test_an_orphan_gets_what_its_log_has(world: World, end: End | None) -> None:
     session_id = await orphan(world, "Half", end)

@@ -8,9 +8,10 @@ from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
-from parley.domain.conversation import ChatPage, Message, OfferedModel, Page, Role, Started
+from parley.domain.conversation import ChatPage, Message, OfferedModel, Role, Started
 from parley.domain.errors import InvalidRequest, UnsupportedMedia
 from parley.domain.ports import ChatModels
+from parley.domain.titles import shown_title
 from parley.streaming.frames import usage_json
 from parley.support.encoding import to_json
 
@@ -182,17 +183,7 @@ def started_json(started: Started) -> dict[str, object]:
     }
 
 
-def page_json(page: Page) -> dict[str, object]:
-    return {
-        "chatId": page.chat_id,
-        "title": page.title,
-        "messages": [_message_json(message) for message in page.messages],
-        "nextBefore": page.next_before,
-        "activeSessionId": page.active_session_id,
-    }
-
-
-def _message_json(message: Message) -> dict[str, object]:
+def message_json(message: Message) -> dict[str, object]:
     return {
         "id": message.id,
         "position": message.position,
@@ -216,7 +207,7 @@ def chats_json(page: ChatPage) -> dict[str, object]:
         "chats": [
             {
                 "chatId": chat.chat_id,
-                "title": chat.title,
+                "title": shown_title(chat.title),
                 "modelId": chat.model_id,
                 "createdAt": chat.created_at,
                 "updatedAt": chat.updated_at,

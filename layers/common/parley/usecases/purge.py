@@ -36,18 +36,20 @@ class Purged:
 async def purge(
     store: Store, log: Log, *, batch: int, retention_days: int, grace_seconds: float = _GRACE_SECONDS
 ) -> Purged:
-    """Run the purge once. It is idempotent, and safe beside other runs and beside streams.
+    """Run the purge once and log its counts. It is idempotent, and safe beside other runs and beside streams.
 
     `batch` is rows in a step; `retention_days` 0 keeps all chats; an orphan's lease ran out `grace_seconds`
     ago. Raises `StoreUnavailable`.
     """
-    return Purged(
+    done = Purged(
         parked_saved=await _save_parked(store, log, batch),
         orphans_ended=await _end_orphans(store, log, batch, grace_seconds),
         sessions_expired=await _until_done(store.expire_sessions, batch),
         sessions_deleted=await _until_done(store.purge_sessions, batch),
         chats_deleted=await _purge_chats(store, batch, retention_days),
     )
+    _logger.info("purged", extra=done.counts())
+    return done
 
 
 async def _save_parked(store: Store, log: Log, batch: int) -> int:
