@@ -112,8 +112,13 @@ class AccountRow(NamedTuple):
 
     def use(self) -> Use:
         """Return what the user uses of the plan."""
-        oldest = None if self.oldest_request is None else self.oldest_request.astimezone(UTC)
-        return Use(self.requests or 0, oldest, self.streams or 0, self.reserved or 0, self.tokens or 0)
+        return Use(
+            requests=self.requests or 0,
+            oldest_request=_utc(self.oldest_request),
+            streams=self.streams or 0,
+            reserved=self.reserved or 0,
+            tokens=self.tokens or 0,
+        )
 
     def state(self) -> ModelState | None:
         """Return the model, if there is one of that id."""
@@ -199,6 +204,10 @@ def reads(new_session: NewSession) -> list[Query]:
     }
     locks = [(LOCK_USER, account), (LOCK_ACTIVE, of_chat), (LOCK_CHAT, of_chat)]
     return [*locks, (ACCOUNT, account), (CHAT, of_chat)]
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.astimezone(UTC)
 
 
 def snapshot(new_session: NewSession, results: Sequence[Sequence[Row]]) -> StartSnapshot | None:
