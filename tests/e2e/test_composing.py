@@ -40,7 +40,8 @@ async def test_a_draft_is_kept_for_each_chat(world: World, page: Page) -> None:
 async def test_a_question_whose_page_was_left_before_its_answer_is_asked_once(
     world: World, page: Page
 ) -> None:
-    chat = ChatPage(page, world.server().url)
+    model = world.model("asked-once")
+    chat = ChatPage(page, world.server().url, model)
     await chat.open()
     left = asyncio.Event()
 
@@ -61,7 +62,7 @@ async def test_a_question_whose_page_was_left_before_its_answer_is_asked_once(
     await chat.finished()
     await expect(page.locator(".bubble")).to_have_count(1)
     assert world.sql("select count(*) from chats") == [(1,)]
-    assert world.fake.calls("fake") == 1
+    assert world.fake.calls(model) == 1
     # Taken, it is a question like any other when it is written again.
     await page.get_by_role("link", name="New chat").click()
     await chat.ask("Is this asked twice?")
