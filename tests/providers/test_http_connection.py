@@ -300,14 +300,14 @@ async def test_an_address_where_nobody_answers_does_not_take_all_the_time(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Its queue is full, so what else knocks there hears nothing.
-    full = socket.create_server(("127.0.0.2", 0), backlog=0)
-    port = full.getsockname()[1]
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    full = socket.create_server(("127.0.0.2", port), backlog=0)
     waiting = []
     for _ in range(3):
         waiting.append(socket.socket())
         waiting[-1].setblocking(False)
         waiting[-1].connect_ex(("127.0.0.2", port))
-    listening = await asyncio.start_server(server.serve, "127.0.0.1", port)
     hosts = ["127.0.0.2", "127.0.0.1"]
 
     async def resolved(*_: object, **__: object) -> list[Any]:
