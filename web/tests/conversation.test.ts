@@ -3,27 +3,10 @@ import { Conversation } from "../src/chat/conversation";
 import { type ChatState, shown } from "../src/chat/state";
 import type { HistoryPage, WireMessage } from "../src/chat/wire";
 import { bytesOf } from "./golden";
+import { wire } from "./messages";
 import { FakeServer, FakeSignals, failure, json, sse } from "./server";
 
 const started = { sessionId: "s1", chatId: "c1", messageId: "m1", replyId: "m2", expiresAt: "2026-01-01T00:10:00Z" };
-
-function wire(fields: Partial<WireMessage> & Pick<WireMessage, "id" | "role">, text = ""): WireMessage {
-  return {
-    position: Number(fields.id.slice(1)),
-    status: "complete",
-    parts: text === "" ? [] : [{ type: "text", text }],
-    modelId: null,
-    replyTo: null,
-    supersededBy: null,
-    source: null,
-    finishReason: null,
-    errorCode: null,
-    usage: null,
-    createdAt: "2026-01-01T00:00:00Z",
-    completedAt: null,
-    ...fields,
-  };
-}
 
 function page(messages: WireMessage[], more: Partial<HistoryPage> = {}): Response {
   return json({ chatId: "c1", title: "A chat", messages, nextBefore: null, activeSessionId: null, ...more });

@@ -2,24 +2,10 @@ import { describe, expect, it } from "vitest";
 import { reduce } from "../src/chat/reducer";
 import { emptyChat } from "../src/chat/state";
 import type { HistoryPage, WireMessage } from "../src/chat/wire";
+import { wire } from "./messages";
 
 function message(position: number): WireMessage {
-  return {
-    id: `m${position}`,
-    position,
-    role: position % 2 === 1 ? "user" : "assistant",
-    status: "complete",
-    parts: [{ type: "text", text: `Message ${position}` }],
-    modelId: null,
-    replyTo: null,
-    supersededBy: null,
-    source: null,
-    finishReason: null,
-    errorCode: null,
-    usage: null,
-    createdAt: "2026-01-01T00:00:00Z",
-    completedAt: null,
-  };
+  return wire({ id: `m${position}`, role: position % 2 === 1 ? "user" : "assistant" }, `Message ${position}`);
 }
 
 function page(first: number, last: number): HistoryPage {

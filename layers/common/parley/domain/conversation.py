@@ -104,9 +104,7 @@ class Reply(Struct, frozen=True):
     def cacheable(self) -> bool:
         """Whether other users may be given this reply: it ended naturally and has visible text."""
         return (
-            not is_blank(self.text)
-            and isinstance(self.end, Completed)
-            and self.end.finish_reason is FinishReason.STOP
+            self.answers and isinstance(self.end, Completed) and self.end.finish_reason is FinishReason.STOP
         )
 
 

@@ -30,9 +30,6 @@ class Allowance(Struct, frozen=True):
     tokens_per_day: int | None = None
 
 
-UNLIMITED = Allowance()
-
-
 class Use(Struct, frozen=True):
     """What one user uses of a plan, at one moment. A count whose limit is None may be 0.
 
@@ -120,8 +117,6 @@ def limit_reached(allowance: Allowance, use: Use, tokens: int, now: datetime) ->
     The order is that of the longest wait: tokens may come back tomorrow, requests within a minute, and
     streams at any moment.
     """
-    if allowance == UNLIMITED:
-        return None
     left = {
         "requests": _left(allowance.requests_per_minute, use.requests),
         "streams": _left(allowance.concurrent_streams, use.streams),

@@ -7,6 +7,7 @@ between the snapshot and what the plan writes.
 from datetime import datetime, timedelta
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from parley.domain import access
 from parley.domain.access import Caller, Right
@@ -160,18 +161,9 @@ def _decide(snapshot: StartSnapshot, new_session: NewSession, session_time: time
 def _repeated(earlier: EarlierStart, new_session: NewSession, told: CatalogueEntry | None) -> Started:
     if earlier.user_id != new_session.user_id or earlier.request_hash != new_session.request_hash:
         raise IdempotencyConflict
-    started = earlier.started
     # Only the same order, run again after its connection was lost, was answered by itself.
-    answered = earlier.cached and started.session_id == new_session.new_session_id
-    return Started(
-        started.session_id,
-        started.chat_id,
-        started.message_id,
-        started.reply_id,
-        started.expires_at,
-        answered=answered,
-        model=told,
-    )
+    answered = earlier.cached and earlier.started.session_id == new_session.new_session_id
+    return replace(earlier.started, answered=answered, model=told)
 
 
 def _require_chat(chat: ChatState | None, new_session: NewSession) -> str | None:

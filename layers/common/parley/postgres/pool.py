@@ -13,7 +13,8 @@ from parley.postgres.errors import AGAIN, BROKEN, CROWDED
 from parley.postgres.opener import Opener, UrlSource
 from parley.postgres.prepared import Row
 from parley.postgres.transaction import DecisionFailed, Transaction
-from parley.postgres.turn import Turn, or_unavailable
+from parley.postgres.turn import Turn
+from parley.postgres.waits import done_by, or_unavailable
 from parley.support.logs import logger
 from parley.support.semaphore import FastSemaphore, KeyedQueues
 
@@ -152,10 +153,10 @@ class Pool:
         """
         loop = asyncio.get_running_loop()
         try:
-            done = await _done_by(work, deadline)
+            done = await done_by(work, deadline)
             if not done and loop.time() - deadline > _AWAY:
                 # While the process was frozen, the result may have arrived in the socket: look once more.
-                done = await _done_by(work, loop.time() + _AWAY)
+                done = await done_by(work, loop.time() + _AWAY)
         except asyncio.CancelledError:
             self._leave_behind(work, turn, connection)
             raise
@@ -277,27 +278,3 @@ class Pool:
         if self._late:
             await asyncio.wait(self._late, timeout=self._timeout)
         self._drop_idle()
-
-
-async def _done_by(work: "asyncio.Future[Any]", deadline: float) -> bool:
-    """Wait until `work` is done or the event loop's time is `deadline`. Return whether `work` is done.
-
-    `asyncio.wait` does the same for any number of futures, but takes several times as long.
-    """
-    if work.done():
-        return True
-    loop = asyncio.get_running_loop()
-    waiter: asyncio.Future[None] = loop.create_future()
-
-    def wake(_: object = None) -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-    timer = loop.call_at(deadline, wake)
-    work.add_done_callback(wake)
-    try:
-        await waiter
-    finally:
-        timer.cancel()
-        work.remove_done_callback(wake)
-    return work.done()

@@ -18,29 +18,6 @@ from parley.support.encoding import convert_leniently
 _NO_OPTIONS = ModelOptions()
 
 
-class ModelColumns(Protocol):
-    """A row with the columns of a model."""
-
-    @property
-    def model_id(self) -> str: ...
-    @property
-    def provider(self) -> str: ...
-    @property
-    def model_name(self) -> str: ...
-    @property
-    def model_title(self) -> str: ...
-    @property
-    def max_output_tokens(self) -> int: ...
-    @property
-    def context_characters(self) -> int: ...
-    @property
-    def system_prompt(self) -> str: ...
-    @property
-    def parameters(self) -> Mapping[str, object]: ...
-    @property
-    def options(self) -> object: ...
-
-
 class ReplyColumns(Protocol):
     """A row with the columns of a reply that has ended."""
 
@@ -60,22 +37,7 @@ class ReplyColumns(Protocol):
     def output_tokens(self) -> int | None: ...
 
 
-def model_of(row: ModelColumns) -> Model:
-    """Return the model of a row."""
-    return Model(
-        row.model_id,
-        row.provider,
-        row.model_name,
-        row.model_title,
-        row.max_output_tokens,
-        row.context_characters,
-        row.system_prompt,
-        row.parameters,
-        _options_of(row.options),
-    )
-
-
-def model_of_json(columns: Mapping[str, Any]) -> Model:
+def model_of(columns: Mapping[str, Any]) -> Model:
     """Return the model of a whole row of `models` as JSON."""
     return Model(
         columns["id"],

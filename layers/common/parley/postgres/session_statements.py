@@ -24,8 +24,7 @@ select s.user_id, s.chat_id, s.message_id, s.reply_id, s.state, s.regenerate, s.
        s.expires_at <= clock_timestamp()
            and (s.state <> 'streaming' or s.lease_until <= clock_timestamp()) as expired,
        u.disabled_at is not null as disabled,
-       mo.id as model_id, mo.provider, mo.name as model_name, mo.title as model_title,
-       mo.max_output_tokens, mo.context_characters, mo.system_prompt, mo.parameters, mo.options,
+       to_jsonb(mo) as model,
        r.epoch as reply_epoch, r.parts, r.finish_reason, r.provider_reason, r.error,
        r.input_tokens, r.output_tokens, r.source, h.turns, h.whole
   from sessions s
@@ -65,15 +64,7 @@ class SessionRow(NamedTuple):
     generation_key: str | None
     expired: bool
     disabled: bool
-    model_id: str
-    provider: str
-    model_name: str
-    model_title: str
-    max_output_tokens: int
-    context_characters: int
-    system_prompt: str
-    parameters: Mapping[str, object]
-    options: object
+    model: Mapping[str, Any]
     reply_epoch: int
     parts: Sequence[Mapping[str, str]]
     finish_reason: str | None
@@ -97,7 +88,7 @@ class SessionRow(NamedTuple):
             regenerate=self.regenerate,
             epoch=self.epoch,
             leased=self.leased,
-            model=model_of(self),
+            model=model_of(self.model),
             turns=tuple(Turn(_ROLES[role], text_of(parts)) for role, parts in self.turns or ()),
             whole=self.whole is not False,
             generation_key=self.generation_key,

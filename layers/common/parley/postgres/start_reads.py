@@ -18,7 +18,7 @@ from parley.domain.start import ChatState, EarlierStart, ModelState, Question, S
 from parley.postgres.access_columns import CHAT_ROLE
 from parley.postgres.batch import Query
 from parley.postgres.prepared import Row
-from parley.postgres.rows import interval, model_of_json, text_of
+from parley.postgres.rows import interval, model_of, text_of
 from parley.postgres.transaction import BOUND
 
 # One user's starts come one after the other, so that neither a double click nor a burst passes a check
@@ -128,7 +128,7 @@ class AccountRow(NamedTuple):
             self.model_version,
             Bounds(self.max_output_tokens, self.context_characters, self.system_characters),
             self.in_plan,
-            None if self.model is None else CatalogueEntry(self.model_version, model_of_json(self.model)),
+            None if self.model is None else CatalogueEntry(self.model_version, model_of(self.model)),
         )
 
     def earlier(self) -> EarlierStart | None:

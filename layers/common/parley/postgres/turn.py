@@ -1,9 +1,6 @@
 """A transaction's turn among those that wait for the same lock."""
 
-from collections.abc import Coroutine
-from typing import Any
-
-from parley.domain.errors import StoreUnavailable
+from parley.postgres.waits import or_unavailable
 from parley.support.semaphore import KeyedQueues
 
 
@@ -30,11 +27,3 @@ class Turn:
         if self._has_it:
             self._semaphore.release()
         self._queues.leave(self._queue)
-
-
-async def or_unavailable(wait: Coroutine[Any, Any, None]) -> None:
-    """Await `wait`. Raises `StoreUnavailable` for its `TimeoutError`."""
-    try:
-        await wait
-    except TimeoutError as error:
-        raise StoreUnavailable from error
