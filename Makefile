@@ -84,6 +84,6 @@ $(installed): requirements-dev.txt
 	@awk '/^uv==/ {on=1; print; next} on && /^ / {print; next} {on=0}' requirements-dev.txt > .venv/uv.txt
 	@{ $(python) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.txt && \
 		$(python) -m uv pip sync --quiet --python $(python) --require-hashes requirements-dev.txt; } || \
-		$(python) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+		$(python) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-dev.txt
 	@echo ../../../../layers/common > "$$($(python) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/parley.pth"
 	@touch $@
