@@ -45,14 +45,23 @@ async def history(request: Request) -> Response:
     The page ends before the position `before`, or with the newest message. It has fewer than `limit` messages
     where they would exceed 5 MB. `nextBefore` is the `before` of the page of older messages; it is null on
     the first page of the chat.
+
+    With `since`, a revision of this chat, the page has the messages that changed after it. `reset` says that
+    they are too many for a page, which then has the newest messages, in place of all that was known.
     """
     services, query = services_of(request), read_query(request, HistoryQuery)
     user = await principal(request, services, query.user_id)
     if not is_id(query.chat_id):
         raise NotFound
-    return json_response(
-        page_json(await services.store.history(user, query.chat_id, query.before, query.limit))
-    )
+    if query.since is not None:
+        if query.before is not None:
+            raise InvalidRequest("since and before exclude each other.", field="since")
+        page = await services.store.changes(user, query.chat_id, query.since, query.limit)
+        changed = None if page is None else page_json(page)
+        if changed is not None and changed["nextBefore"] is None:
+            return json_response(changed)
+    page = await services.store.history(user, query.chat_id, query.before, query.limit)
+    return json_response(page_json(page) | {"reset": query.since is not None})
 
 
 @router.get(

@@ -43,6 +43,8 @@ async def start(request: Request) -> Response:
     """Save the user's prompt, and open a session whose stream delivers the reply.
 
     Without `chatId`, a new chat begins. With `regenerate`, the chat's last prompt is answered again.
+    `parentId` names the last message that the client shows, `replaces` the reply that it asks for anew. If
+    the chat has gone on since, the error `chat_moved` has what is new.
     Repeating a request with the same Idempotency-Key returns the first request's session.
     """
     services, idempotency_key = services_of(request), request.headers.get("idempotency-key")
@@ -56,6 +58,8 @@ async def start(request: Request) -> Response:
         chat_id=body.chat_id,
         regenerate=body.regenerate,
         idempotency_key=idempotency_key,
+        parent_id=body.parent_id,
+        replaces=body.replaces,
     )
     limit = services.settings.prompt_characters
     started = await sessions.start(

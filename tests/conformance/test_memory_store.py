@@ -4,6 +4,7 @@ import pytest
 
 from tests.conformance.backends import MemoryStage
 from tests.conformance.limit_suite import LimitSuite
+from tests.conformance.revision_suite import RevisionSuite
 from tests.conformance.store_suite import StoreSuite
 
 
@@ -18,4 +19,8 @@ class TestMemoryStore(OnMemory, StoreSuite):
 
 
 class TestMemoryLimits(OnMemory, LimitSuite):
+    pass
+
+
+class TestMemoryRevisions(OnMemory, RevisionSuite):
     pass

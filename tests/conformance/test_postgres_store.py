@@ -6,6 +6,7 @@ from parley.domain.ports import Store
 from tests.conformance.backends import PostgresStage
 from tests.conformance.limit_suite import LimitSuite
 from tests.conformance.requests import new_session, turn
+from tests.conformance.revision_suite import RevisionSuite
 from tests.conformance.store_suite import StoreSuite
 
 
@@ -25,4 +26,8 @@ class TestPostgresStore(OnPostgres, StoreSuite):
 
 
 class TestPostgresLimits(OnPostgres, LimitSuite):
+    pass
+
+
+class TestPostgresRevisions(OnPostgres, RevisionSuite):
     pass

@@ -31,13 +31,14 @@ CURRENT = CatalogueEntry("v2", Model("small", "maker", "small-1", "Small", 100, 
 MODEL = ModelState("v2", Bounds(100, 1000, 5), in_plan=True, current=CURRENT)
 # 40 characters of the prompt and 5 of the system prompt are 11.25 tokens; a reply has up to 100.
 RESERVED, TOKENS = (12, 100), 112
-CHAT = ChatState(OWNER, next_position=5, characters=500)
+CHAT = ChatState(OWNER, next_position=5, characters=500, revision=8, latest=("good", "latest"))
 BUSY = replace(CHAT, active="active")
 ASKED: Fields = {"chat": CHAT, "question": Question("asked", PROMPT)}
 FIRST = Started("first", "its chat", "its message", "its reply", NOW - SECOND)
 EARLIER = EarlierStart("ada", "hash", FIRST, cached=False)
 IN_CHAT: Fields = {"chat_id": "chat"}
 AGAIN: Fields = {"chat_id": "chat", "regenerate": True}
+REPLACE: Fields = AGAIN | {"replaces": "latest"}
 
 
 def new_session(**fields: Any) -> NewSession:
@@ -79,7 +80,8 @@ def test_a_new_chat_s_question_is_planned_with_the_new_ids_at_position_1() -> No
 def test_a_chat_s_next_question_is_planned_at_the_chat_s_next_position() -> None:
     started = Started("session", "chat", "message", "reply", NOW + 600 * SECOND)
     # 500 + 40 + 5 characters are 136.25 tokens.
-    assert decided(ASKED, IN_CHAT) == StartPlan(NOW, started, position=5, added=40, reserved=(137, 100))
+    plan = StartPlan(NOW, started, position=5, added=40, reserved=(137, 100), revision=9)
+    assert decided(ASKED, IN_CHAT) == plan
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_the_reserve_is_the_context_s_tokens_and_the_longest_reply(
 def test_regenerate_keeps_the_question_and_adds_a_reply_at_the_next_position(prompt: str | None) -> None:
     started = Started("session", "chat", "asked", "reply", NOW + 600 * SECOND)
     # 500 + 5 characters are 126.25 tokens.
-    expected = StartPlan(NOW, started, position=5, added=None, reserved=(127, 100))
+    expected = StartPlan(NOW, started, position=5, added=None, reserved=(127, 100), revision=9)
     assert decided(ASKED, AGAIN | {"prompt": prompt}) == expected
 
 
@@ -144,10 +146,43 @@ REFUSALS: dict[str, tuple[Fields, errors.ParleyError]] = {
     "a stranger's busy chat": ({"chat": replace(BUSY, caller=STRANGER)}, errors.NotFound()),
     "a chat that is only followed": ({"chat": replace(BUSY, caller=BEARER)}, errors.NotFound()),
     "a busy chat": ({"chat": BUSY}, errors.ChatBusy("active")),
+    "a chat that has gone on": ({"chat": replace(CHAT, latest=("newer",))}, errors.ChatMoved("latest")),
     "no question": ({"question": None}, NO_QUESTION),
     "a question that differs": ({"question": Question("asked", PROMPT + " ")}, OTHER_PROMPT),
     "a limit": (USED_UP, NO_TOKENS),
 }
+
+
+@pytest.mark.parametrize(
+    ("fields", "latest", "moved"),
+    [
+        ({}, (), None),
+        ({}, ("other",), None),
+        ({"parent_id": "good"}, ("good",), None),
+        # A question may follow a good reply, or a failure that stands beside it.
+        ({"parent_id": "good"}, ("good", "failed"), None),
+        ({"parent_id": "failed"}, ("good", "failed"), None),
+        ({"parent_id": "good"}, ("better",), "good"),
+        ({"parent_id": "good"}, (), "good"),
+        ({"replaces": "good"}, ("good",), None),
+        ({"replaces": "failed"}, ("good", "failed"), None),
+        ({"replaces": "good"}, ("good", "failed"), "good"),
+        ({"replaces": "good"}, ("better",), "good"),
+        ({"replaces": "good"}, (), "good"),
+    ],
+)
+@pytest.mark.parametrize("base", [IN_CHAT, AGAIN], ids=["a new question", "regenerate"])
+def test_a_start_is_refused_if_its_user_does_not_know_the_chat_s_end(
+    base: Fields, fields: Fields, latest: tuple[str, ...], moved: str | None
+) -> None:
+    facts = ASKED | {"chat": replace(CHAT, latest=latest)}
+    if moved is None:
+        assert decided(facts, base | fields) == decided(facts, base)
+    else:
+        refused = decided(facts, base | fields)
+        assert told(refused) == told(errors.ChatMoved(moved))
+        assert isinstance(refused, errors.ChatMoved)
+        assert refused.known == moved
 
 
 def refused_by(*names: str) -> Fields:
@@ -160,14 +195,14 @@ def refused_by(*names: str) -> Fields:
 
 @pytest.mark.parametrize("name", REFUSALS)
 def test_a_start_is_refused_for_each_reason_alone(name: str) -> None:
-    assert told(decided(refused_by(name), AGAIN)) == told(REFUSALS[name][1])
+    assert told(decided(refused_by(name), REPLACE)) == told(REFUSALS[name][1])
 
 
 @pytest.mark.parametrize("name", REFUSALS)
 def test_of_many_reasons_for_a_refusal_the_first_one_is_told(name: str) -> None:
     names = list(REFUSALS)
     facts = refused_by(*names[names.index(name) :])
-    assert told(decided(facts, AGAIN)) == told(REFUSALS[name][1])
+    assert told(decided(facts, REPLACE)) == told(REFUSALS[name][1])
 
 
 def test_regenerate_with_an_empty_prompt_is_refused_as_with_another_one() -> None:
@@ -201,7 +236,7 @@ def test_a_repeated_start_is_answered_as_the_first_one_was(
 
 @pytest.mark.parametrize("name", list(REFUSALS)[list(REFUSALS).index("no model") :])
 def test_a_repeated_start_is_answered_whatever_has_come_in_the_way_since(name: str) -> None:
-    assert decided(refused_by(name) | {"earlier": EARLIER}, AGAIN) == FIRST
+    assert decided(refused_by(name) | {"earlier": EARLIER}, REPLACE) == FIRST
 
 
 def test_a_repeated_start_of_a_disabled_user_is_refused() -> None:

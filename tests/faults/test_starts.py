@@ -191,6 +191,63 @@ async def test_16_two_sends_at_once_on_one_chat(shared: World, clients: list[Cli
         assert text_of(replied) == reply_to(text_of(asked))
 
 
+async def test_98_a_tab_that_does_not_know_what_another_asked_changes_nothing(
+    shared: World, clients: list[Client]
+) -> None:
+    model = shared.model("moved")
+    here, there = clients[:2]
+    one, _ = await here.ask("ONE?", model)
+    chat = one["chatId"]
+    two, _ = await there.ask("TWO?", model, chatId=chat, parentId=one["replyId"])
+    before, seen = _count(shared), await here.history(chat)
+    for prompt, known in (
+        ("THREE?", {"parentId": one["replyId"]}),
+        ("THREE?", {"parentId": one["messageId"]}),
+        (None, {"replaces": one["replyId"]}),
+    ):
+        refused = await _refusal(here.start(prompt, model, chatId=chat, **known))
+        assert (refused.status, refused.error["code"]) == (409, "chat_moved")
+        assert [message["id"] for message in refused.error["messages"]][-2:] == [
+            two["messageId"],
+            two["replyId"],
+        ]
+        assert refused.error["revision"] == seen["revision"]
+        since = await here.history(chat, since=refused.error["revision"])
+        assert since["messages"] == []
+    assert (_count(shared), await here.history(chat)) == (before, seen)
+    # The tab loads what is new, and asks again: TWO's reply is replaced by a reply to TWO.
+    again, reading = await here.ask(None, model, chatId=chat, replaces=two["replyId"])
+    assert (again["messageId"], reading.text) == (two["messageId"], reply_to("TWO?"))
+    _, reading = await here.ask("THREE?", model, chatId=chat, parentId=again["replyId"])
+    assert reading.text == reply_to("THREE?")
+    shown = [text_of(m) for m in (await there.history(chat))["messages"] if m["supersededBy"] is None]
+    assert shown == ["ONE?", reply_to("ONE?"), "TWO?", reply_to("TWO?"), "THREE?", reply_to("THREE?")]
+
+
+async def test_98_both_tabs_ask_at_once_from_the_same_end(shared: World, clients: list[Client]) -> None:
+    model = shared.model("moved-at-once")
+    one, _ = await clients[0].ask("ONE?", model)
+    chat, known = one["chatId"], one["replyId"]
+    said = ["ONE?"]
+    for number in range(5):
+        results = await asyncio.gather(
+            *(
+                client.ask(f"{number}{name}?", model, chatId=chat, parentId=known)
+                for client, name in zip(clients[:3], "abc", strict=True)
+            ),
+            return_exceptions=True,
+        )
+        [started] = [result[0] for result in results if isinstance(result, tuple)]
+        refused = [result for result in results if isinstance(result, Refused)]
+        assert len(refused) == 2
+        assert {one.error["code"] for one in refused} <= {"chat_busy", "chat_moved"}
+        known = started["replyId"]
+        messages = (await clients[0].history(chat))["messages"]
+        assert [message["id"] for message in messages][-2:] == [started["messageId"], known]
+        said.append(text_of(messages[-2]))
+    assert [text_of(message) for message in messages if message["role"] == "user"] == said
+
+
 async def test_16_a_send_while_the_chat_is_being_answered(shared: World, clients: list[Client]) -> None:
     model = shared.model("busy-2", count=5000, delay=0.02)
     here, there = clients[:2]

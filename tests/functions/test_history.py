@@ -71,6 +71,45 @@ async def test_a_history_comes_in_pages(here: Site) -> None:
     assert first["nextBefore"] is None
 
 
+async def test_a_revision_asks_for_what_changed_since(here: Site) -> None:
+    chat = await turn(here.world, "0?")
+    known = await get(here, "/chat/history", chatId=chat)
+    nothing = await get(here, "/chat/history", chatId=chat, since=known["revision"])
+    assert nothing == known | {"messages": []}
+    await turn(here.world, "1?", chat_id=chat)
+    changed = await get(here, "/chat/history", chatId=chat, since=known["revision"], limit=2)
+    assert [message["position"] for message in changed["messages"]] == [3, 4]
+    assert (changed["reset"], changed["nextBefore"]) == (False, None)
+    assert changed["revision"] > known["revision"]
+    # What does not fit comes as the newest page, in place of all that was known.
+    newest = await get(here, "/chat/history", chatId=chat, limit=3)
+    reset = await get(here, "/chat/history", chatId=chat, since=0, limit=3)
+    assert reset == newest | {"reset": True}
+    assert reset["nextBefore"] is not None
+    ahead = await get(here, "/chat/history", chatId=chat, since=changed["revision"] + 1)
+    assert ahead == await get(here, "/chat/history", chatId=chat) | {"reset": True}
+
+
+async def test_changes_that_exceed_a_response_come_as_the_newest_page(here: Site) -> None:
+    chat: str | None = None
+    for number in range(4):
+        started = await here.process.start(f"{number}?", chat_id=chat)
+        chat = started.chat_id
+        await here.process.store.finish(started.session_id, Reply(1, '"' * 600_000, STOP), "provider")
+    page = await get(here, "/chat/history", chatId=chat, since=0, limit=200)
+    assert page == await get(here, "/chat/history", chatId=chat, limit=200) | {"reset": True}
+    assert page["nextBefore"] is not None
+
+
+@pytest.mark.parametrize(
+    "query", [{"since": "x"}, {"since": -1}, {"since": 2**63}, {"since": ""}, {"since": 1, "before": 3}]
+)
+async def test_a_revision_that_is_none_is_refused(here: Site, query: dict[str, Any]) -> None:
+    chat = await turn(here.world, "0?")
+    response = await here.http.get("/chat/history", params={"userId": "ada", "chatId": chat} | query)
+    assert (response.status_code, response.json()["error"]["field"]) == (400, "since")
+
+
 async def test_long_messages_come_in_shorter_pages(here: Site) -> None:
     chat: str | None = None
     for number in range(4):

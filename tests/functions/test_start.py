@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 
-from parley.domain.events import Status
+from parley.api.pages import page_json
+from parley.domain.conversation import Reply
+from parley.domain.events import Completed, FinishReason, Status
+from parley.support.encoding import to_json
 from tests.functions.in_process import CONTEXT, Site, body_of, event, lambda_world, site, start
 from tests.in_memory import shown
 
 BODY = {"prompt": "Why?", "modelId": "small", "userId": "ada"}
 GONE = object()
+STOP = Completed(FinishReason.STOP)
 
 
 @pytest.fixture
@@ -42,6 +46,28 @@ async def test_a_start_answers_with_all_the_ids(here: Site) -> None:
     assert response.headers["x-content-type-options"] == "nosniff"
 
 
+async def test_a_start_in_a_chat_that_has_gone_on_is_told_what_is_new(here: Site) -> None:
+    started = (await here.http.post("/chat/start", json=BODY)).json()
+    store, chat = here.process.store, {"chatId": started["chatId"]}
+    await store.finish(started["sessionId"], Reply(1, "Because.", STOP), "provider")
+    known = {"parentId": started["replyId"]}
+    second = (await here.http.post("/chat/start", json=changed(**chat, **known))).json()
+    await store.finish(second["sessionId"], Reply(1, "x" * 3_000_000, STOP), "provider")
+    page = page_json(await store.history("ada", started["chatId"], None, 9))
+    for body in (
+        changed(**chat, **known),
+        changed(**chat, replaces=started["replyId"], prompt=GONE),
+        changed(**chat, replaces=started["replyId"], prompt=""),
+    ):
+        response = await here.http.post("/chat/start", json=body)
+        error = response.json()["error"]
+        assert (response.status_code, error["code"], error["retryable"]) == (409, "chat_moved", False)
+        assert error["messages"] == json.loads(to_json(page["messages"]))[1:]
+        assert error["revision"] == page["revision"]
+    again = changed(**chat, replaces=second["replyId"], prompt=GONE)
+    assert (await here.http.post("/chat/start", json=again)).status_code == 201
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code", "field"),
     [
@@ -66,6 +92,11 @@ async def test_a_start_answers_with_all_the_ids(here: Site) -> None:
         (changed(chatId=5), 400, "invalid_request", "chatId"),
         (changed(regenerate="true"), 400, "invalid_request", "regenerate"),
         (changed(regenerate=1), 400, "invalid_request", "regenerate"),
+        (changed(parentId="m"), 400, "invalid_request", "parentId"),
+        (changed(parentId=5, chatId="c"), 400, "invalid_request", "parentId"),
+        (changed(replaces=["m"], chatId="c"), 400, "invalid_request", "replaces"),
+        (changed(replaces="m", chatId="c"), 400, "invalid_request", "prompt"),
+        (changed(parentId="m", chatId="unheard-of"), 404, "not_found", None),
         ([BODY], 400, "invalid_request", "body"),
         ("text", 400, "invalid_request", "body"),
     ],

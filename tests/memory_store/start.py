@@ -102,7 +102,19 @@ def _chat(tables: MemoryDatabase, new_session: NewSession, user: UserRow) -> Cha
         chat.characters,
         None if active is None else active.id,
         active is not None and tables.active(chat.id) is None,
+        chat.revision,
+        _latest(tables, chat.id),
     )
+
+
+def _latest(tables: MemoryDatabase, chat_id: str) -> tuple[str, ...]:
+    latest: list[str] = []
+    for message in tables.messages_of(chat_id):
+        if message.role is Author.USER:
+            latest.clear()
+        elif message.superseded_by is None:
+            latest.append(message.id)
+    return tuple(latest)
 
 
 def _question(tables: MemoryDatabase, new_session: NewSession) -> Question | None:
@@ -121,7 +133,7 @@ def _write(tables: MemoryDatabase, new_session: NewSession, plan: StartPlan) -> 
             started.chat_id, new_session.user_id, new_session.title, new_session.model_id, now, now
         )
     chat = tables.chats[started.chat_id]
-    chat.updated_at, chat.model_id = now, new_session.model_id
+    chat.updated_at, chat.model_id, chat.revision = now, new_session.model_id, plan.revision
     if plan.added is not None:
         question = tables.add_message(chat, started.message_id, Author.USER, now)
         question.text, question.completed_at = new_session.prompt or "", now

@@ -21,7 +21,7 @@ from parley.domain.events import Completed, FinishReason, Status
 from parley.domain.limits import charged
 from parley.domain.results import Attached, Ended, LeaseStatus, Orphan, Overtaken, Saved, Stop, Stopping
 from tests.memory_store.start import start
-from tests.memory_store.tables import ChatRow, MemoryDatabase, SessionRow, UserRow
+from tests.memory_store.tables import ChatRow, MemoryDatabase, MessageRow, SessionRow, UserRow
 
 
 class MemoryStore:
@@ -175,18 +175,35 @@ class MemoryStore:
         return Stop(ended, row.leased(self._now()), row.generation_key, row.epoch)
 
     async def history(self, user_id: str, chat_id: str, before: int | None, limit: int) -> Page:
+        chat, rows = self._messages(user_id, chat_id)
+        return self._page(chat, [row for row in rows if before is None or row.position < before], limit)
+
+    async def changes(self, user_id: str, chat_id: str, since: int, limit: int) -> Page | None:
+        chat, rows = self._messages(user_id, chat_id)
+        rows = [row for row in rows if row.revision > since]
+        return None if len(rows) > limit or since > chat.revision else self._page(chat, rows, limit)
+
+    async def history_from(self, user_id: str, chat_id: str, message_id: str, limit: int) -> Page:
+        chat, rows = self._messages(user_id, chat_id)
+        first = next((row.position for row in rows if row.id == message_id), 0)
+        return self._page(chat, [row for row in rows if row.position >= first], limit)
+
+    def _messages(self, user_id: str, chat_id: str) -> tuple[ChatRow, list[MessageRow]]:
         chat = self._database.chats.get(chat_id)
         role = Role.OWNER if chat is not None and chat.owner_id == user_id else None
         access.require(self._database.caller(user_id, role), Right.READ)
         assert chat is not None
-        rows = [row for row in self._database.messages_of(chat_id) if before is None or row.position < before]
-        shown = rows[-limit:]
+        return chat, self._database.messages_of(chat_id)
+
+    def _page(self, chat: ChatRow, rows: list[MessageRow], limit: int) -> Page:
+        shown, chat_id = rows[-limit:], chat.id
         return Page(
             chat_id,
             chat.title,
             tuple(row.message() for row in shown),
             str(shown[0].position) if len(rows) > limit else None,
             self._database.active(chat_id),
+            chat.revision,
         )
 
     async def chats(self, user_id: str, before: str | None, limit: int) -> ChatPage:

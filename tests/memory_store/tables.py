@@ -49,6 +49,7 @@ class ChatRow:
     updated_at: datetime
     next_position: int = 1
     characters: int = 0
+    revision: int = 0
 
 
 @dataclass(slots=True)
@@ -66,6 +67,7 @@ class MessageRow:
     superseded_by: str | None = None
     source: str | None = None
     epoch: int = 0
+    revision: int = 0
     end: End | None = None
     completed_at: datetime | None = None
 
@@ -153,7 +155,7 @@ class MemoryDatabase:
 
     def add_message(self, chat: ChatRow, message_id: str, role: Author, now: datetime) -> MessageRow:
         """Add a message at the chat's end."""
-        message = MessageRow(message_id, chat.id, chat.next_position, role, now)
+        message = MessageRow(message_id, chat.id, chat.next_position, role, now, revision=chat.revision)
         chat.next_position += 1
         self.messages[message_id] = message
         return message
@@ -207,14 +209,15 @@ class MemoryDatabase:
     def end(self, row: SessionRow, reply: Reply, source: str) -> None:
         """End a session with its reply."""
         now = self.clock()
+        chat = self.chats[row.chat_id]
+        chat.revision += 1
         row.state, row.epoch, row.lease_until = SessionState.ENDED, reply.epoch, None
         row.expires_at = max(row.expires_at, now + KEPT_AFTER_END)
         message = self.messages[row.reply_id]
         message.text, message.epoch, message.end = reply.text, reply.epoch, reply.end
-        message.source, message.completed_at = source, now
+        message.source, message.completed_at, message.revision = source, now, chat.revision
         if row.regenerate and reply.answers:
             self.supersede(row.chat_id, row.message_id, row.reply_id)
-        chat = self.chats[row.chat_id]
         chat.updated_at, chat.characters = now, chat.characters + len(reply.text)
 
     def supersede(
@@ -224,12 +227,14 @@ class MemoryDatabase:
         for message in self.messages_of(chat_id):
             stands = message.id != reply_id and message.end is not None and message.superseded_by is None
             if stands and message.reply_to == message_id and not (failures_alone and message.reply.answers):
-                message.superseded_by = reply_id
+                message.superseded_by, message.revision = reply_id, self.chats[chat_id].revision
 
     def expire(self, row: SessionRow) -> None:
         """End a session that nobody ever read."""
         reply = self.messages[row.reply_id]
-        reply.end, reply.completed_at = NOBODY_CAME, self.clock()
+        chat = self.chats[row.chat_id]
+        chat.revision += 1
+        reply.end, reply.completed_at, reply.revision = NOBODY_CAME, self.clock(), chat.revision
         row.state = SessionState.ENDED
 
     def delete_chat(self, chat_id: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from parley.domain.conversation import Reply
 from parley.domain.errors import (
     ChatBusy,
+    ChatMoved,
     IdempotencyConflict,
     InvalidRequest,
     NotFound,
@@ -68,6 +69,13 @@ async def test_a_start_makes_ids_that_nobody_guesses_and_a_title(world: World) -
         ({"chat_id": "x" * 65}, NotFound, None),
         ({"model_id": "a\0b"}, UnknownModel, "modelId"),
         ({"model_id": ""}, UnknownModel, "modelId"),
+        ({"parent_id": "m"}, InvalidRequest, "parentId"),
+        ({"replaces": "m", "prompt": None}, InvalidRequest, "replaces"),
+        ({"parent_id": "no id", "chat_id": "c"}, InvalidRequest, "parentId"),
+        ({"parent_id": "", "chat_id": "c"}, InvalidRequest, "parentId"),
+        ({"replaces": "a\0b", "chat_id": "c", "prompt": None}, InvalidRequest, "replaces"),
+        ({"replaces": "m", "chat_id": "c"}, InvalidRequest, "prompt"),
+        ({"replaces": "m", "parent_id": "m", "chat_id": "c", "prompt": None}, InvalidRequest, "replaces"),
     ],
 )
 async def test_a_bad_request_is_refused_by_its_field(
@@ -104,6 +112,50 @@ async def test_regenerate_needs_no_prompt(world: World) -> None:
     await world.stage.store().finish(first.session_id, Reply(1, "x", STOP), "provider")
     again = await start(world, prompt=None, chat_id=first.chat_id, regenerate=True)
     assert again.message_id == first.message_id
+
+
+async def test_a_start_that_does_not_know_the_chat_s_end_is_told_what_is_new(world: World) -> None:
+    store = world.stage.store()
+    first = await start(world)
+    await store.finish(first.session_id, Reply(1, "x", STOP), "provider")
+    second = await start(world, chat_id=first.chat_id, parent_id=first.reply_id, prompt="Two?")
+    await store.finish(second.session_id, Reply(2, "y", STOP), "provider")
+    page = await store.history("ada", first.chat_id, None, 9)
+    for fields in ({"parent_id": first.reply_id}, {"replaces": first.reply_id, "prompt": None}):
+        with pytest.raises(ChatMoved) as moved:
+            await start(world, chat_id=first.chat_id, **fields)
+        news = moved.value.news
+        assert news is not None
+        # From the message that is known, since that may have changed too.
+        assert (news.messages, news.revision) == (page.messages[1:], page.revision)
+
+
+async def test_what_is_known_of_a_chat_is_no_part_of_an_order_that_is_sent_again(world: World) -> None:
+    store = world.stage.store()
+    first = await start(world)
+    await store.finish(first.session_id, Reply(1, "x", STOP), "provider")
+    order: dict[str, Any] = {"chat_id": first.chat_id, "idempotency_key": "k"}
+    second = await start(world, parent_id=first.reply_id, **order)
+    # The answer was lost; by now the page shows what came of the order.
+    await store.finish(second.session_id, Reply(2, "y", STOP), "provider")
+    for known in (first.reply_id, second.reply_id, None):
+        assert await start(world, parent_id=known, **order) == second
+    assert len(world.stage.database.messages) == 4
+
+
+async def test_a_key_stands_for_the_reply_that_is_replaced(world: World) -> None:
+    first = await start(world)
+    await world.stage.store().finish(first.session_id, Reply(1, "x", STOP), "provider")
+    order: dict[str, Any] = {"chat_id": first.chat_id, "prompt": None, "idempotency_key": "k"}
+    again = await start(world, replaces=first.reply_id, **order)
+    assert (again.message_id, await start(world, replaces=first.reply_id, **order)) == (
+        first.message_id,
+        again,
+    )
+    # `regenerate` says what `replaces` implies.
+    assert await start(world, replaces=first.reply_id, regenerate=True, **order) == again
+    with pytest.raises(IdempotencyConflict):
+        await start(world, replaces=again.reply_id, **order)
 
 
 @pytest.mark.parametrize("empty", ["", " ", "\r\n\t\u2003", " " * 21])

@@ -9,8 +9,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from parley.api.direct import DirectApp
+from parley.api.pages import news_json
 from parley.api.schemas import CamelModel, ErrorBody, json_response
-from parley.domain.errors import ParleyError
+from parley.domain.errors import ChatMoved, ParleyError
 from parley.http_server.request_limits import RequestLimits
 from parley.http_server.security_headers import SecurityHeaders
 from parley.services import Services
@@ -73,7 +74,10 @@ def create_app(
 def error_response(error: ParleyError) -> Response:
     """Return the JSON response for an error, with Retry-After in whole seconds (RFC 9110, section 10.2.3)."""
     detail = {"code": error.code, "message": error.message, "retryable": error.retryable}
-    response = json_response({"error": detail | error.details()}, error.status)
+    details = error.details()
+    if isinstance(error, ChatMoved) and error.news is not None:
+        details |= news_json(error.news)
+    response = json_response({"error": detail | details}, error.status)
     if error.retry_after is not None:
         response.headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     return response

@@ -29,7 +29,15 @@ def page_json(page: Page, limit: int = PAGE_BYTES) -> dict[str, object]:
         "messages": [msgspec.Raw(message) for message in encoded[first:]],
         "nextBefore": str(page.messages[first].position) if first > 0 else page.next_before,
         "activeSessionId": page.active_session_id,
+        "revision": page.revision,
+        "reset": False,
     }
+
+
+def news_json(page: Page) -> dict[str, object]:
+    """Return what a page adds to an error: its messages, and the chat's revision."""
+    page_of_history = page_json(page)
+    return {name: page_of_history[name] for name in ("messages", "revision")}
 
 
 def _first_that_fits(encoded: Sequence[bytes], limit: int) -> int:

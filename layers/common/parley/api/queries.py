@@ -27,9 +27,14 @@ class PageQuery(UserQuery):
     limit: int = Field(50, ge=1, le=200)
 
 
+# A larger number could exceed Postgres's bigint.
+_LARGEST = 2**62
+
+
 class HistoryQuery(PageQuery):
     chat_id: str
-    before: int | None = Field(None, ge=0, le=2**62)  # a larger number could exceed Postgres's bigint
+    before: int | None = Field(None, ge=0, le=_LARGEST)
+    since: int | None = Field(None, ge=0, le=_LARGEST)
 
 
 class ChatListQuery(PageQuery):

@@ -28,6 +28,8 @@ class StartBody(CamelModel):
     chat_id: str | None = None
     user_id: str | None = None
     regenerate: bool = False
+    parent_id: str | None = None
+    replaces: str | None = None
 
 
 class StopBody(CamelModel):
@@ -81,6 +83,8 @@ class HistoryBody(CamelModel):
     messages: list[MessageBody]
     next_before: str | None
     active_session_id: str | None
+    revision: int
+    reset: bool
 
 
 class ChatBody(CamelModel):
@@ -126,6 +130,8 @@ class ErrorDetail(CamelModel):
     active_session_id: str | None = None
     limit: Literal["requests", "streams", "tokens"] | None = None
     remaining: RemainingBody | None = None
+    messages: list[MessageBody] | None = None
+    revision: int | None = None
 
 
 class ErrorBody(CamelModel):

@@ -129,13 +129,17 @@ class Message(Struct, frozen=True):
 
 
 class Page(Struct, frozen=True):
-    """One page of a chat's messages, oldest first. `next_before` asks for the page of older messages."""
+    """One page of a chat's messages, oldest first. `next_before` asks for the page of older messages.
+
+    `revision` is the chat's: it grows in every transaction that writes to the chat.
+    """
 
     chat_id: str
     title: str
     messages: tuple[Message, ...]
     next_before: str | None
     active_session_id: str | None
+    revision: int = 0
 
 
 class ChatSummary(Struct, frozen=True):
@@ -161,7 +165,8 @@ class NewSession(Struct, frozen=True):
 
     The caller makes `new_session_id` and the other new ids. A second run of the same command (a retry after a
     lost connection) thus finds the first one's work. `answer` is a reply from the cache, made with the
-    model's version `model_version`; only the question of a new chat may have one.
+    model's version `model_version`; only the question of a new chat may have one. `parent_id` is the last
+    message that the user knows, `replaces` the reply that is asked for anew; None leaves it unchecked.
     """
 
     user_id: str
@@ -178,6 +183,13 @@ class NewSession(Struct, frozen=True):
     new_reply_id: str
     model_version: str | None = None
     answer: Reply | None = None
+    parent_id: str | None = None
+    replaces: str | None = None
+
+    @property
+    def names_a_reply(self) -> bool:
+        """Whether the command names the reply that it follows or replaces."""
+        return self.parent_id is not None or self.replaces is not None
 
     @property
     def context_free(self) -> bool:

@@ -13,6 +13,7 @@ ParleyError
 ├── SessionExpired      410
 ├── Conflict            409
 │   ├── ChatBusy        409  the error names the active session
+│   ├── ChatMoved       409  the error has what is new in the chat
 │   └── IdempotencyConflict 409
 ├── LimitExceeded       429  the error names the limit of the user's plan, and what is left of each
 ├── Unavailable         503  a dependency cannot be reached
@@ -23,6 +24,8 @@ ParleyError
 """
 
 from typing import ClassVar
+
+from parley.domain.conversation import Page
 
 
 class ParleyError(Exception):
@@ -119,6 +122,17 @@ class ChatBusy(Conflict):
 
     def details(self) -> dict[str, object]:
         return {"activeSessionId": self.session_id}
+
+
+class ChatMoved(Conflict):
+    """The chat went on after the message `known`. `news` has what is new, once the use case has read it."""
+
+    code = "chat_moved"
+
+    def __init__(self, known: str, news: Page | None = None) -> None:
+        super().__init__("This chat has gone on elsewhere; look at what is new, then send it again.")
+        self.known = known
+        self.news = news
 
 
 class IdempotencyConflict(Conflict):

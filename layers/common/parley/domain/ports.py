@@ -164,6 +164,21 @@ class Store(Protocol):
         """Return a page of messages, oldest first. Raises `NotFound`, `UserDisabled`."""
         ...
 
+    async def changes(self, user_id: str, chat_id: str, since: int, limit: int) -> Page | None:
+        """Return the messages that changed after the revision `since`, oldest first.
+
+        None: more than `limit` changed, or the chat has no such revision, since the database was restored
+        from a backup. Raises `NotFound`, `UserDisabled`.
+        """
+        ...
+
+    async def history_from(self, user_id: str, chat_id: str, message_id: str, limit: int) -> Page:
+        """Return a message and those after it, oldest first, at most the newest `limit`.
+
+        For a message that the chat does not have, they are the newest. Raises `NotFound`, `UserDisabled`.
+        """
+        ...
+
     async def chats(self, user_id: str, before: str | None, limit: int) -> ChatPage:
         """Return a page of the user's chats, latest first. Raises `NotFound`, `UserDisabled`."""
         ...

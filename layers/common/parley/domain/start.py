@@ -14,6 +14,7 @@ from parley.domain.access import Caller, Right
 from parley.domain.conversation import CatalogueEntry, NewSession, Reply, Started
 from parley.domain.errors import (
     ChatBusy,
+    ChatMoved,
     IdempotencyConflict,
     InvalidRequest,
     ModelNotInPlan,
@@ -42,7 +43,9 @@ class EarlierStart(Struct, frozen=True):
 class ChatState(Struct, frozen=True):
     """The chat that is asked in. `characters` is the length of its messages, in code points.
 
-    `active` is its session that has not ended, `nobody_came` whether that one has expired unread.
+    `active` is its session that has not ended, `nobody_came` whether that one has expired unread. `latest`
+    are the replies to the last question that no other takes the place of, oldest first; it may be empty
+    where the request names no reply.
     """
 
     caller: Caller
@@ -50,6 +53,8 @@ class ChatState(Struct, frozen=True):
     characters: int
     active: str | None = None
     nobody_came: bool = False
+    revision: int = 0
+    latest: tuple[str, ...] = ()
 
 
 class Question(Struct, frozen=True):
@@ -89,6 +94,7 @@ class StartPlan(Struct, frozen=True):
 
     - `started`: the result.
     - `position`: of the first message that is written.
+    - `revision`: the chat's, and that of all that is written.
     - `added`: the code points of the question that is written; None if an earlier one is answered again.
     - `reserved`: input and output tokens.
     - `answer`: the reply to save, where it is known.
@@ -102,6 +108,7 @@ class StartPlan(Struct, frozen=True):
     reserved: tuple[int, int]
     answer: Reply | None = None
     expired: str | None = None
+    revision: int = 1
 
 
 def decide(
@@ -155,6 +162,7 @@ def _decide(snapshot: StartSnapshot, new_session: NewSession, session_time: time
         reserved=reserve,
         answer=answer,
         expired=expired,
+        revision=chat.revision + 1 if chat else 1,
     )
 
 
@@ -174,7 +182,20 @@ def _require_chat(chat: ChatState | None, new_session: NewSession) -> str | None
     assert chat is not None
     if chat.active is not None and not chat.nobody_came:
         raise ChatBusy(chat.active)
+    _require_latest(chat, new_session)
     return chat.active
+
+
+def _require_latest(chat: ChatState, new_session: NewSession) -> None:
+    """Refuse a start whose user does not know the chat's end, since it would go on from what nobody saw.
+
+    Several replies may stand at the end: a good one, and failures beside it that are no context. A question
+    may follow any of them. What is replaced is the newest.
+    """
+    if new_session.parent_id is not None and new_session.parent_id not in chat.latest:
+        raise ChatMoved(new_session.parent_id)
+    if new_session.replaces is not None and new_session.replaces != next(reversed(chat.latest), None):
+        raise ChatMoved(new_session.replaces)
 
 
 def _asked_before(question: Question | None, new_session: NewSession) -> Question | None:

@@ -15,26 +15,34 @@ _STATUSES = {status.value: status for status in Status}
 
 # A join for the open session, since a subquery would run once for each message. There is no outer `order by`:
 # the caller sorts the rows.
-HISTORY = f"""
-select c.title, s.id as active_session_id, c.role, u.disabled_at is not null as disabled,
+_HISTORY = f"""
+select c.title, c.revision, s.id as active_session_id, c.role, u.disabled_at is not null as disabled,
        m.id, m.position, m.role as author, m.status, m.parts, m.created_at, m.completed_at, m.model_id,
        m.reply_to, m.superseded_by, m.source, m.finish_reason, m.error, m.input_tokens, m.output_tokens
-  from (select c.id, c.title, {CHAT_ROLE} as role from chats c where c.id = %(chat)s) c
+  from (select c.id, c.title, c.revision, {CHAT_ROLE} as role from chats c where c.id = %(chat)s) c
   join users u on u.id = %(user)s
   left join sessions s on s.chat_id = c.id and s.state <> 'ended'
    and (s.state = 'streaming' or s.expires_at > clock_timestamp())
   left join lateral (
       select * from messages m
-       where m.chat_id = c.id and m.position < coalesce(%(before)s::bigint, 9223372036854775807)
+       where m.chat_id = c.id and {{wanted}}
        order by m.position desc limit %(limit)s) m on true
  where c.role = any(%(roles)s)
 """  # noqa: S608 - made of constants
 
+HISTORY = _HISTORY.format(wanted="m.position < coalesce(%(before)s::bigint, 9223372036854775807)")
+CHANGES = _HISTORY.format(wanted="m.revision > %(since)s")
+HISTORY_FROM = _HISTORY.format(
+    wanted="""m.position >= coalesce(
+           (select k.position from messages k where k.id = %(message)s and k.chat_id = c.id), 0)"""
+)
+
 
 class HistoryRow(NamedTuple):
-    """A row of `HISTORY`. A page without messages is a row whose `id` is None."""
+    """A row of `HISTORY`, `CHANGES` and `HISTORY_FROM`. Without messages there is one whose `id` is None."""
 
     title: str
+    revision: int
     active_session_id: str | None
     role: str
     disabled: bool

@@ -175,9 +175,15 @@ with ended as (
            expires_at = greatest(expires_at, clock_timestamp() + {interval(KEPT_AFTER_END)})
      where id = %(id)s and state <> 'ended' and epoch <= %(epoch)s
  returning user_id, model_id, message_id, reply_id, chat_id, regenerate, asked_model, reserved_input_tokens),
+touched as (
+    update chats c
+       set updated_at = clock_timestamp(), characters = c.characters + %(characters)s,
+           revision = c.revision + 1
+      from ended where c.id = ended.chat_id
+ returning c.revision),
 superseded as (
-    update messages m set superseded_by = ended.reply_id
-      from ended
+    update messages m set superseded_by = ended.reply_id, revision = touched.revision
+      from ended, touched
      where ended.regenerate and %(answers)s and m.chat_id = ended.chat_id
        and m.reply_to = ended.message_id and m.id <> ended.reply_id and m.superseded_by is null),
 replied as (
@@ -185,11 +191,8 @@ replied as (
        set status = %(status)s, parts = %(parts)s, epoch = %(epoch)s, source = %(source)s,
            finish_reason = %(finish_reason)s, provider_reason = %(provider_reason)s, error = %(error)s,
            input_tokens = %(input_tokens)s, output_tokens = %(output_tokens)s,
-           completed_at = clock_timestamp()
-      from ended where m.id = ended.reply_id),
-touched as (
-    update chats c set updated_at = clock_timestamp(), characters = c.characters + %(characters)s
-      from ended where c.id = ended.chat_id),
+           completed_at = clock_timestamp(), revision = touched.revision
+      from ended, touched where m.id = ended.reply_id),
 charged as (
     insert into token_usage as t (user_id, day, model_id, input_tokens, output_tokens)
     select user_id, (clock_timestamp() at time zone 'utc')::date, model_id,
@@ -205,9 +208,14 @@ select count(*) from ended
 _EXPIRE = """
 with old as (
     {old}),
+touched as (
+    update chats c set revision = c.revision + 1 from old where c.id = old.chat_id
+ returning c.id, c.revision),
 replied as (
-    update messages m set status = %(status)s, error = %(error)s, completed_at = clock_timestamp()
-      from old where m.id = old.reply_id),
+    update messages m
+       set status = %(status)s, error = %(error)s, completed_at = clock_timestamp(),
+           revision = touched.revision
+      from old join touched on touched.id = old.chat_id where m.id = old.reply_id),
 ended as (
     update sessions s set state = 'ended', ended_at = clock_timestamp()
       from old where s.id = old.id
@@ -216,13 +224,14 @@ select count(*) from ended
 """
 
 EXPIRE_SESSION = _EXPIRE.format(
-    old="select id, reply_id from sessions where id = %(session)s and state = 'open' for update"
+    old="select id, reply_id, chat_id from sessions where id = %(session)s and state = 'open' for update"
 )
 
 # `statement_timestamp()`, since an index can serve it, unlike `clock_timestamp()`. Locked rows are skipped,
 # since two purges may run at once.
 EXPIRE_SESSIONS = _EXPIRE.format(
-    old="""select id, reply_id from sessions where state = 'open' and expires_at <= statement_timestamp()
+    old="""select id, reply_id, chat_id from sessions
+     where state = 'open' and expires_at <= statement_timestamp()
      order by expires_at limit %(limit)s for update skip locked"""
 )
 

@@ -146,10 +146,17 @@ class AccountRow(NamedTuple):
 
 
 CHAT = f"""
-select c.role, c.next_position, c.characters,
+select c.role, c.next_position, c.characters, c.revision,
        a.id as active, a.state = 'open' and a.expires_at <= statement_timestamp() as nobody_came,
-       q.id as question_id, q.parts as question_parts
-  from (select c.id, c.next_position, c.characters, {CHAT_ROLE} as role
+       q.id as question_id, q.parts as question_parts,
+       case when %(names)s then array(
+           select m.id from messages m
+            where m.chat_id = c.id and m.role = 'assistant' and m.superseded_by is null
+              and m.position > (select max(n.position) from messages n
+                                 where n.chat_id = c.id and n.role = 'user')
+            order by m.position)
+       end as latest
+  from (select c.id, c.next_position, c.characters, c.revision, {CHAT_ROLE} as role
           from chats c where c.id = %(chat)s) c
   left join sessions a on a.chat_id = c.id and a.state <> 'ended'
   left join lateral (
@@ -166,15 +173,25 @@ class ChatRow(NamedTuple):
     role: str
     next_position: int
     characters: int
+    revision: int
     active: str | None
     nobody_came: bool | None
     question_id: str | None
     question_parts: Sequence[Mapping[str, str]]
+    latest: Sequence[str] | None
 
     def state(self, *, disabled: bool) -> ChatState:
         """Return the domain's value."""
         caller = Caller(Role(self.role), disabled)
-        return ChatState(caller, self.next_position, self.characters, self.active, bool(self.nobody_came))
+        return ChatState(
+            caller,
+            self.next_position,
+            self.characters,
+            self.active,
+            bool(self.nobody_came),
+            self.revision,
+            tuple(self.latest or ()),
+        )
 
     def question(self) -> Question | None:
         """Return the last question, where it was asked for."""
@@ -200,6 +217,7 @@ def reads(new_session: NewSession) -> list[Query]:
         "user": user,
         "chat": chat,
         "regenerate": new_session.regenerate,
+        "names": new_session.names_a_reply,
         "roles": access.roles(Right.ASK),
     }
     locks = [(LOCK_USER, account), (LOCK_ACTIVE, of_chat), (LOCK_CHAT, of_chat)]

@@ -9,37 +9,38 @@ from parley.postgres.rows import end_columns
 from parley.postgres.session_statements import EXPIRE_SESSION, expiry_arguments
 
 _INSERT_CHAT = """
-insert into chats (id, owner_id, title, model_id, next_position, characters, created_at, updated_at)
-values (%(chat)s, %(user)s, %(title)s, %(model)s, %(next)s, %(characters)s, %(now)s, %(now)s)
+insert into chats (id, owner_id, title, model_id, next_position, characters, revision, created_at, updated_at)
+values (%(chat)s, %(user)s, %(title)s, %(model)s, %(next)s, %(characters)s, %(revision)s, %(now)s, %(now)s)
 """
 
 _ADVANCE_CHAT = """
 update chats
    set next_position = %(next)s, characters = characters + %(characters)s, updated_at = %(now)s,
-       model_id = %(model)s
+       model_id = %(model)s, revision = %(revision)s
  where id = %(chat)s
 """
 
 _INSERT_QUESTION = """
-insert into messages (id, chat_id, position, role, status, parts, created_at, completed_at)
+insert into messages (id, chat_id, position, role, status, parts, revision, created_at, completed_at)
 values (%(message)s, %(chat)s, %(position)s, 'user', 'complete',
-        jsonb_build_array(jsonb_build_object('type', 'text', 'text', %(prompt)s::text)), %(now)s, %(now)s)
+        jsonb_build_array(jsonb_build_object('type', 'text', 'text', %(prompt)s::text)), %(revision)s,
+        %(now)s, %(now)s)
 """
 
 # A reply that answers the question stays until the new one does too (`FINISH`).
 _SUPERSEDE_FAILURES = """
-update messages set superseded_by = %(reply)s
+update messages set superseded_by = %(reply)s, revision = %(revision)s
  where chat_id = %(chat)s and reply_to = %(message)s and superseded_by is null
    and (status in ('failed', 'filtered') or coalesce(parts -> 0 ->> 'text', '') !~ '\\S')
 """
 
 _INSERT_REPLY = """
-insert into messages (id, chat_id, position, role, status, parts, model_id, reply_to, source, epoch,
+insert into messages (id, chat_id, position, role, status, parts, model_id, reply_to, revision, source, epoch,
                       finish_reason, provider_reason, input_tokens, output_tokens, created_at, completed_at)
 values (%(reply)s, %(chat)s, %(next)s - 1, 'assistant', %(status)s,
         case when %(answer)s::text is null then '[]'
              else jsonb_build_array(jsonb_build_object('type', 'text', 'text', %(answer)s::text)) end,
-        %(model)s, %(message)s,
+        %(model)s, %(message)s, %(revision)s,
         %(source)s, %(epoch)s, %(finish_reason)s, %(provider_reason)s, %(input_tokens)s, %(output_tokens)s,
         %(now)s, %(ended_at)s)
 """
@@ -77,6 +78,7 @@ def writes(new_session: NewSession, plan: StartPlan) -> list[Query]:
         "model": new_session.model_id,
         "title": new_session.title,
         "position": plan.position,
+        "revision": plan.revision,
         "next": plan.position + (1 if plan.added is None else 2),
         "characters": (plan.added or 0) + (len(answer.text) if answer else 0),
         "prompt": new_session.prompt,

@@ -166,12 +166,24 @@ class PostgresStore:
         return Stop(ended, row.leased, row.generation_key, row.epoch)
 
     async def history(self, user_id: str, chat_id: str, before: int | None, limit: int) -> Page:
+        return await self._page(chat_statements.HISTORY, user_id, chat_id, limit, before=before)
+
+    async def changes(self, user_id: str, chat_id: str, since: int, limit: int) -> Page | None:
+        page = await self._page(chat_statements.CHANGES, user_id, chat_id, limit, since=since)
+        return None if page.next_before is not None or since > page.revision else page
+
+    async def history_from(self, user_id: str, chat_id: str, message_id: str, limit: int) -> Page:
+        return await self._page(chat_statements.HISTORY_FROM, user_id, chat_id, limit, message=message_id)
+
+    async def _page(
+        self, statement: str, user_id: str, chat_id: str, limit: int, **wanted: int | str | None
+    ) -> Page:
         # One row beyond the page shows whether there is a next page.
-        arguments = {
-            "chat": chat_id, "user": user_id, "before": before, "limit": limit + 1,
+        arguments = wanted | {
+            "chat": chat_id, "user": user_id, "limit": limit + 1,
             "roles": access.roles(Right.READ),
         }  # fmt: skip
-        rows = [HistoryRow(*row) for row in await self._pool.run(chat_statements.HISTORY, arguments)]
+        rows = [HistoryRow(*row) for row in await self._pool.run(statement, arguments)]
         if not rows:
             raise NotFound
         access.require(Caller(Role(rows[0].role), rows[0].disabled), Right.READ)
@@ -180,7 +192,14 @@ class PostgresStore:
         more = len(messages) > limit
         messages = messages[-limit:]
         before_next = str(messages[0].position) if more else None
-        return Page(chat_id, rows[0].title, tuple(messages), before_next, rows[0].active_session_id)
+        return Page(
+            chat_id,
+            rows[0].title,
+            tuple(messages),
+            before_next,
+            rows[0].active_session_id,
+            rows[0].revision,
+        )
 
     async def chats(self, user_id: str, before: str | None, limit: int) -> ChatPage:
         # The id too, since several chats may have the same time.

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, replace
 
 from parley.domain.conversation import NewSession, Reply, Started
-from parley.domain.errors import InvalidRequest, LogUnavailable, NotFound, TooLarge, UnknownModel
+from parley.domain.errors import ChatMoved, InvalidRequest, LogUnavailable, NotFound, TooLarge, UnknownModel
 from parley.domain.events import Completed, FinishReason, Source
 from parley.domain.ids import SessionIds, is_id, new_id
 from parley.domain.ports import Log, Store
@@ -17,6 +17,8 @@ from parley.support.logs import logger
 from parley.usecases.cached_replies import CachedReplies
 
 _logger = logger("sessions")
+# The most messages that the refusal of a start tells of.
+_NEWS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class StartRequest:
     chat_id: str | None
     regenerate: bool
     idempotency_key: str | None
+    parent_id: str | None = None
+    replaces: str | None = None
 
 
 async def start(
@@ -44,9 +48,14 @@ async def start(
     `prompt_characters` is the longest prompt, in code points. Raises the errors of `Store.start`; a bad
     prompt raises `InvalidRequest`, or `TooLarge`.
     """
+    request = _with_regenerate(request)
     request = _without_empty_prompt(request)
     _check(request, prompt_characters)
+    # What the user knows of the chat is no part of the order: sent again, it may know more. An order without
+    # `replaces` has the hash that the release before gave it.
     body = [request.prompt, request.model_id, request.chat_id, request.regenerate]
+    if request.replaces is not None:
+        body.append(request.replaces)
     new_session = NewSession(
         user_id=request.user_id,
         prompt=request.prompt,
@@ -60,10 +69,17 @@ async def start(
         new_chat_id=new_id(),
         new_message_id=new_id(),
         new_reply_id=new_id(),
+        parent_id=request.parent_id,
+        replaces=request.replaces,
     )
     begun = time.monotonic()
     new_session = await cached_replies.attach_to(new_session)
-    started = await store.start(new_session)
+    try:
+        started = await store.start(new_session)
+    except ChatMoved as moved:
+        assert new_session.chat_id is not None
+        news = await store.history_from(new_session.user_id, new_session.chat_id, moved.known, _NEWS)
+        raise ChatMoved(moved.known, news) from None
     cached_replies.remember_model(started)
     if started.answered and new_session.answer is not None:
         # After the response, which needs no further wait: the line takes as long to write.
@@ -89,6 +105,11 @@ def _report(new_session: NewSession, reply: Reply, seconds: float) -> None:
     _logger.info("reply_ended", extra=fields)
 
 
+def _with_regenerate(request: StartRequest) -> StartRequest:
+    """Return the request with `regenerate` where it names the reply that it replaces."""
+    return request if request.replaces is None else replace(request, regenerate=True)
+
+
 def _without_empty_prompt(request: StartRequest) -> StartRequest:
     """Return the request with None in place of an empty prompt, if it asks the chat's last question again.
 
@@ -104,6 +125,7 @@ def _check(request: StartRequest, prompt_characters: int) -> None:
         raise NotFound
     if not request.model_id.isprintable():
         raise UnknownModel  # NUL is not printable, and no query takes it
+    _check_known(request)
     if request.prompt is None:
         if request.regenerate and request.chat_id is not None:
             return
@@ -116,6 +138,21 @@ def _check(request: StartRequest, prompt_characters: int) -> None:
         raise InvalidRequest("prompt contains a NUL character.", field="prompt")
     if any("\ud800" <= character <= "\udfff" for character in request.prompt):
         raise InvalidRequest("prompt contains half of a surrogate pair.", field="prompt")
+
+
+def _check_known(request: StartRequest) -> None:
+    for field, known in (("parentId", request.parent_id), ("replaces", request.replaces)):
+        if known is None:
+            continue
+        if request.chat_id is None:
+            raise InvalidRequest(f"{field} needs a chatId.", field=field)
+        if not is_id(known):
+            raise InvalidRequest(f"{field} is not the id of a message.", field=field)
+    if request.replaces is not None:
+        if request.parent_id is not None:
+            raise InvalidRequest("parentId and replaces exclude each other.", field="replaces")
+        if request.prompt is not None:
+            raise InvalidRequest("With replaces, prompt must be left out.", field="prompt")
 
 
 async def stop(store: Store, log: Log, session_ids: SessionIds, session_id: str, user_id: str | None) -> None:
