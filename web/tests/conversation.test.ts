@@ -9,7 +9,7 @@ import { FakeServer, FakeSignals, failure, json, sse } from "./server";
 const started = { sessionId: "s1", chatId: "c1", messageId: "m1", replyId: "m2", expiresAt: "2026-01-01T00:10:00Z" };
 
 function page(messages: WireMessage[], more: Partial<HistoryPage> = {}): Response {
-  return json({ chatId: "c1", title: "A chat", messages, nextBefore: null, activeSessionId: null, ...more });
+  return json({ chatId: "c1", title: "A chat", messages, nextBefore: null, activeSessionId: null, revision: 1, reset: false, ...more });
 }
 
 function open(server: FakeServer, chatId: string | null, more = {}): Conversation {
@@ -272,7 +272,79 @@ describe("regenerating", () => {
     const state = await settled(conversation, idle);
     expect(texts(state)).toEqual(["user: Hello?", "assistant: Hello, world!"]);
     expect(state.messages.find(({ id }) => id === "m2")?.supersededBy).toBe("m3");
-    expect(server.to("start")[1]?.body).toEqual({ modelId: "demo", chatId: "c1", regenerate: true, userId: "demo-free" });
+    expect(server.to("start")[1]?.body).toEqual({ modelId: "demo", chatId: "c1", replaces: "m2", userId: "demo-free" });
+  });
+});
+
+describe("a chat that went on elsewhere", () => {
+  const other = wire({ id: "m3", role: "user" }, "TWO?");
+  const two = wire({ id: "m4", role: "assistant", replyTo: "m3" }, "2");
+  const moved = () => failure(409, "chat_moved", { messages: [answer, other, two], revision: 5 });
+
+  it("is asked after the message that is shown last", async () => {
+    const server = new FakeServer()
+      .on("history", page([question, answer]))
+      .on("start", json({ ...started, messageId: "m3", replyId: "m4" }, 201))
+      .on("stream", sse([bytesOf("reply")]));
+    const conversation = open(server, "c1");
+    await conversation.load();
+    await conversation.send("And?", "demo");
+    await settled(conversation, idle);
+    await conversation.send("And then?", "demo");
+    expect(server.to("start").map(({ body }) => body?.parentId)).toEqual(["m2", "m4"]);
+  });
+
+  it("shows what is new, and hands the question back", async () => {
+    const server = new FakeServer()
+      .on("history", page([question, answer], { revision: 3 }), page([other, two], { revision: 5 }))
+      .on("start", moved());
+    const conversation = open(server, "c1");
+    await conversation.load();
+    await conversation.send("THREE?", "demo");
+    const state = conversation.getState();
+    expect(server.to("history")[1]?.query.get("since")).toBe("3");
+    expect(texts(state)).toEqual(["user: Hello?", "assistant: Hello!", "user: TWO?", "assistant: 2"]);
+    expect(state).toMatchObject({ handedBack: "THREE?", revision: 5, reply: null, problem: { about: "send", failure: { code: "chat_moved" } } });
+    await conversation.send("THREE?", "demo");
+    expect(server.to("start")[1]?.body).toMatchObject({ prompt: "THREE?", parentId: "m4" });
+  });
+
+  it("keeps the reply that was to be replaced, and shows what is new", async () => {
+    const server = new FakeServer()
+      .on("history", page([question, answer], { revision: 3 }), page([other, two], { revision: 5 }))
+      .on("start", moved());
+    const conversation = open(server, "c1");
+    await conversation.load();
+    await conversation.regenerate("demo");
+    const state = conversation.getState();
+    expect(server.to("start")[0]?.body).toMatchObject({ replaces: "m2" });
+    expect(texts(state)).toEqual(["user: Hello?", "assistant: Hello!", "user: TWO?", "assistant: 2"]);
+    expect(state).toMatchObject({ handedBack: null, problem: { failure: { code: "chat_moved" } } });
+  });
+
+  it("replaces by the newest page where too much is new", async () => {
+    const server = new FakeServer()
+      .on("history", page([question, answer], { revision: 3 }), page([other, two], { revision: 500, reset: true, nextBefore: "3" }))
+      .on("start", moved());
+    const conversation = open(server, "c1");
+    await conversation.load();
+    await conversation.send("THREE?", "demo");
+    expect(texts(conversation.getState())).toEqual(["user: Hello?", "assistant: Hello!", "user: TWO?", "assistant: 2"]);
+    expect(conversation.getState().revision).toBe(500);
+  });
+
+  it("attaches to the reply that is written there", async () => {
+    const pending = wire({ id: "m4", role: "assistant", status: "pending", replyTo: "m3" });
+    const server = new FakeServer()
+      .on("history", page([question, answer]), page([other, pending], { revision: 4, activeSessionId: "s2" }))
+      .on("start", failure(409, "chat_busy", { activeSessionId: "s2" }))
+      .on("stream", sse([bytesOf("reply")]));
+    const conversation = open(server, "c1");
+    await conversation.load();
+    await conversation.send("THREE?", "demo");
+    const state = await settled(conversation, idle);
+    expect(texts(state)).toEqual(["user: Hello?", "assistant: Hello!", "user: TWO?", "assistant: Hello, world!"]);
+    expect(state.handedBack).toBe("THREE?");
   });
 });
 

@@ -7,7 +7,7 @@ import { bytesOf } from "./golden";
 import { FakeServer, json, sse } from "./server";
 
 const started = { sessionId: "s1", chatId: "c1", messageId: "m1", replyId: "m2", expiresAt: "" };
-const empty = (chatId: string) => json({ chatId, title: chatId, messages: [], nextBefore: null, activeSessionId: null });
+const empty = (chatId: string) => json({ chatId, title: chatId, messages: [], nextBefore: null, activeSessionId: null, revision: 1, reset: false });
 
 describe("useChat", () => {
   it("stays with a new chat that is given its id", async () => {
@@ -54,7 +54,7 @@ describe("useChat", () => {
       return new Response(body, { headers: { "Content-Type": "text/event-stream" } });
     };
     const server = new FakeServer()
-      .on("history", json({ chatId: "c1", title: "", messages: [], nextBefore: null, activeSessionId: "s9" }))
+      .on("history", json({ chatId: "c1", title: "", messages: [], nextBefore: null, activeSessionId: "s9", revision: 1, reset: false }))
       .on("stream", stream)
       .on("stop", json({}, 202));
     const client = server.client();
@@ -88,7 +88,7 @@ describe("useChat", () => {
     await waitFor(() => expect(result.current.messages.at(-1)).toMatchObject({ status: "complete", text: "Hello, world!" }));
     expect(result.current.messages.map(({ role }) => role)).toEqual(["user", "assistant"]);
     expect(result.current.problem).toBeNull();
-    expect(server.to("start")[1]?.body).toMatchObject({ chatId: "c1", regenerate: true });
+    expect(server.to("start")[1]?.body).toMatchObject({ chatId: "c1", replaces: "m2" });
     const keys = server.to("start").map(({ headers }) => headers.get("Idempotency-Key"));
     expect(new Set(keys).size).toBe(2);
   });

@@ -82,7 +82,7 @@ export class ParleyClient {
     await this.write(this.endpoints.stop, { sessionId }, signal);
   }
 
-  history(chatId: string, page: { before?: string; limit?: number } = {}, signal?: AbortSignal): Promise<HistoryPage> {
+  history(chatId: string, page: { before?: string; since?: number; limit?: number } = {}, signal?: AbortSignal): Promise<HistoryPage> {
     return this.read(this.endpoints.history, { chatId, ...page }, signal);
   }
 

@@ -10,7 +10,7 @@ import { Batches } from "./batches";
 import { ApiError } from "./errors";
 import { follow, type Follow } from "./follow";
 import { type Happening, reduce } from "./reducer";
-import { type ChatState, emptyChat, type Failure } from "./state";
+import { type ChatState, emptyChat, type Failure, lastKnown } from "./state";
 import type { Started, StartRequest } from "./wire";
 
 export interface ConversationOptions {
@@ -53,15 +53,16 @@ export class Conversation {
     return () => this.listeners.delete(listener);
   };
 
-  /** Loads the newest page and attaches to the reply in production, if there is one. */
+  /** Loads the newest page, or what changed since, and attaches to the reply in production, if there is one. */
   async load(): Promise<void> {
-    const chatId = this.state.chatId;
+    const { chatId, revision } = this.state;
     if (chatId === null) return;
     const { signal } = this.whole;
     this.apply({ type: "loading" });
     try {
-      const page = await this.options.client.history(chatId, this.page(), signal);
-      this.apply({ type: "loaded", page });
+      const since = revision === null ? {} : { since: revision };
+      const page = await this.options.client.history(chatId, { ...this.page(), ...since }, signal);
+      this.apply({ type: revision === null || page.reset ? "loaded" : "changed", page });
       if (page.activeSessionId !== null && this.state.reply === null) this.attach(page.activeSessionId);
     } catch (thrown) {
       this.fail(thrown, (failure, error) => ({ type: "load failed", failure, missing: error.status === 404 }));
@@ -87,16 +88,20 @@ export class Conversation {
    */
   async send(prompt: string, modelId: string, key = newKey()): Promise<void> {
     if (prompt.trim() === "" || this.state.reply !== null) return;
-    const chatId = this.state.chatId ?? undefined;
-    const request: StartRequest = chatId === undefined ? { prompt, modelId } : { prompt, modelId, chatId };
+    const request: StartRequest = { prompt, modelId };
+    if (this.state.chatId !== null) request.chatId = this.state.chatId;
+    const parentId = lastKnown(this.state.messages);
+    if (request.chatId !== undefined && parentId !== undefined) request.parentId = parentId;
     await this.start({ key, request, questionKey: newKey() });
   }
 
   /** Asks the last question again, past the cache; the new reply takes the place of the last. */
   async regenerate(modelId: string): Promise<void> {
-    const { chatId, reply } = this.state;
+    const { chatId, reply, messages } = this.state;
     if (chatId === null || reply !== null) return;
-    await this.start({ key: newKey(), request: { modelId, chatId, regenerate: true }, questionKey: "" });
+    const replaces = lastKnown(messages, "assistant");
+    const request: StartRequest = { modelId, chatId, ...(replaces === undefined ? { regenerate: true } : { replaces }) };
+    await this.start({ key: newKey(), request, questionKey: "" });
   }
 
   /** Does what helps against the current problem; `modelId` answers where a reply is asked for anew. */
@@ -167,7 +172,8 @@ export class Conversation {
     const { modelId, prompt = "" } = request;
     const at = new Date().toISOString();
     const replyKey = newKey();
-    if (request.regenerate) this.apply({ type: "asked again", modelId, replyKey, at });
+    const again = request.regenerate === true || request.replaces !== undefined;
+    if (again) this.apply({ type: "asked again", modelId, replyKey, at });
     else this.apply({ type: "asked", prompt, modelId, questionKey, replyKey, at });
     const { signal } = this.whole;
     try {
@@ -180,11 +186,12 @@ export class Conversation {
     } catch (thrown) {
       this.fail(thrown, (failure, error) => {
         // A send that may work later stays on the page; any other goes back to be changed.
-        const handBack = error.retryable || request.regenerate ? null : prompt;
+        const handBack = error.retryable || again ? null : prompt;
         return { type: "not started", failure, handBack };
       });
-      const busy = thrown instanceof ApiError ? thrown.activeSessionId : undefined;
-      if (busy !== undefined && !signal.aborted) await this.load();
+      // Somebody asked here meanwhile: in another tab, or on another device.
+      const elsewhere = thrown instanceof ApiError && (thrown.code === "chat_moved" || thrown.activeSessionId !== undefined);
+      if (elsewhere && !signal.aborted) await this.load();
     }
   }
 

@@ -4,12 +4,14 @@ import type { Connection } from "./follow";
 import type { Received } from "./connection";
 import { type Asked, type AskedAgain, asked, askedAgain, attached, notStarted, started } from "./asking";
 import { connected, received } from "./replying";
-import { type ChatState, emptyChat, type Failure, fromWire, without, withReply } from "./state";
+import { type ChatState, emptyChat, type Failure, fromWire, type Message, type Problem, without, withReply } from "./state";
 import type { HistoryPage, Started } from "./wire";
 
 export type Happening =
   | { type: "loading" }
   | { type: "loaded"; page: HistoryPage }
+  /** The page has what changed since the last one. */
+  | { type: "changed"; page: HistoryPage }
   | { type: "load failed"; failure: Failure; missing: boolean }
   | { type: "loading older" }
   | { type: "older loaded"; page: HistoryPage }
@@ -34,6 +36,8 @@ export function reduce(state: ChatState, happening: Happening): ChatState {
       return { ...state, history: state.messages.length > 0 ? state.history : "loading", problem: without(state, "load") };
     case "loaded":
       return loaded(state, happening.page);
+    case "changed":
+      return changed(state, happening.page);
     case "load failed":
       return happening.missing
         ? { ...emptyChat(state.chatId), history: "missing" }
@@ -85,19 +89,48 @@ function dismissed(state: ChatState): ChatState {
   return { ...state, problem: null, messages: state.messages.slice(0, -1), handedBack: last.text };
 }
 
-function loaded(state: ChatState, page: HistoryPage): ChatState {
+/** The page's messages, each with the key under which it is shown already. */
+function fromPage(state: ChatState, page: HistoryPage): Message[] {
   const known = new Map(state.messages.map((message) => [message.id, message]));
-  const newest = page.messages.map((wire) => {
+  return page.messages.map((wire) => {
     const message = fromWire(wire);
     const before = known.get(message.id);
     if (!before) return message;
     // What a live stream has shown is newer than the row, which has no text until the end.
     const live = message.status === "pending" && before.key === state.reply?.key;
-    return live ? before : { ...message, key: before.key };
+    return live ? { ...before, position: message.position } : { ...message, key: before.key };
   });
+}
+
+/** The state's problem after the chat was loaded, whose newest messages these are. */
+function problemAfter(state: ChatState, messages: readonly Message[]): Problem | null {
   // A session that expired has lost nothing where its reply is here, however it ended but in failure.
-  const last = newest.at(-1);
+  const last = messages.at(-1);
   const ended = last?.role === "assistant" && last.status !== "pending" && last.status !== "failed";
+  return ended && state.problem?.about === "reply" ? null : without(state, "load");
+}
+
+function changed(state: ChatState, page: HistoryPage): ChatState {
+  const changes = fromPage(state, page);
+  const ids = new Set(changes.map(({ id }) => id));
+  const others = state.messages.filter((message) => !ids.has(message.id));
+  const first = state.messages.find(({ position }) => position !== null)?.position ?? 0;
+  // What changed above the first page that is shown comes when that is loaded.
+  const placed = [...others.filter(({ position }) => position !== null), ...changes].filter(({ position }) => (position ?? 0) >= first);
+  placed.sort((one, other) => (one.position ?? 0) - (other.position ?? 0));
+  // Not placed by the server yet: a question on its way. A reply that nobody knows by its id is in the changes.
+  const unplaced = others.filter(({ id, key, position, role }) => position === null && (id !== null || role === "user" || key === state.reply?.key));
+  return {
+    ...state,
+    title: page.title,
+    messages: [...placed, ...unplaced],
+    revision: page.revision,
+    problem: problemAfter(state, placed),
+  };
+}
+
+function loaded(state: ChatState, page: HistoryPage): ChatState {
+  const newest = fromPage(state, page);
   const first = newest[0]?.position ?? null;
   const above = state.messages.filter((m) => first !== null && m.position !== null && m.position < first);
   // A page is short where its messages are long. If messages lie between, they are loaded as earlier ones are.
@@ -109,7 +142,8 @@ function loaded(state: ChatState, page: HistoryPage): ChatState {
     history: "loaded",
     messages: [...earlier, ...newest],
     nextBefore: earlier.length > 0 ? state.nextBefore : page.nextBefore,
-    problem: ended && state.problem?.about === "reply" ? null : without(state, "load"),
+    revision: page.revision,
+    problem: problemAfter(state, newest),
   };
 }
 

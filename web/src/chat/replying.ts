@@ -42,6 +42,7 @@ function applied(state: ChatState, frame: Exclude<Frame, TokenFrame>, at: number
   switch (frame.type) {
     case "start":
       return withMessage(withReply(state, { connection: "open", offline: false }), (message) => ({
+        id: message.id ?? frame.messageId,
         modelId: frame.modelId,
         // A resumed connection joins its own reply; the first one knows where the reply came from.
         source: message.source ?? frame.source,

@@ -72,6 +72,8 @@ export interface ChatState {
   history: "none" | "loading" | "loaded" | "failed" | "missing";
   messages: readonly Message[];
   nextBefore: string | null;
+  /** What the page knows of the chat, by the server's count; null before it is loaded. */
+  revision: number | null;
   loadingOlder: boolean;
   reply: LiveReply | null;
   problem: Problem | null;
@@ -86,6 +88,7 @@ export function emptyChat(chatId: string | null): ChatState {
     history: chatId === null ? "none" : "loading",
     messages: [],
     nextBefore: null,
+    revision: null,
     loadingOlder: false,
     reply: null,
     problem: null,
@@ -96,6 +99,12 @@ export function emptyChat(chatId: string | null): ChatState {
 /** The messages to show: a reply hides the earlier ones whose place it takes. */
 export function shown(messages: readonly Message[]): Message[] {
   return messages.filter((message) => message.supersededBy === null);
+}
+
+/** The id of the last message that is shown, as far as the server has it; of this role, if one is given. */
+export function lastKnown(messages: readonly Message[], role?: Message["role"]): string | undefined {
+  const known = shown(messages).findLast(({ id, role: of }) => id !== null && (role === undefined || role === of));
+  return known?.id ?? undefined;
 }
 
 export function fromWire(wire: WireMessage): Message {

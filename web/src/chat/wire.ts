@@ -80,11 +80,16 @@ function isStatus(value: Partial<StatusFrame>): boolean {
   return value.state === "retrying" || value.state === "fallback";
 }
 
-/** POST /chat/start. With `regenerate`, the chat's last question is asked again. */
+/**
+ * POST /chat/start. In a chat it names what is known of it: `parentId` the message that a question follows, `replaces`
+ * the reply that is asked for anew. With `regenerate`, the last question is asked again, whatever came since.
+ */
 export interface StartRequest {
   prompt?: string;
   modelId: string;
   chatId?: string;
+  parentId?: string;
+  replaces?: string;
   regenerate?: boolean;
 }
 
@@ -113,13 +118,18 @@ export interface WireMessage {
   completedAt: string | null;
 }
 
-/** GET /chat/history: messages oldest first; `nextBefore` leads to the older ones. */
+/**
+ * GET /chat/history: messages oldest first; `nextBefore` leads to the older ones. Asked for what changed since a
+ * `revision`, it has that alone, unless `reset` says that it is the newest page, in place of all that is known.
+ */
 export interface HistoryPage {
   chatId: string;
   title: string;
   messages: WireMessage[];
   nextBefore: string | null;
   activeSessionId: string | null;
+  revision: number;
+  reset: boolean;
 }
 
 export interface ChatSummary {

@@ -20,6 +20,11 @@ const TITLES: Record<Problem["about"], string> = {
   stop: "The reply could not be stopped",
 };
 
+function titleOf({ about, failure }: Problem): string {
+  if (tooLong(failure)) return "The question is too long";
+  return failure.code === "chat_moved" ? "Not sent: there is something new here" : TITLES[about];
+}
+
 export function Banner({ problem, onRetry, onDismiss }: BannerProps): ReactNode {
   const { about, failure } = problem;
   const wait = useCountdown(failure.retryAfterMs ?? 0, failure);
@@ -28,7 +33,7 @@ export function Banner({ problem, onRetry, onDismiss }: BannerProps): ReactNode 
       <Icon name="warning" />
       {/* Only this is read out when it appears; the seconds that pass beside it are not. */}
       <div className="banner-text" role="alert">
-        <strong>{tooLong(failure) ? "The question is too long" : TITLES[about]}</strong>
+        <strong>{titleOf(problem)}</strong>
         <span>
           {failure.message}
           {about === "connection" ? " The reply goes on without this page; nothing of it is lost." : ""}
