@@ -161,7 +161,9 @@ class Client:
                     break
         return reading
 
-    async def ask(self, prompt: str, model: str = "fake", **fields: Any) -> tuple[dict[str, Any], Transcript]:
+    async def ask(
+        self, prompt: str | None, model: str = "fake", **fields: Any
+    ) -> tuple[dict[str, Any], Transcript]:
         """Start and read to the end."""
         started = await self.start(prompt, model, **fields)
         return started, await self.read(started["sessionId"])

@@ -270,7 +270,8 @@ class StoreSuite(StoreFixtures):
         assert [message.status for message in kept] == ["complete", "failed", "complete", "pending"]
         assert kept[1].error_code == "session_expired"
         assert kept[1].completed_at is not None
-        assert (await store.session(again.session_id)).turns[-1] == Turn(Role.USER, "And now?")
+        last = Turn(Role.USER, "And now?", again.message_id)
+        assert (await store.session(again.session_id)).turns[-1] == last
 
     async def test_regenerate_answers_the_last_question_anew(self, store: Store) -> None:
         chat = (await turn(store, "One?", "1")).chat_id
@@ -340,15 +341,20 @@ class StoreSuite(StoreFixtures):
         assert await store.expire_sessions(9) == 1
         assert [message.superseded_by for message in await messages(store, good.chat_id)] == [None] * 3
 
-    async def test_a_session_tells_whether_its_turns_are_the_whole_chat(self, store: Store) -> None:
+    async def test_a_session_tells_how_much_of_the_chat_lies_before_its_turns(self, store: Store) -> None:
         chat = (await turn(store, "0?", "0" * 900)).chat_id
         session = await store.session((await store.start(new_session("1?", chat_id=chat))).session_id)
-        assert (session.whole, len(session.turns)) == (True, 3)
+        assert (session.earlier, len(session.turns)) == (0, 3)
         await store.finish(session.id, Reply(1, "1" * 900, STOP), "provider")
+        # What a newer reply takes the place of is not counted.
+        await turn(store, "1?", "I" * 900, chat, regenerate=True)
         await turn(store, "2?", "2" * 900, chat)
         session = await store.session((await store.start(new_session("3?", chat_id=chat))).session_id)
         # The model takes a thousand characters. A store may read no more than twice as many.
-        assert session.whole == (session.turns[0].text == "0?")
+        assert session.earlier + len(session.turns) == 7
+        kept = [message for message in await messages(store, chat) if message.superseded_by is None]
+        shown = [message.id for message in kept]
+        assert [entry.message_id for entry in session.turns] == shown[session.earlier : -1]
 
     async def test_regenerate_with_another_model(self, store: Store) -> None:
         chat = (await turn(store, "Why?", user="bob")).chat_id
@@ -364,7 +370,7 @@ class StoreSuite(StoreFixtures):
         assert session.model == Model(
             "large", "maker", "large-1", "Large", 100, 1000, "Be kind.", {"temperature": 0.5}
         )
-        assert session.turns == (Turn(Role.USER, "Why?"),)
+        assert session.turns == (Turn(Role.USER, "Why?", started.message_id),)
         assert session.state is SessionState.OPEN
         assert (session.user_id, session.chat_id) == ("bob", started.chat_id)
         assert (session.message_id, session.reply_id) == (started.message_id, started.reply_id)

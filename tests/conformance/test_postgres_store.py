@@ -22,7 +22,7 @@ class TestPostgresStore(OnPostgres, StoreSuite):
         await turn(store, "1?", "1" * 3000, chat)
         session = await store.session((await store.start(new_session("2?", chat_id=chat))).session_id)
         assert [entry.text[:2] for entry in session.turns] == ["11", "2?"]
-        assert not session.whole
+        assert session.earlier == 3
 
 
 class TestPostgresLimits(OnPostgres, LimitSuite):

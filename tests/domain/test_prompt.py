@@ -8,9 +8,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from parley.domain.conversation import Model, ModelOptions, Role, Turn
+from parley.domain.conversation import LeftOut, Model, ModelOptions, Role, Turn
 from parley.domain.errors import ContextTooLong
-from parley.domain.prompt import generation_key, normalise, shortened, tokens_of, trim
+from parley.domain.prompt import generation_key, left_out, normalise, shortened, tokens_of, trim
 from parley.support.encoding import is_blank
 
 MODEL = Model("small", "maker", "small-1", "Small", 100, 1000)
@@ -103,6 +103,35 @@ def test_trim_keeps_the_newest_whole_pairs_that_fit(history: list[Turn], budget:
     if len(kept) < len(whole):
         assert sum(len(turn.text) for turn in whole[len(whole) - len(kept) - 2 :]) > budget
     assert trim(whole, room(budget)) == kept == trim(kept, room(budget))
+
+
+@given(turns, st.integers(-5, 40), st.integers(0, 3))
+def test_what_is_left_out_ends_where_what_is_sent_begins(
+    history: list[Turn], budget: int, earlier: int
+) -> None:
+    chat = [
+        replace(turn, message_id=str(number)) for number, turn in enumerate([*history, user("Why?")], earlier)
+    ]
+    kept = normalise(chat, whole=not earlier)
+    sent = trim(kept, room(budget))
+    missing = left_out(earlier, chat, kept, sent)
+    if missing is None:
+        assert not earlier
+        assert sent == kept
+    else:
+        assert missing == LeftOut(int(sent[0].message_id), sent[0].message_id)
+        assert earlier or len(sent) < len(kept)
+
+
+def test_nothing_is_left_out_where_nothing_was_asked() -> None:
+    assert left_out(0, (), (), ()) is None
+    assert left_out(4, (), (), ()) is None
+
+
+def test_a_question_that_was_not_answered_is_not_left_out_for_lack_of_room() -> None:
+    chat = (user("Lost?"), assistant(""), user("Why?"))
+    kept = normalise(chat)
+    assert left_out(0, chat, kept, trim(kept, room(40))) is None
 
 
 @given(turns, st.integers(0, 40), st.integers(0, 40))

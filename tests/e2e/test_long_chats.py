@@ -6,6 +6,7 @@ import pytest
 from playwright.async_api import Page, expect
 
 from tests.client import eventually
+from tests.e2e.axe import expect_accessible
 from tests.e2e.chat_page import ChatPage
 from tests.e2e.frames import TOKENS, Watch, reply
 from tests.world import World
@@ -129,3 +130,20 @@ async def test_a_thousand_messages_load_by_pages_and_scroll(world: World, page: 
     await chat.ask("One more")
     await chat.finished()
     await expect(page.locator(".bubble").last).to_be_in_viewport()
+
+
+async def test_the_page_shows_from_where_on_a_long_chat_was_sent(world: World, page: Page) -> None:
+    model = world.model("narrow")
+    world.sql("update models set context_characters = 70 where id = %s", model)
+    chat = ChatPage(page, world.server().url, model)
+    await chat.open()
+    mark = page.locator(".context-mark")
+    for prompt in ("One?", "Two, and some more words?"):
+        await chat.ask(prompt)
+        await chat.finished()
+        await expect(mark).to_have_count(0)
+    await chat.ask("Three?")
+    await chat.finished()
+    await expect(mark).to_have_text("The 2 messages above were too much for the model, and not sent")
+    await expect(page.locator(".context-mark + .message .bubble")).to_have_text("Two, and some more words?")
+    await expect_accessible(page, "a context that is not whole")

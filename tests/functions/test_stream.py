@@ -73,6 +73,22 @@ async def test_the_header_knows_better_than_the_query(client: Client) -> None:
     assert reading.source == "history"
 
 
+async def test_a_stream_begins_with_what_the_model_s_context_left_out(world: World, client: Client) -> None:
+    model = world.model("narrow")
+    world.sql("update models set context_characters = 60 where id = %s", model)
+    first, reading = await client.ask("One?", model)
+    assert "leftOut" not in reading.events[0]
+    chat = first["chatId"]
+    later, _ = await client.ask("Two, and some more words?", model, chatId=chat)
+    asked, reading = await client.ask("Three?", model, chatId=chat)
+    start = reading.events[0]
+    # `You said: ` and the question: 4 + 14, 25 + 35 and 6 characters.
+    assert (start["leftOut"], start["contextFrom"]) == (4, asked["messageId"])
+    world.sql("update models set context_characters = 80 where id = %s", model)
+    _, reading = await client.ask(None, model, chatId=chat, replaces=asked["replyId"])
+    assert (reading.events[0]["leftOut"], reading.events[0]["contextFrom"]) == (2, later["messageId"])
+
+
 async def test_silence_is_filled_and_the_first_frame_comes_before_it(world: World, client: Client) -> None:
     model = world.model("silent-1", fault="stall", fault_after=0)
     started = await client.start("Are you there?", model)

@@ -80,7 +80,11 @@ class MemoryStore:
         last = self._database.messages[row.message_id].position
         return tuple(
             # What a provider refused is not sent again, nor is its question.
-            Turn(message.role, "" if message.message().status is Status.FILTERED else message.text)
+            Turn(
+                message.role,
+                "" if message.message().status is Status.FILTERED else message.text,
+                message.id,
+            )
             for message in self._database.messages_of(row.chat_id)
             if message.position <= last
             and message.superseded_by is None

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace as changed
 
-from parley.domain.conversation import ModelOptions
+from parley.domain.conversation import LeftOut, ModelOptions
 from parley.domain.errors import ContextTooLong, ProviderFault
 from parley.domain.events import (
     Completed,
@@ -180,6 +180,13 @@ async def test_a_context_that_is_too_long_is_asked_again_with_fewer_turns(
         asked = model.requests[-1].turns
         assert asked[-1].text == f"Question {number}?"
         assert len(asked) % 2 == 1
+        # What the provider refused is told, by the message that the question now begins with.
+        assert run.generation is not None
+        missing = run.generation.buffer.left_out
+        if len(asked) == 2 * number + 1:
+            assert missing is None
+        else:
+            assert missing == LeftOut(2 * number + 1 - len(asked), asked[0].message_id)
     assert len(model.requests) > 6
     assert len(model.requests[-1].turns) > 1
 

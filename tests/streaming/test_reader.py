@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parley.domain.conversation import Model, Reply, Session, SessionState
+from parley.domain.conversation import LeftOut, Model, Reply, Session, SessionState
 from parley.domain.events import Completed, Cursor, Failed, FinishReason, Source, StreamState, Usage
+from parley.domain.ports import ModelRequest
 from parley.streaming.frames import HEARTBEAT
 from parley.streaming.generation import Generation
 from parley.streaming.reader import Reader, at_end
@@ -234,6 +235,30 @@ async def test_a_reader_ahead_of_a_follower_s_copy_is_believed_for_a_moment() ->
     await asyncio.gather(show(run, screen), beside(run, acts))
     assert screen.text == "One two three"
     assert "reset" not in screen.types()
+
+
+def test_a_reader_is_told_what_is_left_out_and_what_more_the_provider_refuses() -> None:
+    async def scenario() -> None:
+        few, more = LeftOut(2, "m3"), LeftOut(6, "m7")
+        run = SessionRun(SESSION, "key", ModelRequest(MODEL, (), few))
+        generation = begin(run)
+        early, late = Screen(), Screen()
+        early_reader = Reader(run, None, hinted=False, heartbeat=60)
+        early.take(early_reader.take())
+        generation.buffer.leave_out(more)
+        generation.buffer.append("Hello")
+        early.take(early_reader.take())
+        late.take(Reader(run, None, hinted=False, heartbeat=60).take())
+        told = {"leftOut": 6, "contextFrom": "m7"}
+        assert early.events[0].items() >= {"leftOut": 2, "contextFrom": "m3"}.items()
+        assert early.events[2:] == [
+            {"type": "status", "state": "shortened"} | told,
+            {"type": "token", "content": "Hello"},
+        ]
+        assert late.events[0].items() >= told.items()
+        assert late.types() == ["start", "token"]
+
+    asyncio.run(scenario())
 
 
 def test_a_cursor_is_at_the_end_where_the_reply_is_whole() -> None:

@@ -348,6 +348,33 @@ describe("a chat that went on elsewhere", () => {
   });
 });
 
+describe("what the model's context leaves out", () => {
+  const bytes = (...frames: object[]) =>
+    new TextEncoder().encode(frames.map((frame) => `id: 1-0\ndata: ${JSON.stringify(frame)}\n\n`).join(""));
+  const start = { type: "start", sessionId: "s1", chatId: "c1", messageId: "m4", modelId: "demo", source: "provider" };
+  const done = { type: "done", finishReason: "stop", usage: null, messageId: "m4", saved: true };
+
+  it("is told with the reply, and forgotten with the next question", async () => {
+    const server = new FakeServer()
+      .on("history", page([question, answer]))
+      .on("start", json({ ...started, messageId: "m3", replyId: "m4" }, 201))
+      .on(
+        "stream",
+        sse([bytes({ ...start, leftOut: 2, contextFrom: "m3" }, { type: "token", content: "Hi" }, done)]),
+        sse([bytes(start, { type: "status", state: "shortened", leftOut: 4, contextFrom: "m5" }, { type: "token", content: "Hi" }, done)]),
+        sse([bytes(start, { type: "status", state: "shortened" }, { type: "token", content: "Hi" }, done)]),
+      );
+    const conversation = open(server, "c1");
+    await conversation.load();
+    await conversation.send("And?", "demo");
+    expect((await settled(conversation, idle)).leftOut).toEqual({ messages: 2, contextFrom: "m3" });
+    await conversation.send("And then?", "demo");
+    expect((await settled(conversation, idle)).leftOut).toEqual({ messages: 4, contextFrom: "m5" });
+    await conversation.send("And then?", "demo");
+    expect((await settled(conversation, idle)).leftOut).toBeNull();
+  });
+});
+
 describe("a reply that was asked for anew", () => {
   const ends = {
     failed: { frame: { type: "error", code: "provider_overloaded", message: "Busy.", retryable: true, saved: true }, text: "" },

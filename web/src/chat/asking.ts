@@ -44,6 +44,7 @@ export function asked(state: ChatState, { prompt, modelId, questionKey, replyKey
     messages: [...taken, ...(there ? [] : [question]), reply],
     reply: liveReply(replyKey, null),
     problem: null,
+    leftOut: null,
   };
 }
 
@@ -53,7 +54,7 @@ export function askedAgain(state: ChatState, { modelId, replyKey, at }: AskedAga
     index > last && message.supersededBy === null ? { ...message, supersededBy: replyKey } : message,
   );
   const reply = newMessage({ key: replyKey, role: "assistant", text: "", status: "pending", modelId, createdAt: at });
-  return { ...state, messages: [...messages, reply], reply: liveReply(replyKey, null), problem: null };
+  return { ...state, messages: [...messages, reply], reply: liveReply(replyKey, null), problem: null, leftOut: null };
 }
 
 export function started(state: ChatState, { chatId, sessionId, messageId, replyId }: Started): ChatState {

@@ -4,7 +4,7 @@ import type { Received } from "./connection";
 import type { Connection } from "./follow";
 import { type ChatState, tooLong, withMessage, without, withReply } from "./state";
 import { settled } from "./versions";
-import type { DoneFrame, ErrorFrame, FinishReason, Frame, MessageStatus, TokenFrame } from "./wire";
+import type { DoneFrame, ErrorFrame, FinishReason, Frame, MessageStatus, StatusFrame, TokenFrame } from "./wire";
 
 const STATUS: Record<FinishReason, MessageStatus> = {
   stop: "complete",
@@ -41,7 +41,7 @@ function appended(state: ChatState, text: string): ChatState {
 function applied(state: ChatState, frame: Exclude<Frame, TokenFrame>, at: number): ChatState {
   switch (frame.type) {
     case "start":
-      return withMessage(withReply(state, { connection: "open", offline: false }), (message) => ({
+      return withMessage(withReply(leavingOut(state, frame), { connection: "open", offline: false }), (message) => ({
         id: message.id ?? frame.messageId,
         modelId: frame.modelId,
         // A resumed connection joins its own reply; the first one knows where the reply came from.
@@ -50,7 +50,7 @@ function applied(state: ChatState, frame: Exclude<Frame, TokenFrame>, at: number
     case "typing":
       return withReply(state, { phase: "waiting" });
     case "status":
-      return frame.state === "thinking" ? thinking(state, at - frame.elapsedMs) : noted(state, frame.state);
+      return told(state, frame, at);
     case "reset":
       return withMessage(withReply(state, { phase: "waiting", thinkingSince: null }), { text: "" });
     case "done":
@@ -58,6 +58,16 @@ function applied(state: ChatState, frame: Exclude<Frame, TokenFrame>, at: number
     case "error":
       return failed(state, frame);
   }
+}
+
+function told(state: ChatState, frame: StatusFrame, at: number): ChatState {
+  if (frame.state === "shortened") return leavingOut(state, frame);
+  return frame.state === "thinking" ? thinking(state, at - frame.elapsedMs) : noted(state, frame.state);
+}
+
+function leavingOut(state: ChatState, { leftOut, contextFrom }: { leftOut?: number; contextFrom?: string }): ChatState {
+  if (leftOut === undefined || contextFrom === undefined) return state;
+  return { ...state, leftOut: { messages: leftOut, contextFrom } };
 }
 
 function noted(state: ChatState, note: "retrying" | "fallback"): ChatState {

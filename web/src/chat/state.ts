@@ -74,6 +74,8 @@ export interface ChatState {
   nextBefore: string | null;
   /** What the page knows of the chat, by the server's count; null before it is loaded. */
   revision: number | null;
+  /** What the model of the latest reply was not sent of the chat: so many messages, up to the one with this id. */
+  leftOut: { messages: number; contextFrom: string } | null;
   loadingOlder: boolean;
   reply: LiveReply | null;
   problem: Problem | null;
@@ -89,6 +91,7 @@ export function emptyChat(chatId: string | null): ChatState {
     messages: [],
     nextBefore: null,
     revision: null,
+    leftOut: null,
     loadingOlder: false,
     reply: null,
     problem: null,

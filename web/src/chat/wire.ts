@@ -18,6 +18,10 @@ export interface StartFrame {
   messageId: string;
   modelId: string;
   source: Source;
+  /** Messages of the chat that the model is not sent, since its context does not take them; with `contextFrom`. */
+  leftOut?: number;
+  /** The first message that the model is sent. */
+  contextFrom?: string;
 }
 
 export interface TokenFrame {
@@ -45,6 +49,8 @@ export interface ErrorFrame {
 /** What goes on while there is no text. */
 export type StatusFrame =
   | { type: "status"; state: "retrying" | "fallback" }
+  /** The provider took the question for too long, so more of the chat is left out. */
+  | { type: "status"; state: "shortened"; leftOut: number; contextFrom: string }
   /** The model had been at it for `elapsedMs` when this was sent; comes every 10 s until there is text. */
   | { type: "status"; state: "thinking"; elapsedMs: number };
 
@@ -77,6 +83,7 @@ export function parseFrame(data: string): Frame | null {
 
 function isStatus(value: Partial<StatusFrame>): boolean {
   if (value.state === "thinking") return Number.isFinite(value.elapsedMs);
+  if (value.state === "shortened") return Number.isFinite(value.leftOut) && typeof value.contextFrom === "string";
   return value.state === "retrying" || value.state === "fallback";
 }
 

@@ -1,6 +1,6 @@
 /** The messages of a chat, in a scroller that follows the reply while the reader is at its end. */
 
-import { type ReactNode, type RefObject, useEffect, useLayoutEffect, useRef } from "react";
+import { Fragment, type ReactNode, type RefObject, useEffect, useLayoutEffect, useRef } from "react";
 import { tooLong } from "../chat/state";
 import type { Chat } from "../chat/useChat";
 import type { OfferedModel } from "../chat/wire";
@@ -21,7 +21,7 @@ interface MessageListProps {
 
 export function MessageList(props: MessageListProps): ReactNode {
   const { chat, models, following, scroller, content, onRegenerate, children } = props;
-  const { messages, reply, nextBefore, loadingOlder } = chat;
+  const { messages, reply, leftOut, nextBefore, loadingOlder } = chat;
   useKeptPlace(scroller, messages[0]?.key ?? null);
   const last = messages.at(-1);
   // Where a banner offers another try, that is the one way to it: it knows when it may be.
@@ -38,14 +38,16 @@ export function MessageList(props: MessageListProps): ReactNode {
         ) : (
           <ol className="messages" aria-label="Messages">
             {messages.map((message) => (
-              <MessageItem
-                key={message.key}
-                message={message}
-                modelTitle={message.modelId === null ? null : (titles.get(message.modelId) ?? message.modelId)}
-                live={message.key === reply?.key ? reply : null}
-                unsent={message.role === "user" && message.id === null && reply === null}
-                onRegenerate={regenerable && message === last ? onRegenerate : null}
-              />
+              <Fragment key={message.key}>
+                {leftOut !== null && message.id === leftOut.contextFrom ? <ContextMark messages={leftOut.messages} /> : null}
+                <MessageItem
+                  message={message}
+                  modelTitle={message.modelId === null ? null : (titles.get(message.modelId) ?? message.modelId)}
+                  live={message.key === reply?.key ? reply : null}
+                  unsent={message.role === "user" && message.id === null && reply === null}
+                  onRegenerate={regenerable && message === last ? onRegenerate : null}
+                />
+              </Fragment>
             ))}
           </ol>
         )}
@@ -56,6 +58,18 @@ export function MessageList(props: MessageListProps): ReactNode {
         </button>
       )}
     </div>
+  );
+}
+
+/** Where the context of the latest reply begins: what stands above was not sent. */
+function ContextMark({ messages }: { messages: number }): ReactNode {
+  return (
+    <li className="context-mark">
+      <span>
+        {messages === 1 ? "The message above was" : `The ${messages.toLocaleString("en")} messages above were`} too much for the
+        model, and not sent
+      </span>
+    </li>
   );
 }
 

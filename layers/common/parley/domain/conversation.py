@@ -18,10 +18,21 @@ class Role(StrEnum):
 
 
 class Turn(Struct, frozen=True):
-    """One message as a model sees it."""
+    """One message as a model sees it. `message_id` is for us alone, and no part of the question."""
 
     role: Role
     text: str
+    message_id: str = ""
+
+
+class LeftOut(Struct, frozen=True):
+    """The earlier turns of a chat that a model is not sent, because its context does not take them.
+
+    `messages` counts questions and replies; `first_sent` is the id of the first message that is sent.
+    """
+
+    messages: int
+    first_sent: str
 
 
 class ModelOptions(Struct, frozen=True):
@@ -225,8 +236,8 @@ class Session(Struct, frozen=True):
     """A session with all that is needed to answer it.
 
     `epoch` is 0 until a generation is attached. `leased` says that another process holds the session's lease,
-    by the database's clock. `whole` says that `turns` begin with the chat's first question. `reply` is set
-    once the session has ended; `source` then says where it came from.
+    by the database's clock. `earlier` counts the messages before `turns`, which no model would take. `reply`
+    is set once the session has ended; `source` then says where it came from.
     """
 
     id: str
@@ -240,7 +251,7 @@ class Session(Struct, frozen=True):
     leased: bool
     model: Model
     turns: tuple[Turn, ...] = ()
-    whole: bool = True
+    earlier: int = 0
     generation_key: str | None = None
     reply: Reply | None = None
     source: str | None = None

@@ -162,3 +162,4 @@ class StreamState(StrEnum):
     RETRYING = "retrying"
     THINKING = "thinking"
     FALLBACK = "fallback"
+    SHORTENED = "shortened"

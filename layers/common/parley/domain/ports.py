@@ -6,6 +6,7 @@ from typing import Protocol
 
 from parley.domain.conversation import (
     ChatPage,
+    LeftOut,
     Model,
     NewSession,
     OfferedModel,
@@ -39,10 +40,11 @@ from parley.support.wakeup import Wakeup
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """A request to a model."""
+    """A request to a model. `left_out` are the turns that its context does not take."""
 
     model: Model
     turns: tuple[Turn, ...]
+    left_out: LeftOut | None = None
 
 
 class ChatModel(Protocol):

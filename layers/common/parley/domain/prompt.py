@@ -4,7 +4,7 @@ import base64
 import hmac
 from collections.abc import Callable, Iterable, Sequence
 
-from parley.domain.conversation import Model, Role, Turn
+from parley.domain.conversation import LeftOut, Model, Role, Turn
 from parley.domain.errors import ContextTooLong
 from parley.support.encoding import is_blank, to_json
 
@@ -52,6 +52,20 @@ def trim(turns: Sequence[Turn], model: Model) -> tuple[Turn, ...]:
     if tokens is None:
         return _newest(turns, model.context_characters, len)
     return _newest(turns, tokens, tokens_of)
+
+
+def left_out(
+    earlier: int, turns: Sequence[Turn], kept: Sequence[Turn], sent: Sequence[Turn]
+) -> LeftOut | None:
+    """Return what the model is not sent of `turns`, before which the chat has `earlier` messages.
+
+    `kept` are the turns normalised, `sent` those trimmed. None: the context takes them all. What was not
+    answered is never sent, which is no lack of room; it counts where it lies among what is left out.
+    """
+    if not sent or (not earlier and len(sent) == len(kept)):
+        return None
+    before = next(index for index, turn in enumerate(turns) if turn is sent[0])
+    return LeftOut(earlier + before, sent[0].message_id)
 
 
 def shortened(turns: Sequence[Turn], fault: ContextTooLong, *, again: bool) -> tuple[Turn, ...] | None:

@@ -26,18 +26,22 @@ select s.user_id, s.chat_id, s.message_id, s.reply_id, s.state, s.regenerate, s.
        u.disabled_at is not null as disabled,
        to_jsonb(mo) as model,
        r.epoch as reply_epoch, r.parts, r.finish_reason, r.provider_reason, r.error,
-       r.input_tokens, r.output_tokens, r.source, h.turns, h.whole
+       r.input_tokens, r.output_tokens, r.source, h.turns,
+       case when h.first > 1 then (
+           select count(*) from messages m
+            where m.chat_id = s.chat_id and m.position < h.first and m.superseded_by is null)
+       end as earlier
   from sessions s
   join users u on u.id = s.user_id
   join models mo on mo.id = s.model_id
   join messages r on r.id = s.reply_id
   left join lateral (
       -- A filtered reply is not sent again: as a blank turn, it drops its question from the prompt too.
-      select json_agg(json_build_array(t.role, case t.status when 'filtered' then '[]' else t.parts end)
+      select json_agg(json_build_array(t.role, case t.status when 'filtered' then '[]' else t.parts end, t.id)
                       order by t.position) as turns,
-             min(t.position) = 1 as whole
+             min(t.position) as first
         from (select m.*, sum(m.size) over (order by m.position desc) - m.size as newer
-                from (select m.role, m.status, m.parts, m.position,
+                from (select m.id, m.role, m.status, m.parts, m.position,
                              coalesce(length(m.parts -> 0 ->> 'text'), 0) as size
                         from messages m
                        where s.state <> 'ended' and m.chat_id = s.chat_id and m.position < r.position
@@ -73,8 +77,8 @@ class SessionRow(NamedTuple):
     input_tokens: int | None
     output_tokens: int | None
     source: str | None
-    turns: Sequence[tuple[str, Sequence[Mapping[str, str]]]] | None
-    whole: bool | None
+    turns: Sequence[tuple[str, Sequence[Mapping[str, str]], str]] | None
+    earlier: int | None
 
     def session(self, session_id: str) -> Session:
         """Return the domain's value."""
@@ -89,8 +93,8 @@ class SessionRow(NamedTuple):
             epoch=self.epoch,
             leased=self.leased,
             model=model_of(self.model),
-            turns=tuple(Turn(_ROLES[role], text_of(parts)) for role, parts in self.turns or ()),
-            whole=self.whole is not False,
+            turns=tuple(Turn(_ROLES[role], text_of(parts), id_) for role, parts, id_ in self.turns or ()),
+            earlier=self.earlier or 0,
             generation_key=self.generation_key,
             reply=reply_of(self) if self.state == SessionState.ENDED else None,
             source=self.source,

@@ -1,5 +1,6 @@
 """Encodes a stream's frames as Server-Sent Events (HTML standard, section 9.2)."""
 
+from parley.domain.conversation import LeftOut
 from parley.domain.events import Completed, Cursor, Failed, Source, StreamState, Usage
 from parley.support.encoding import to_json
 
@@ -7,20 +8,31 @@ HEARTBEAT = b": heartbeat\n\n"
 
 
 def start_frame(
-    cursor: Cursor, *, session_id: str, chat_id: str, message_id: str, model_id: str, source: Source
+    cursor: Cursor,
+    *,
+    session_id: str,
+    chat_id: str,
+    message_id: str,
+    model_id: str,
+    source: Source,
+    left_out: LeftOut | None = None,
 ) -> bytes:
     """Return the first frame of a stream. Its id tells EventSource the epoch of the reply."""
-    return _frame(
-        {
-            "type": "start",
-            "sessionId": session_id,
-            "chatId": chat_id,
-            "messageId": message_id,
-            "modelId": model_id,
-            "source": source.value,
-        },
-        cursor,
-    )
+    body: dict[str, object] = {
+        "type": "start",
+        "sessionId": session_id,
+        "chatId": chat_id,
+        "messageId": message_id,
+        "modelId": model_id,
+        "source": source.value,
+    }
+    if left_out is not None:
+        body |= _left_out_json(left_out)
+    return _frame(body, cursor)
+
+
+def _left_out_json(left_out: LeftOut) -> dict[str, object]:
+    return {"leftOut": left_out.messages, "contextFrom": left_out.first_sent}
 
 
 TYPING = b'data: {"type":"typing"}\n\n'
@@ -34,6 +46,11 @@ def token_frame(epoch: int, position: int, content: str) -> bytes:
 def status_frame(state: StreamState) -> bytes:
     """Return the frame that tells a state while there is no text."""
     return _frame({"type": "status", "state": state.value})
+
+
+def shortened_frame(left_out: LeftOut) -> bytes:
+    """Return the frame that tells what is left out since the provider refused the question as too long."""
+    return _frame({"type": "status", "state": StreamState.SHORTENED.value} | _left_out_json(left_out))
 
 
 def thinking_frame(elapsed_ms: int) -> bytes:

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Callable
 
-from parley.domain.conversation import Reply
+from parley.domain.conversation import LeftOut, Reply
 from parley.domain.events import Completed, Cursor, Source, StreamState
 from parley.streaming import frames as sse
 from parley.streaming.session_run import SessionRun
@@ -37,8 +37,9 @@ class Reader(Deadline):
     """
 
     __slots__ = (
-        "_ahead_until", "_beat", "_buffer", "_cursor", "_epoch", "_heartbeat", "_hinted", "_notified",
-        "_opened", "_pace", "_position", "_resting", "_run", "_status", "_until", "_wake", "over",
+        "_ahead_until", "_beat", "_buffer", "_cursor", "_epoch", "_heartbeat", "_hinted", "_left_out",
+        "_notified", "_opened", "_pace", "_position", "_resting", "_run", "_status", "_until", "_wake",
+        "over",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +73,7 @@ class Reader(Deadline):
         self._epoch = 0
         self._position = 0
         self._status: StreamState | None = None
+        self._left_out: LeftOut | None = None
         self.over = False
 
     def begin(self, wake: Callable[[], object]) -> None:
@@ -188,6 +190,9 @@ class Reader(Deadline):
         if fits and cursor is not None:
             self._position = cursor.position
         session = run.session
+        self._left_out = run.request.left_out if run.request is not None else None
+        if self._buffer is not None and self._buffer.left_out is not None:
+            self._left_out = self._buffer.left_out
         frames = [
             sse.start_frame(
                 Cursor(self._epoch, self._position),
@@ -196,6 +201,7 @@ class Reader(Deadline):
                 message_id=session.reply_id,
                 model_id=session.model.id,
                 source=run.source,
+                left_out=self._left_out,
             )
         ]
         if self._hinted and not fits:
@@ -242,6 +248,10 @@ class Reader(Deadline):
             self._position = 0
             self._status = None
             frames.append(sse.reset_frame(Cursor(self._epoch, 0), "restarted"))
+        left_out = self._buffer.left_out if self._buffer is not None else None
+        if left_out is not None and left_out is not self._left_out:
+            self._left_out = left_out
+            frames.append(sse.shortened_frame(left_out))
         status = self._buffer.status if self._buffer is not None else None
         if status is not self._status and self._run.result is None and not self._length():
             self._status = status

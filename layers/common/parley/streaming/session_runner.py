@@ -13,7 +13,7 @@ from parley.domain.conversation import Reply, Session
 from parley.domain.errors import LogUnavailable, NotFound, StoreUnavailable
 from parley.domain.events import Completed, End, Failed, FinishReason, Source
 from parley.domain.ports import ChatModels, Log, ModelRequest, Store
-from parley.domain.prompt import normalise, trim
+from parley.domain.prompt import left_out, normalise, trim
 from parley.domain.results import Attached, Ended, Hit, Overtaken, Stopping
 from parley.streaming.generation import Generation
 from parley.streaming.generation_keys import GenerationKeys
@@ -71,9 +71,9 @@ class SessionRunner:
         known = self._runs.get(session.id)
         if known is not None:
             return known
-        request = ModelRequest(
-            session.model, trim(normalise(session.turns, whole=session.whole), session.model)
-        )
+        kept = normalise(session.turns, whole=not session.earlier)
+        sent = trim(kept, session.model)
+        request = ModelRequest(session.model, sent, left_out(session.earlier, session.turns, kept, sent))
         bypass = session.id if session.regenerate else None
         key = session.generation_key or self._keys.key_for(
             session.model, request.turns, session.user_id, bypass

@@ -3,6 +3,7 @@
 import time
 from bisect import bisect_right
 
+from parley.domain.conversation import LeftOut
 from parley.domain.events import End, StreamState
 from parley.support.wakeup import Listeners
 
@@ -18,11 +19,23 @@ class TextBuffer:
     - `begun`: monotonic time of the first text, in seconds; None before it.
     - `end`: the reply's end; None until then.
     - `status`: the latest state told while there was no text.
+    - `left_out`: what was left out after the provider had refused the question with it; None if it did not.
     - `waits`: True after `tell` until the model is asked again; no model is being asked then.
     - `listeners`: notified of text, status and end.
     """
 
-    __slots__ = ("_starts", "begun", "end", "epoch", "length", "listeners", "pieces", "status", "waits")
+    __slots__ = (
+        "_starts",
+        "begun",
+        "end",
+        "epoch",
+        "left_out",
+        "length",
+        "listeners",
+        "pieces",
+        "status",
+        "waits",
+    )
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -32,6 +45,7 @@ class TextBuffer:
         self.begun: float | None = None
         self.end: End | None = None
         self.status: StreamState | None = None
+        self.left_out: LeftOut | None = None
         self.waits = False
         self.listeners = Listeners()
 
@@ -53,6 +67,11 @@ class TextBuffer:
         """Set the status that readers show while there is no text, and notify the listeners."""
         self.status = status
         self.waits = True
+        self.listeners.notify()
+
+    def leave_out(self, left_out: LeftOut) -> None:
+        """Note what is left out of the question, and notify the listeners."""
+        self.left_out = left_out
         self.listeners.notify()
 
     def finish(self, end: End) -> None:
