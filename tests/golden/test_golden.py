@@ -14,7 +14,7 @@ from parley.streaming.frames import (
     reset_frame,
     start_frame,
     status_frame,
-    token_frame,
+    token_frames,
 )
 from parley.support.sse_decoder import Decoder
 
@@ -40,7 +40,7 @@ def tokens(*pieces: str, epoch: int = EPOCH, position: int = 0) -> bytes:
     frames = []
     for piece in pieces:
         position += len(piece)
-        frames.append(token_frame(epoch, position, piece))
+        frames.append(token_frames(epoch, position, piece))
     return b"".join(frames)
 
 

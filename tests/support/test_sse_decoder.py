@@ -16,7 +16,7 @@ from parley.streaming.frames import (
     reset_frame,
     start_frame,
     status_frame,
-    token_frame,
+    token_frames,
 )
 from parley.support.sse_decoder import Decoder, EventTooLong, ServerEvent
 
@@ -174,7 +174,7 @@ def test_feeding_a_long_event_is_linear() -> None:
 
 @pytest.mark.parametrize("content", NASTY)
 def test_no_token_forges_a_frame(content: str) -> None:
-    frame = token_frame(1, 42, content)
+    frame = token_frames(1, 42, content)
     assert frame.endswith(b"\n\n")
     assert frame.count(b"\n") == 3
     assert b"\r" not in frame
@@ -185,8 +185,32 @@ def test_no_token_forges_a_frame(content: str) -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_a_token_arrives_as_it_was(content: str) -> None:
-    (event,) = Decoder().feed(token_frame(3, 9, content))
+    (event,) = Decoder().feed(token_frames(3, 9, content))
     assert json.loads(event.data)["content"] == content
+
+
+@given(st.text(st.sampled_from("a\n\x1f\u2028\u2029\x85é問😀"), max_size=12), st.integers(1, 5_000))
+def test_a_long_text_comes_in_frames_that_every_client_takes(piece: str, times: int) -> None:
+    content = (piece or "x") * times
+    position = 1_000_000 + len(content)
+    frames = token_frames(3, position, content)
+    events = Decoder().feed(frames)
+    assert "".join(json.loads(event.data)["content"] for event in events) == content
+    assert events[-1].last_event_id == f"3-{position}"
+    at = 1_000_000
+    for event in events:
+        at += len(json.loads(event.data)["content"])
+        assert event.last_event_id == f"3-{at}"
+        assert len(event.data) < 32 * 1024 - 100
+    # Also a client that takes every separator of Unicode for the end of a line reads the same lines.
+    assert frames.decode().splitlines() == frames.decode().split("\n")[:-1]
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_no_text_of_an_error_ends_a_line(text: str) -> None:
+    frame = error_frame(Failed("x", text, retryable=False), saved=True)
+    assert len(frame.decode().splitlines()) == 2
+    assert json.loads(Decoder().feed(frame)[0].data)["message"] == text
 
 
 def test_frames_are_events_as_the_protocol_has_them() -> None:

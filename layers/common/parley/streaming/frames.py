@@ -5,6 +5,12 @@ from parley.domain.events import Completed, Cursor, Failed, Source, StreamState,
 from parley.support.encoding import to_json
 
 HEARTBEAT = b": heartbeat\n\n"
+# The most code points in one token frame, so that it stays below 32 KiB: JSON takes 6 bytes for one at most.
+# Clients have bounds: aiohttp's reader takes lines of 128 KiB (512 KiB from 3.14 on).
+_MOST_CHARACTERS = 5_000
+# Ends of lines for `str.splitlines`, and so for clients that read by it, such as `iter_lines` of httpx. JSON
+# escapes all others by itself.
+_SEPARATORS = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
 
 
 def start_frame(
@@ -38,9 +44,31 @@ def _left_out_json(left_out: LeftOut) -> dict[str, object]:
 TYPING = b'data: {"type":"typing"}\n\n'
 
 
-def token_frame(epoch: int, position: int, content: str) -> bytes:
-    """Return the frame that brings a reader to `position`, in code points. Built by hand: the hot path."""
-    return b'id: %d-%d\ndata: {"type":"token","content":%b}\n\n' % (epoch, position, to_json(content))
+def token_frames(epoch: int, position: int, content: str) -> bytes:
+    """Return the frames that bring a reader to `position`, in code points; one, unless `content` is long."""
+    if len(content) <= _MOST_CHARACTERS:
+        return _token_frame(epoch, position, content)
+    begin = position - len(content)
+    pieces = []
+    for start in range(0, len(content), _MOST_CHARACTERS):
+        piece = content[start : start + _MOST_CHARACTERS]
+        pieces.append(_token_frame(epoch, begin + start + len(piece), piece))
+    return b"".join(pieces)
+
+
+def _token_frame(epoch: int, position: int, content: str) -> bytes:
+    # Built by hand: the hot path.
+    data = to_json(content)
+    if not content.isascii():
+        data = _on_one_line(data)
+    return b'id: %d-%d\ndata: {"type":"token","content":%b}\n\n' % (epoch, position, data)
+
+
+def _on_one_line(data: bytes) -> bytes:
+    """Escape what clients may take for the end of a line. In UTF-8 no other character has these bytes."""
+    for separator, escaped in _SEPARATORS:
+        data = data.replace(separator, escaped)
+    return data
 
 
 def status_frame(state: StreamState) -> bytes:
@@ -103,4 +131,4 @@ def usage_json(usage: Usage | None) -> dict[str, int] | None:
 
 def _frame(body: dict[str, object], cursor: Cursor | None = None) -> bytes:
     prefix = b"" if cursor is None else b"id: %d-%d\n" % cursor
-    return b"%bdata: %b\n\n" % (prefix, to_json(body))
+    return b"%bdata: %b\n\n" % (prefix, _on_one_line(to_json(body)))

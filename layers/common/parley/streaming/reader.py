@@ -262,7 +262,7 @@ class Reader(Deadline):
             text = _first_word(text)
         if text:
             self._position += len(text)
-            frames.append(sse.token_frame(self._epoch, self._position, text))
+            frames.append(sse.token_frames(self._epoch, self._position, text))
         return frames
 
     def _heartbeat_frame(self) -> bytes:
