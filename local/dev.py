@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psycopg
 import uvicorn
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from local import environment
 from local.embedded import Addresses, EmbeddedError, EmbeddedStores
@@ -27,6 +28,9 @@ from parley.settings import SettingsError
 # Seconds that streams may still run after the signal. Then they end as truncated and their replies are saved.
 _GRACE_SECONDS = 2
 _PARENT_SECONDS = 0.5
+# The laptop's server believes any userId. A page elsewhere whose name is made to resolve to this machine (DNS
+# rebinding) has the server's origin in the browser's eyes, but it cannot change the name in `Host`.
+_NAMES = ["127.0.0.1", "localhost"]
 
 
 class StartError(Exception):
@@ -90,7 +94,8 @@ async def _serve(listener: socket.socket, data: Path, *, follow_parent: bool) ->
 
     server = _Server(
         uvicorn.Config(
-            app, http=HttpProtocol, ws="none", lifespan="on", log_config=None, access_log=False,
+            TrustedHostMiddleware(app, _NAMES, www_redirect=False),
+            http=HttpProtocol, ws="none", lifespan="on", log_config=None, access_log=False,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         ),
         ready=f"Parley is ready: {_url(listener)} (data in {data}; Ctrl-C stops it)",

@@ -71,6 +71,28 @@ def test_data_survives_a_restart(data: Path) -> None:
         assert laptop.end(signal.SIGINT) == 0
 
 
+def test_a_page_whose_name_was_made_to_lead_here_is_answered_nothing(used: Path) -> None:
+    with Laptop(used) as laptop:
+        url = laptop.ready()
+        port = url.rpartition(":")[2]
+        names = {
+            f"127.0.0.1:{port}": 200,
+            f"localhost:{port}": 200,
+            "LOCALHOST": 200,
+            "example.com": 400,
+            f"127.0.0.1.example.com:{port}": 400,
+            f"localhost.example.com:{port}": 400,
+            f"192.168.1.5:{port}": 400,
+            "127.0.0.1@example.com": 400,
+            "": 400,
+        }
+        for path in ("/chat", "/api/health", "/api/chat/models?userId=demo-free", "/nothing"):
+            for name, status in names.items():
+                answer = httpx.get(f"{url}{path}", headers={"host": name}, timeout=30)
+                expected = 404 if status == 200 and path == "/nothing" else status
+                assert answer.status_code == expected, (path, name)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_leaves_no_process(used: Path, number: signal.Signals) -> None:
     with Laptop(used) as laptop:
