@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
-from functions.history.app import router as history
-from functions.start.app import router as start
-from functions.stream.app import router as stream
+from functions.history.app import OPERATIONS as HISTORY
+from functions.start.app import OPERATIONS as START
+from functions.stream.app import OPERATIONS as STREAM
 from local.web import mount_web
 from parley import bootstrap
 from parley.api import health
-from parley.api.app import create_app
+from parley.api.openapi import documented_app
 from parley.domain.errors import ParleyError
 from parley.support.gc_tuning import freeze_startup_objects
 from parley.support.logs import logger
@@ -48,9 +48,9 @@ async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
         await bootstrap.services().close()
 
 
-app = create_app(
+app = documented_app(
     "Parley",
-    [start, stream, history, health.router],
+    [*START, *STREAM, *HISTORY, *health.OPERATIONS],
     bootstrap.settings(),
     bootstrap.services,
     prefix="/api",

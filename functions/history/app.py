@@ -2,43 +2,41 @@
 
 import re
 from datetime import UTC, datetime
+from typing import Any
 
-from fastapi import APIRouter, Request, Response
 from mangum import Mangum
+from starlette.requests import Request
+from starlette.responses import Response
 
 from parley import bootstrap
 from parley.api import health
-from parley.api.app import create_app, documented
-from parley.api.pages import page_json
+from parley.api.app import create_app
+from parley.api.operations import Operation
+from parley.api.pages import page_body
 from parley.api.principal import principal
-from parley.api.queries import ChatListQuery, HistoryQuery, UserQuery, read_query, takes_query
+from parley.api.requests import read_query
+from parley.api.responses import json_response
 from parley.api.schemas import (
     ChatListBody,
+    ChatListQuery,
     HistoryBody,
+    HistoryQuery,
     ModelListBody,
-    chats_json,
-    json_response,
-    models_json,
+    UserQuery,
+    chats_body,
+    models_body,
 )
 from parley.api.services import services_of
 from parley.aws.lambda_context import preload
 from parley.domain.errors import InvalidRequest, NotFound
 from parley.domain.ids import is_id
 
-router = APIRouter()
-
-_REFUSALS = (400, 401, 403, 404, 503)
 # ASCII, since `\d` would match the digits of every script.
 _BEFORE_CHAT = re.compile(
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?[+-]\d\d:\d\d_[A-Za-z0-9_-]{1,64}", re.ASCII
 )
 
 
-@router.get(
-    "/chat/history",
-    openapi_extra=takes_query(HistoryQuery),
-    responses=documented(200, HistoryBody, *_REFUSALS),
-)
 async def history(request: Request) -> Response:
     """Return a page of a chat's messages, oldest first.
 
@@ -57,18 +55,13 @@ async def history(request: Request) -> Response:
         if query.before is not None:
             raise InvalidRequest("since and before exclude each other.", field="since")
         page = await services.store.changes(user, query.chat_id, query.since, query.limit)
-        changed = None if page is None else page_json(page)
-        if changed is not None and changed["nextBefore"] is None:
+        changed = None if page is None else page_body(page)
+        if changed is not None and changed.next_before is None:
             return json_response(changed)
     page = await services.store.history(user, query.chat_id, query.before, query.limit)
-    return json_response(page_json(page) | {"reset": query.since is not None})
+    return json_response(page_body(page, reset=query.since is not None))
 
 
-@router.get(
-    "/chat/list",
-    openapi_extra=takes_query(ChatListQuery),
-    responses=documented(200, ChatListBody, *_REFUSALS),
-)
 async def chats(request: Request) -> Response:
     """Return a page of the user's chats, most recently updated first.
 
@@ -77,7 +70,7 @@ async def chats(request: Request) -> Response:
     services, query = services_of(request), read_query(request, ChatListQuery)
     user = await principal(request, services, query.user_id)
     before = None if query.before is None else _place(query.before)
-    return json_response(chats_json(await services.store.chats(user, before, query.limit)))
+    return json_response(chats_body(await services.store.chats(user, before, query.limit)))
 
 
 def _place(before: str) -> str:
@@ -91,9 +84,6 @@ def _place(before: str) -> str:
     raise InvalidRequest("before must be a nextBefore of this list.", field="before")
 
 
-@router.get(
-    "/chat/models", openapi_extra=takes_query(UserQuery), responses=documented(200, ModelListBody, *_REFUSALS)
-)
 async def models(request: Request) -> Response:
     """Return the enabled models, and for each whether the user may use it now.
 
@@ -101,9 +91,27 @@ async def models(request: Request) -> Response:
     """
     services, query = services_of(request), read_query(request, UserQuery)
     user = await principal(request, services, query.user_id)
-    return json_response(models_json(await services.store.models(user), services.models))
+    return json_response(models_body(await services.store.models(user), services.models))
 
 
-app = create_app("Parley history", [router, health.router], bootstrap.settings(), bootstrap.services)
-handler = Mangum(app, lifespan="off")
+_REFUSALS = (400, 401, 403, 404, 503)
+OPERATIONS = [
+    Operation("GET", "/chat/history", history, {200: HistoryBody}, refusals=_REFUSALS, query=HistoryQuery),
+    Operation("GET", "/chat/list", chats, {200: ChatListBody}, refusals=_REFUSALS, query=ChatListQuery),
+    Operation("GET", "/chat/models", models, {200: ModelListBody}, refusals=_REFUSALS, query=UserQuery),
+]
+ROUTES = [*OPERATIONS, *health.OPERATIONS]
+handler = Mangum(create_app(ROUTES, bootstrap.settings(), bootstrap.services), lifespan="off")
 preload(bootstrap.settings, tokens=True)
+
+
+def __getattr__(name: str) -> Any:
+    """Make `app`, which documents the same routes, when it is first asked for: Lambda does without it."""
+    if name != "app":
+        raise AttributeError(name)
+    from parley.api.openapi import documented_app  # noqa: PLC0415 - FastAPI takes a while to import
+
+    app = globals()["app"] = documented_app(
+        "Parley history", ROUTES, bootstrap.settings(), bootstrap.services
+    )
+    return app

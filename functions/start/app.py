@@ -2,43 +2,24 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
 from mangum import Mangum
+from starlette.requests import Request
+from starlette.responses import Response
 
 from parley import bootstrap
 from parley.api import health
-from parley.api.app import create_app, documented
+from parley.api.app import create_app
+from parley.api.operations import Operation
 from parley.api.principal import principal
-from parley.api.queries import takes_headers
-from parley.api.schemas import (
-    CamelModel,
-    StartBody,
-    StartedBody,
-    StopBody,
-    StoppedBody,
-    json_response,
-    read_body,
-    started_json,
-)
+from parley.api.requests import read_body
+from parley.api.responses import json_response
+from parley.api.schemas import StartBody, StartedBody, StopBody, StoppedBody, started_body
 from parley.api.services import services_of
 from parley.aws.lambda_context import preload
 from parley.domain.errors import InvalidRequest
 from parley.usecases import sessions
 
-router = APIRouter()
 
-
-def _takes(kind: type[CamelModel]) -> dict[str, Any]:
-    schema = kind.model_json_schema(by_alias=True)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-@router.post(
-    "/chat/start",
-    status_code=201,
-    openapi_extra=_takes(StartBody) | takes_headers("idempotency-key"),
-    responses=documented(201, StartedBody, 400, 401, 403, 404, 409, 413, 415, 429, 503),
-)
 async def start(request: Request) -> Response:
     """Save the user's prompt, and open a session whose stream delivers the reply.
 
@@ -69,15 +50,9 @@ async def start(request: Request) -> Response:
         start_request,
         prompt_characters=limit,
     )
-    return json_response(started_json(started), 201)
+    return json_response(started_body(started), 201)
 
 
-@router.post(
-    "/chat/stop",
-    status_code=202,
-    openapi_extra=_takes(StopBody),
-    responses=documented(202, StoppedBody, 400, 401, 403, 404, 413, 415, 503),
-)
 async def stop(request: Request) -> Response:
     """Stop a session, and save its partial reply. A repeated request changes nothing."""
     services = services_of(request)
@@ -88,9 +63,38 @@ async def stop(request: Request) -> Response:
     await sessions.stop(services.store, services.log, services.session_ids, body.session_id, user_id)
     # Stops a reply that this process writes at once, before the log reports the stop.
     services.runner.halt(body.session_id)
-    return json_response({}, 202)
+    return json_response(StoppedBody(), 202)
 
 
-app = create_app("Parley start", [router, health.router], bootstrap.settings(), bootstrap.services)
-handler = Mangum(app, lifespan="off")
+OPERATIONS = [
+    Operation(
+        "POST",
+        "/chat/start",
+        start,
+        {201: StartedBody},
+        refusals=(400, 401, 403, 404, 409, 413, 415, 429, 503),
+        takes=StartBody,
+        headers=("idempotency-key",),
+    ),
+    Operation(
+        "POST",
+        "/chat/stop",
+        stop,
+        {202: StoppedBody},
+        refusals=(400, 401, 403, 404, 413, 415, 503),
+        takes=StopBody,
+    ),
+]
+ROUTES = [*OPERATIONS, *health.OPERATIONS]
+handler = Mangum(create_app(ROUTES, bootstrap.settings(), bootstrap.services), lifespan="off")
 preload(bootstrap.settings, tokens=True)
+
+
+def __getattr__(name: str) -> Any:
+    """Make `app`, which documents the same routes, when it is first asked for: Lambda does without it."""
+    if name != "app":
+        raise AttributeError(name)
+    from parley.api.openapi import documented_app  # noqa: PLC0415 - FastAPI takes a while to import
+
+    app = globals()["app"] = documented_app("Parley start", ROUTES, bootstrap.settings(), bootstrap.services)
+    return app

@@ -3,34 +3,28 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
 
 from parley import bootstrap
 from parley.api import health
-from parley.api.app import Documentation, create_app, error_responses
+from parley.api.app import create_app
 from parley.api.event_stream import EventStream
-from parley.api.queries import StreamQuery, read_query, takes_query
+from parley.api.operations import Operation
+from parley.api.requests import read_query
+from parley.api.schemas import StreamQuery
 from parley.api.services import services_of
 from parley.aws.lambda_context import lambda_deadline, preload
 from parley.domain.errors import NotFound
 from parley.domain.events import Cursor
 from parley.streaming.reader import Reader, at_end
 from parley.support.gc_tuning import freeze_startup_objects
-
-router = APIRouter()
-
-_ANSWERS: Documentation = {
-    200: {"content": {"text/event-stream": {}}, "description": "docs/protocol.md has the events"},
-    204: {"description": "The cursor is at the end"},
-}
+from parley.support.sse_decoder import CONTENT_TYPE
 
 
-@router.get(
-    "/chat/stream",
-    openapi_extra=takes_query(StreamQuery, "last-event-id"),
-    responses=_ANSWERS | error_responses(400, 403, 404, 410, 503),
-)
 async def stream(request: Request) -> Response:
     """Stream a session's reply as Server-Sent Events, from the cursor on.
 
@@ -75,14 +69,36 @@ async def stream(request: Request) -> Response:
 
 
 @asynccontextmanager
-async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(_: Starlette) -> AsyncIterator[None]:
     freeze_startup_objects()
     yield
     await bootstrap.services().close()
 
 
-app = create_app(
-    "Parley stream", [router, health.router], bootstrap.settings(), bootstrap.services, lifespan=_lifespan
-)
+OPERATIONS = [
+    Operation(
+        "GET",
+        "/chat/stream",
+        stream,
+        {200: CONTENT_TYPE, 204: None},
+        refusals=(400, 403, 404, 410, 503),
+        query=StreamQuery,
+        headers=("last-event-id",),
+    )
+]
+ROUTES = [*OPERATIONS, *health.OPERATIONS]
+handler = create_app(ROUTES, bootstrap.settings(), bootstrap.services, lifespan=_lifespan)
 # No token: the session id is the right to read the stream.
 preload(bootstrap.settings, tokens=False)
+
+
+def __getattr__(name: str) -> Any:
+    """Make `app`, which documents the same routes, when it is first asked for: Lambda does without it."""
+    if name != "app":
+        raise AttributeError(name)
+    from parley.api.openapi import documented_app  # noqa: PLC0415 - FastAPI takes a while to import
+
+    app = globals()["app"] = documented_app(
+        "Parley stream", ROUTES, bootstrap.settings(), bootstrap.services, lifespan=_lifespan
+    )
+    return app

@@ -5,6 +5,6 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 export PYTHONPATH="/opt/python${PYTHONPATH:+:$PYTHONPATH}:${LAMBDA_RUNTIME_DIR:-/var/runtime}"
-exec python -m uvicorn app:app \
+exec python -m uvicorn app:handler \
   --loop asyncio --http parley.http_server.protocol:HttpProtocol --host 127.0.0.1 --port "${AWS_LWA_PORT:-8080}" \
   --timeout-keep-alive 75 --no-access-log --log-level warning --no-server-header

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from parley.api.pages import PAGE_BYTES, page_json
-from parley.api.schemas import chats_json
+from parley.api.pages import PAGE_BYTES, page_body
+from parley.api.schemas import Wire, chats_body
 from parley.domain.conversation import ChatPage, ChatSummary, Message, Page, Role
 from parley.domain.events import Status
 from parley.support.encoding import to_json
@@ -31,13 +31,13 @@ def in_response(body: bytes) -> int:
     return len(json.dumps({"statusCode": 200, "body": body.decode(), "isBase64Encoded": False}))
 
 
-def shown(made: dict[str, Any]) -> Any:
+def shown(made: Wire) -> Any:
     return json.loads(to_json(made))
 
 
 @pytest.mark.parametrize("next_before", [None, "7"])
 def test_a_page_that_fits_is_whole_and_keeps_its_next_page(next_before: str | None) -> None:
-    made = shown(page_json(page(["One", "", "Three"], next_before, first=7)))
+    made = shown(page_body(page(["One", "", "Three"], next_before, first=7)))
     assert [entry["position"] for entry in made["messages"]] == [7, 8, 9]
     assert made["nextBefore"] == next_before
     assert (made["chatId"], made["title"], made["activeSessionId"]) == ("c", "A chat", None)
@@ -47,7 +47,7 @@ def test_a_page_that_fits_is_whole_and_keeps_its_next_page(next_before: str | No
     "character", ["x", '"', "\\", "\n", "\x1b", "é", "問", "😀", "\u2028", "\x7f"], ids=ascii
 )
 def test_a_page_of_long_messages_is_cut_below_lambda_s_limit(character: str) -> None:
-    made = page_json(page([character * 40_000] * 200))
+    made = page_body(page([character * 40_000] * 200))
     assert in_response(to_json(made)) < REFUSED
     kept = shown(made)["messages"]
     # It is not cut further than it must be: one more message would not have fitted.
@@ -64,7 +64,7 @@ def test_what_is_cut_off_a_page_is_on_the_pages_before_it() -> None:
         end = len(texts) if before is None else int(before) - 1
         begin = max(0, end - 8)
         made = shown(
-            page_json(page(texts[begin:end], str(begin + 1) if begin else None, begin + 1), limit=5_000)
+            page_body(page(texts[begin:end], str(begin + 1) if begin else None, begin + 1), limit=5_000)
         )
         found = [entry["position"] for entry in made["messages"]] + found
         sizes.append(len(made["messages"]))
@@ -77,21 +77,21 @@ def test_what_is_cut_off_a_page_is_on_the_pages_before_it() -> None:
 
 def test_a_message_longer_than_a_page_comes_alone() -> None:
     texts = ["short", "x" * 10_000, "short"]
-    newest = shown(page_json(page(texts), limit=5_000))
+    newest = shown(page_body(page(texts), limit=5_000))
     assert [entry["position"] for entry in newest["messages"]] == [3]
     assert newest["nextBefore"] == "3"
-    long = shown(page_json(page(texts[:2]), limit=5_000))
+    long = shown(page_body(page(texts[:2]), limit=5_000))
     assert [entry["position"] for entry in long["messages"]] == [2]
     assert long["nextBefore"] == "2"
 
 
 def test_a_page_without_messages_stays_one() -> None:
-    made = shown(page_json(page([]), limit=0))
+    made = shown(page_body(page([]), limit=0))
     assert (made["messages"], made["nextBefore"]) == ([], None)
 
 
 def test_the_longest_list_of_chats_is_far_below_lambda_s_limit() -> None:
     # The widest titles and ids of models, and as many chats as one page may have.
     summary = ChatSummary("c" * 64, "😀" * 80 + "…", "😀" * 200, NOW, NOW + timedelta(1), "s" * 64)
-    body = to_json(chats_json(ChatPage((summary,) * 200, f"{NOW.isoformat()}_{'c' * 64}")))
+    body = to_json(chats_body(ChatPage((summary,) * 200, f"{NOW.isoformat()}_{'c' * 64}")))
     assert in_response(body) < REFUSED / 5

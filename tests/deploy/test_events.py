@@ -78,11 +78,12 @@ def test_a_function_url_s_event(name: str, settings: Settings, loop: asyncio.Abs
     function, status = EVENTS[name]
     module = HTTP[function]
     its = bootstrap.build(settings)
-    before, module.app.state.services = module.app.state.services, lambda: its
+    state = module.handler.app.state
+    before, state.services = state.services, lambda: its
     try:
         answer = module.handler(event(name), CONTEXT)
     finally:
-        module.app.state.services = before
+        state.services = before
         loop.run_until_complete(its.close())
     assert answer["statusCode"] == status, answer["body"]
 
@@ -90,16 +91,16 @@ def test_a_function_url_s_event(name: str, settings: Settings, loop: asyncio.Abs
 async def test_the_stream_s_event_is_a_request_of_its_route(settings: Settings) -> None:
     sample = event("stream")
     its = bootstrap.build(settings)
-    before, stream.app.state.services = stream.app.state.services, lambda: its
+    before, stream.handler.state.services = stream.handler.state.services, lambda: its
     try:
-        transport = httpx.ASGITransport(stream.app)
+        transport = httpx.ASGITransport(stream.handler)
         async with httpx.AsyncClient(transport=transport, base_url="http://stream") as client:
             url = f"{sample['rawPath']}?{sample['rawQueryString']}"
             answer = await client.request(
                 sample["requestContext"]["http"]["method"], url, headers=sample["headers"]
             )
     finally:
-        stream.app.state.services = before
+        stream.handler.state.services = before
         await its.close()
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 

@@ -11,8 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
-from fastapi.testclient import TestClient
+from starlette.testclient import TestClient
 
 from local.parameters import parameters
 from local.site_config import site_config
@@ -67,12 +66,6 @@ def imported(module: str) -> ModuleType:
     return asyncio.run(load())
 
 
-def app_of(name: str) -> FastAPI:
-    app = imported(f"functions.{name}.app").app
-    assert isinstance(app, FastAPI)
-    return app
-
-
 # --- functions ---------------------------------------------------------------------------------------
 
 
@@ -97,12 +90,12 @@ def test_stream_is_started_by_the_adapter() -> None:
     assert script.stat().st_mode & 0o111
     assert "\r" not in text
     assert "/opt/python" in text
-    assert "uvicorn app:app" in text
+    assert "uvicorn app:handler" in text
     assert "--no-access-log" in text
     assert variables["AWS_LAMBDA_EXEC_WRAPPER"] == "/opt/bootstrap"
     assert variables["AWS_LWA_INVOKE_MODE"] == "response_stream"
     # Without a `with`, so that nothing is started: the adapter asks before anything was needed.
-    client = TestClient(app_of("stream"))
+    client = TestClient(imported("functions.stream.app").handler)
     assert client.get(variables["AWS_LWA_READINESS_CHECK_PATH"]).status_code < 300
     assert client.post(variables["AWS_LWA_PASS_THROUGH_PATH"], json={}).status_code == 404
 
@@ -284,7 +277,9 @@ def origins_of(path: str) -> str:
 
 @pytest.mark.parametrize("name", HTTP)
 def test_every_route_is_reached_through_the_site(name: str) -> None:
-    chat = {path for path in app_of(name).openapi()["paths"] if path.startswith("/chat/")}
+    chat = {
+        path for path in imported(f"functions.{name}.app").app.openapi()["paths"] if path.startswith("/chat/")
+    }
     assert chat
     assert {origins_of(f"/api{path}") for path in chat} == {name}
 

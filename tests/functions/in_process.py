@@ -3,17 +3,19 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from fastapi import APIRouter, FastAPI
+from mangum import Mangum
 
 from parley.api import health
 from parley.api.app import create_app
+from parley.api.openapi import documented_app
+from parley.api.operations import Operation
 from parley.domain.errors import Unauthorized
 from parley.services import Services
 from parley.settings import Settings
@@ -74,12 +76,17 @@ def services_of(process: Process, settings: Settings, clock: Clock) -> Services:
 
 
 @asynccontextmanager
-async def site(router: APIRouter, **settings: Any) -> AsyncIterator[Site]:
-    """Serve a function's router."""
+async def site(
+    operations: Sequence[Operation], *, documented: bool = False, **settings: Any
+) -> AsyncIterator[Site]:
+    """Serve a function's routes, as its handler does, or as the application that documents them does."""
     world = await World().open()
     read = Settings(**({"auth_mode": "trusted"} | settings))
     services = services_of(process := world.process(), read, clock := Clock())
-    app = create_app("Test", [router, health.router], read, lambda: services)
+    routes = [*operations, *health.OPERATIONS]
+    app = create_app(routes, read, lambda: services)
+    if documented:
+        app = documented_app("Test", routes, read, lambda: services)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield Site(world, process, services, client, clock)
@@ -87,11 +94,12 @@ async def site(router: APIRouter, **settings: Any) -> AsyncIterator[Site]:
 
 
 @contextmanager
-def lambda_world(app: FastAPI) -> Iterator[World]:
-    """Have a function's own application use stores in memory, and its handler an event loop, as in Lambda."""
+def lambda_world(handler: Mangum) -> Iterator[World]:
+    """Have a function's own handler use stores in memory, and its handler an event loop, as in Lambda."""
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
         asyncio.set_event_loop(loop)
+        app: Any = handler.app
         before = app.state.services
         world = loop.run_until_complete(World().open())
         services = services_of(world.process(), Settings(auth_mode="trusted"), Clock())

@@ -8,8 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import APIRouter
-from fastapi.routing import APIRoute
 
 from functions.stream import app as stream
 from parley.api.app import create_app
@@ -17,7 +15,7 @@ from parley.domain.conversation import Reply
 from parley.domain.events import Completed, FinishReason
 from tests.functions.in_process import Site, history, site, start
 
-ROUTER = APIRouter(routes=[*start.router.routes, *history.router.routes, *stream.router.routes])
+OPERATIONS = [*start.OPERATIONS, *history.OPERATIONS, *stream.OPERATIONS]
 
 # -- the endpoints ---------------------------------------------------------------------------------
 
@@ -146,7 +144,7 @@ FOREIGN = [name for name in REFUSED if CELLS[name].endpoint.takes_an_id and CELL
 @asynccontextmanager
 async def scene(cell: Cell) -> AsyncIterator[tuple[Site, Thing]]:
     """Serve all functions; make ada's things, and disable the caller who is to be disabled."""
-    async with site(ROUTER, auth_mode=cell.mode) as here:
+    async with site(OPERATIONS, auth_mode=cell.mode) as here:
         ended = await here.process.start("Why?")
         await here.process.store.finish(
             ended.session_id, Reply(1, "Because.", Completed(FinishReason.STOP)), "provider"
@@ -177,8 +175,7 @@ def rows_of(here: Site) -> Any:
 
 
 def test_the_table_of_access_has_every_endpoint() -> None:
-    routes = [route for route in ROUTER.routes if isinstance(route, APIRoute)]
-    served = {(method, route.path) for route in routes for method in route.methods or ()}
+    served = {(operation.method, operation.path) for operation in OPERATIONS}
     assert {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS.values()} == served
     assert set(TABLE) == set(ENDPOINTS)
 
@@ -229,7 +226,7 @@ async def test_a_token_s_new_subject_may_start_a_chat_of_its_own_alone(
         # As `bootstrap` has it in jwt mode.
         store = here.world.stage.store("here", create_users=True)
         services = replace(here.services, store=store)
-        app = create_app("Test", [ROUTER], services.settings, lambda: services)
+        app = create_app(OPERATIONS, services.settings, lambda: services)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
             assert outcome_of(await ask(http, cell, thing)) == outcome
         owners = {chat.owner_id for chat in here.world.stage.database.chats.values()}

@@ -6,6 +6,8 @@ import sys
 import pytest
 
 SDKS = {"openai", "anthropic", "httpx2"}
+# What documents the routes, which Lambda serves without it.
+DOCUMENTS = {"fastapi", "pydantic"}
 DEPLOYED = {
     "AWS_LAMBDA_FUNCTION_NAME": "parley",
     "AWS_DEFAULT_REGION": "eu-west-1",
@@ -38,13 +40,13 @@ def loaded(function: str, **settings: str) -> set[str]:
 def test_before_its_first_request_a_sandbox_has_what_that_needs(function: str) -> None:
     packages = loaded(function, **DEPLOYED)
     assert {"boto3", "redis", "jwt"} <= packages
-    assert not packages & {*SDKS, "aws_xray_sdk", "uvicorn"}
+    assert not packages & {*SDKS, *DOCUMENTS, "aws_xray_sdk", "uvicorn"}
 
 
 def test_the_stream_has_no_use_for_tokens_nor_for_a_provider_before_a_question() -> None:
     packages = loaded("stream", **DEPLOYED)
     assert {"boto3", "redis"} <= packages
-    assert not packages & {*SDKS, "aws_xray_sdk", "jwt", "mangum"}
+    assert not packages & {*SDKS, *DOCUMENTS, "aws_xray_sdk", "jwt", "mangum"}
 
 
 @pytest.mark.parametrize("function", ["start", "history", "stream"])

@@ -14,9 +14,9 @@ from tests.in_memory import World
 STOP = Completed(FinishReason.STOP, "end_turn", Usage(3, 4))
 
 
-@pytest.fixture
-async def here() -> AsyncIterator[Site]:
-    async with site(history.router) as made:
+@pytest.fixture(params=[False, True], ids=["handler", "documented"])
+async def here(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
+    async with site(history.OPERATIONS, documented=request.param) as made:
         yield made
 
 
@@ -226,12 +226,12 @@ async def test_another_s_chat_is_like_none(here: Site) -> None:
 
 @pytest.mark.parametrize("path", ["/chat/history?chatId=c", "/chat/list", "/chat/models"])
 async def test_every_read_needs_a_user(path: str) -> None:
-    async with site(history.router) as trusting:
+    async with site(history.OPERATIONS) as trusting:
         assert (await trusting.http.get(path)).status_code == 400
         trusting.process.store_switch.turn_off()
         away = await trusting.http.get(path, params={"chatId": "c", "userId": "ada"})
         assert (away.status_code, away.headers["retry-after"]) == (503, "2")
-    async with site(history.router, auth_mode="jwt") as strict:
+    async with site(history.OPERATIONS, auth_mode="jwt") as strict:
         assert (await strict.http.get(path)).status_code == 401
         headers = {"authorization": "Bearer of-ada"}
         assert (await strict.http.get(path, headers=headers)).status_code in (200, 404)
@@ -255,7 +255,7 @@ async def test_health_tells_what_is_away(here: Site) -> None:
 
 
 def test_the_handler_takes_a_function_url_s_event() -> None:
-    with lambda_world(history.app) as world:
+    with lambda_world(history.handler) as world:
         answer = history.handler(event("GET", "/chat/models", query="userId=ada"), CONTEXT)
         assert answer["statusCode"] == 200
         assert [model["id"] for model in body_of(answer)["models"]] == ["small", "large"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from parley.api.pages import page_json
+from parley.api.pages import page_body
 from parley.domain.conversation import Reply
 from parley.domain.events import Completed, FinishReason, Status
 from parley.support.encoding import to_json
@@ -19,15 +19,17 @@ GONE = object()
 STOP = Completed(FinishReason.STOP)
 
 
-@pytest.fixture
-async def here() -> AsyncIterator[Site]:
-    async with site(start.router, prompt_characters=20, body_bytes=1000) as made:
+@pytest.fixture(params=[False, True], ids=["handler", "documented"])
+async def here(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
+    async with site(
+        start.OPERATIONS, documented=request.param, prompt_characters=20, body_bytes=1000
+    ) as made:
         yield made
 
 
 @pytest.fixture
 async def behind_tokens() -> AsyncIterator[Site]:
-    async with site(start.router, auth_mode="jwt") as made:
+    async with site(start.OPERATIONS, auth_mode="jwt") as made:
         yield made
 
 
@@ -53,7 +55,7 @@ async def test_a_start_in_a_chat_that_has_gone_on_is_told_what_is_new(here: Site
     known = {"parentId": started["replyId"]}
     second = (await here.http.post("/chat/start", json=changed(**chat, **known))).json()
     await store.finish(second["sessionId"], Reply(1, "x" * 3_000_000, STOP), "provider")
-    page = page_json(await store.history("ada", started["chatId"], None, 9))
+    page = page_body(await store.history("ada", started["chatId"], None, 9))
     for body in (
         changed(**chat, **known),
         changed(**chat, replaces=started["replyId"], prompt=GONE),
@@ -62,8 +64,8 @@ async def test_a_start_in_a_chat_that_has_gone_on_is_told_what_is_new(here: Site
         response = await here.http.post("/chat/start", json=body)
         error = response.json()["error"]
         assert (response.status_code, error["code"], error["retryable"]) == (409, "chat_moved", False)
-        assert error["messages"] == json.loads(to_json(page["messages"]))[1:]
-        assert error["revision"] == page["revision"]
+        assert error["messages"] == json.loads(to_json(page.messages))[1:]
+        assert error["revision"] == page.revision
     again = changed(**chat, replaces=second["replyId"], prompt=GONE)
     assert (await here.http.post("/chat/start", json=again)).status_code == 201
 
@@ -286,7 +288,7 @@ async def test_a_stop_of_nothing_is_refused(here: Site, body: dict[str, Any], st
 @pytest.mark.parametrize("encoded", [False, True])
 def test_the_handler_takes_a_function_url_s_event(encoded: bool) -> None:
     body = json.dumps(BODY | {"prompt": "é😀?"}, ensure_ascii=False).encode()
-    with lambda_world(start.app) as world:
+    with lambda_world(start.handler) as world:
         headers = {"content_type": "application/json", "idempotency_key": "k"}
         sent = event("POST", "/chat/start", body, encoded=encoded, **headers)
         answer = start.handler(sent, CONTEXT)
@@ -318,7 +320,7 @@ def test_the_handler_takes_a_function_url_s_event(encoded: bool) -> None:
     ],
 )
 def test_the_handler_answers_whatever_comes(sent: dict[str, Any], status: int) -> None:
-    with lambda_world(start.app):
+    with lambda_world(start.handler):
         answer = start.handler(sent, CONTEXT)
     assert answer["statusCode"] == status
     assert (status == 200) or body_of(answer)["error"]["message"]

@@ -4,10 +4,13 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from parley.api.app import create_app
+from parley.api.openapi import documented_app
+from parley.api.operations import Operation
 from parley.domain.errors import NotFound
 from parley.http_server.security_headers import SecurityHeaders
 from parley.settings import Settings
@@ -23,27 +26,33 @@ ALWAYS = {
 ORIGIN = "https://chat.example"
 
 
-def application(**settings: Any) -> FastAPI:
-    router = APIRouter()
+async def works(request: Request) -> Response:
+    return Response()
 
-    @router.get("/works")
-    async def works() -> None: ...
 
-    @router.get("/refuses")
-    async def refuses() -> None:
-        raise NotFound
+async def refuses(request: Request) -> Response:
+    raise NotFound
 
-    @router.get("/breaks")
-    async def breaks() -> None:
-        raise ValueError
 
+async def breaks(request: Request) -> Response:
+    raise ValueError
+
+
+OPERATIONS = [
+    Operation("GET", f"/{endpoint.__name__}", endpoint, {200: None}) for endpoint in (works, refuses, breaks)
+]
+
+
+def application(**settings: Any) -> Starlette:
     def services() -> Any:
         raise AssertionError
 
-    return create_app("Test", [router], Settings(**settings), services)
+    return documented_app("Test", OPERATIONS, Settings(**settings), services)
 
 
-async def ask(app: FastAPI, method: str, path: str, base: str = "http://test", **more: Any) -> httpx.Response:
+async def ask(
+    app: Starlette, method: str, path: str, base: str = "http://test", **more: Any
+) -> httpx.Response:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=base) as client:
         return await client.request(method, path, **more)
 

@@ -108,7 +108,7 @@ async def test_regenerate_needs_no_prompt(world: World) -> None:
     first = await start(world)
     with pytest.raises(ChatBusy) as busy:
         await start(world, prompt=None, chat_id=first.chat_id, regenerate=True)
-    assert busy.value.details() == {"activeSessionId": first.session_id}
+    assert busy.value.details() == {"active_session_id": first.session_id}
     await world.stage.store().finish(first.session_id, Reply(1, "x", STOP), "provider")
     again = await start(world, prompt=None, chat_id=first.chat_id, regenerate=True)
     assert again.message_id == first.message_id

@@ -1,20 +1,14 @@
 """Health checks of this process, of the database and of Valkey."""
 
-from fastapi import APIRouter, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
-from parley.api.schemas import CamelModel, json_response
+from parley.api.operations import Operation
+from parley.api.responses import json_response
+from parley.api.schemas import HealthBody
 from parley.api.services import services_of
 
-router = APIRouter()
 
-
-class HealthBody(CamelModel):
-    status: str
-    database: str
-    valkey: str
-
-
-@router.get("/health", responses={200: {"model": HealthBody}, 503: {"model": HealthBody}})
 async def health(request: Request) -> Response:
     """Report whether the database and Valkey answer.
 
@@ -23,18 +17,22 @@ async def health(request: Request) -> Response:
     """
     found = await services_of(request).health_check.health()
     database = _word(found.database)
-    body = {"status": database, "database": database, "valkey": _word(found.log)}
-    return json_response(body, 200 if found.database else 503)
+    return json_response(HealthBody(database, database, _word(found.log)), 200 if found.database else 503)
 
 
 def _word(answers: bool) -> str:
     return "ok" if answers else "unavailable"
 
 
-@router.get("/ready", include_in_schema=False)
-async def ready() -> Response:
+async def ready(request: Request) -> Response:
     """Respond with 204 once this process accepts requests, without asking the database or Valkey.
 
     It is the readiness check of Lambda Web Adapter, which sends no request to the function before.
     """
     return Response(status_code=204)
+
+
+OPERATIONS = [
+    Operation("GET", "/health", health, {200: HealthBody, 503: HealthBody}),
+    Operation("GET", "/ready", ready, {204: None}, hidden=True),
+]

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Sequence
+from typing import cast
 
 import msgspec
 
-from parley.api.schemas import message_json
+from parley.api.schemas import HistoryBody, MessageBody, message_body
 from parley.domain.conversation import Page
 from parley.domain.titles import shown_title
 from parley.support.encoding import to_json
@@ -16,28 +17,32 @@ PAGE_BYTES = 5_000_000
 _MOST_GROWTH = 3
 
 
-def page_json(page: Page, limit: int = PAGE_BYTES) -> dict[str, object]:
+def page_body(page: Page, limit: int = PAGE_BYTES, *, reset: bool = False) -> HistoryBody:
     """Return a page of history. Messages that exceed `limit` bytes are left to the next page, oldest first.
 
-    A page keeps its newest message, however long that is.
+    A page keeps its newest message, however long that is. `reset` says that the page takes the place of all
+    that a client knows.
     """
-    encoded = [to_json(message_json(message)) for message in page.messages]
+    encoded = [to_json(message_body(message)) for message in page.messages]
     first = _first_that_fits(encoded, limit)
-    return {
-        "chatId": page.chat_id,
-        "title": shown_title(page.title),
-        "messages": [msgspec.Raw(message) for message in encoded[first:]],
-        "nextBefore": str(page.messages[first].position) if first > 0 else page.next_before,
-        "activeSessionId": page.active_session_id,
-        "revision": page.revision,
-        "reset": False,
-    }
+    # Their length has been measured as JSON, so they are not serialised twice.
+    messages = cast("list[MessageBody]", [msgspec.Raw(message) for message in encoded[first:]])
+    return HistoryBody(
+        page.chat_id,
+        shown_title(page.title),
+        messages,
+        str(page.messages[first].position) if first > 0 else page.next_before,
+        page.active_session_id,
+        page.revision,
+        reset,
+    )
 
 
-def news_json(page: Page) -> dict[str, object]:
-    """Return what a page adds to an error: its messages, and the chat's revision."""
-    page_of_history = page_json(page)
-    return {name: page_of_history[name] for name in ("messages", "revision")}
+def news_of(page: Page) -> dict[str, object]:
+    """Return what a page adds to an error: its messages, as far as they fit, and the chat's revision."""
+    messages = page_body(page).messages
+    known = [message_body(message) for message in page.messages[len(page.messages) - len(messages) :]]
+    return {"messages": known, "revision": page.revision}
 
 
 def _first_that_fits(encoded: Sequence[bytes], limit: int) -> int:

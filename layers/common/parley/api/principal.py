@@ -1,6 +1,6 @@
 """Determines which user sent a request."""
 
-from fastapi import Request
+from starlette.requests import Request
 
 from parley.domain.errors import Forbidden, InvalidRequest, Unauthorized
 from parley.domain.ids import is_subject

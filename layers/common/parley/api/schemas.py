@@ -1,30 +1,30 @@
-"""The JSON of requests and responses, in camelCase: validation, serialisation and OpenAPI schemas."""
+"""The types of the wire: each once, as a struct in camelCase. Validation, JSON and OpenAPI come from it.
 
-from collections.abc import Mapping
+The structs of requests say what is taken: types are not coerced, and unknown fields are ignored. Those of
+responses are made by the functions below them.
+"""
+
 from datetime import datetime
-from typing import Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from fastapi import Request, Response
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic.alias_generators import to_camel
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from parley.domain.conversation import ChatPage, Message, OfferedModel, Role, Started
-from parley.domain.errors import InvalidRequest, UnsupportedMedia
+from parley.domain.events import Usage
 from parley.domain.ports import ChatModels
 from parley.domain.titles import shown_title
-from parley.streaming.frames import usage_json
-from parley.support.encoding import to_json
 
 
-class CamelModel(BaseModel):
-    """A JSON object in camelCase. Types are not coerced, and unknown fields are ignored."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=False, strict=True)
+class Wire(Struct, frozen=True, rename="camel"):
+    """A JSON object, or the parameters of a query."""
 
 
-class StartBody(CamelModel):
-    prompt: str | None = None
+# -- requests --------------------------------------------------------------------------------------
+
+
+class StartBody(Wire, frozen=True):
     model_id: str
+    prompt: str | None = None
     chat_id: str | None = None
     user_id: str | None = None
     regenerate: bool = False
@@ -32,12 +32,43 @@ class StartBody(CamelModel):
     replaces: str | None = None
 
 
-class StopBody(CamelModel):
+class StopBody(Wire, frozen=True):
     session_id: str
     user_id: str | None = None
 
 
-class StartedBody(CamelModel):
+class UserQuery(Wire, frozen=True):
+    user_id: str | None = None
+
+
+# The positions and revisions that Postgres's bigint takes.
+_Count = Annotated[int, Meta(ge=0, le=2**62)]
+_Limit = Annotated[int, Meta(ge=1, le=200)]
+
+
+class HistoryQuery(Wire, frozen=True):
+    chat_id: str
+    user_id: str | None = None
+    before: _Count | None = None
+    since: _Count | None = None
+    limit: _Limit = 50
+
+
+class ChatListQuery(Wire, frozen=True):
+    user_id: str | None = None
+    before: str | None = None
+    limit: _Limit = 50
+
+
+class StreamQuery(Wire, frozen=True):
+    session_id: str
+    cursor: str | None = None
+
+
+# -- responses -------------------------------------------------------------------------------------
+
+
+class StartedBody(Wire, frozen=True):
     session_id: str
     chat_id: str
     message_id: str
@@ -45,22 +76,32 @@ class StartedBody(CamelModel):
     expires_at: datetime
 
 
-class StoppedBody(CamelModel):
+def started_body(started: Started) -> StartedBody:
+    return StartedBody(
+        started.session_id, started.chat_id, started.message_id, started.reply_id, started.expires_at
+    )
+
+
+class StoppedBody(Wire, frozen=True):
     """An empty object: the session is stopping or has already ended."""
 
 
-class UsageBody(CamelModel):
+class UsageBody(Wire, frozen=True):
     input_tokens: int
     output_tokens: int
     total_tokens: int
 
 
-class PartBody(CamelModel):
+def usage_body(usage: Usage) -> UsageBody:
+    return UsageBody(usage.input_tokens, usage.output_tokens, usage.input_tokens + usage.output_tokens)
+
+
+class PartBody(Wire, frozen=True):
     type: str
     text: str
 
 
-class MessageBody(CamelModel):
+class MessageBody(Wire, frozen=True):
     id: str
     position: int
     role: str
@@ -77,7 +118,27 @@ class MessageBody(CamelModel):
     completed_at: datetime | None
 
 
-class HistoryBody(CamelModel):
+def message_body(message: Message) -> MessageBody:
+    shows_usage = message.role is Role.ASSISTANT and message.usage is not None
+    return MessageBody(
+        id=message.id,
+        position=message.position,
+        role=message.role,
+        status=message.status,
+        parts=[PartBody("text", message.text)] if message.text else [],
+        model_id=message.model_id,
+        reply_to=message.reply_to,
+        superseded_by=message.superseded_by,
+        source=message.source,
+        finish_reason=message.finish_reason,
+        error_code=message.error_code,
+        usage=usage_body(message.usage) if shows_usage and message.usage is not None else None,
+        created_at=message.created_at,
+        completed_at=message.completed_at,
+    )
+
+
+class HistoryBody(Wire, frozen=True):
     chat_id: str
     title: str
     messages: list[MessageBody]
@@ -87,7 +148,7 @@ class HistoryBody(CamelModel):
     reset: bool
 
 
-class ChatBody(CamelModel):
+class ChatBody(Wire, frozen=True):
     chat_id: str
     title: str
     model_id: str | None
@@ -96,12 +157,27 @@ class ChatBody(CamelModel):
     active_session_id: str | None
 
 
-class ChatListBody(CamelModel):
+class ChatListBody(Wire, frozen=True):
     chats: list[ChatBody]
     next_before: str | None
 
 
-class ModelBody(CamelModel):
+def chats_body(page: ChatPage) -> ChatListBody:
+    chats = [
+        ChatBody(
+            chat.chat_id,
+            shown_title(chat.title),
+            chat.model_id,
+            chat.created_at,
+            chat.updated_at,
+            chat.active_session_id,
+        )
+        for chat in page.chats
+    ]
+    return ChatListBody(chats, page.next_before)
+
+
+class ModelBody(Wire, frozen=True):
     id: str
     title: str
     provider: str
@@ -110,11 +186,33 @@ class ModelBody(CamelModel):
     plans: list[str]
 
 
-class ModelListBody(CamelModel):
+class ModelListBody(Wire, frozen=True):
     models: list[ModelBody]
 
 
-class RemainingBody(CamelModel):
+def models_body(offered: tuple[OfferedModel, ...], models: ChatModels) -> ModelListBody:
+    return ModelListBody([_model_body(model, configured=models.has(model.provider)) for model in offered])
+
+
+def _model_body(model: OfferedModel, *, configured: bool) -> ModelBody:
+    lack: Literal["model_not_in_plan", "model_not_configured"] | None
+    lack = None if model.in_plan else "model_not_in_plan"
+    # A missing key outweighs the plan: no plan makes the model available then.
+    if not configured:
+        lack = "model_not_configured"
+    return ModelBody(model.id, model.title, model.provider, lack is None, lack, list(model.plans))
+
+
+class HealthBody(Wire, frozen=True):
+    status: str
+    database: str
+    valkey: str
+
+
+# -- errors ----------------------------------------------------------------------------------------
+
+
+class RemainingBody(Wire, frozen=True):
     """The remainder of each limit of the user's plan; null for an unlimited one."""
 
     requests: int | None
@@ -122,123 +220,24 @@ class RemainingBody(CamelModel):
     tokens: int | None
 
 
-class ErrorDetail(CamelModel):
+class ErrorDetail(Wire, frozen=True):
     code: str
     message: str
     retryable: bool
-    field: str | None = None
-    active_session_id: str | None = None
-    limit: Literal["requests", "streams", "tokens"] | None = None
-    remaining: RemainingBody | None = None
-    messages: list[MessageBody] | None = None
-    revision: int | None = None
+    field: str | UnsetType = UNSET
+    active_session_id: str | UnsetType = UNSET
+    limit: Literal["requests", "streams", "tokens"] | UnsetType = UNSET
+    remaining: RemainingBody | UnsetType = UNSET
+    messages: list[MessageBody] | UnsetType = UNSET
+    revision: int | UnsetType = UNSET
 
 
-class ErrorBody(CamelModel):
+class ErrorBody(Wire, frozen=True):
     error: ErrorDetail
 
 
-B = TypeVar("B", bound=CamelModel)
-
-
-async def read_body(request: Request, kind: type[B]) -> B:
-    """Return the validated JSON body.
-
-    Raises `InvalidRequest`, which names the field, and `UnsupportedMedia` for a Content-Type other than JSON.
-    Messages never quote the body. `RequestLimits` limits its size.
-    """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise UnsupportedMedia("The body must be application/json.", field="Content-Type")
-    try:
-        return kind.model_validate_json(await request.body())
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        if not field:
-            raise InvalidRequest("The body must be a JSON object in UTF-8.", field="body") from None
-        what = "is required" if first["type"] == "missing" else "has the wrong type"
-        raise InvalidRequest(f"{field} {what}.", field=field) from None
-
-
-class JsonResponse(Response):
-    """A JSON response whose body is serialised already."""
-
-    media_type = "application/json"
-
-    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
-        # The fields that Starlette would compute, without the computation: there are always these two.
-        self.raw_headers = [_JSON, (b"content-length", b"%d" % len(self.body))]
-
-
-_JSON = (b"content-type", b"application/json")
-
-
-def json_response(body: object, status: int = 200) -> Response:
-    """Return `body` as a JSON response."""
-    return JsonResponse(to_json(body), status)
-
-
-def started_json(started: Started) -> dict[str, object]:
-    return {
-        "sessionId": started.session_id,
-        "chatId": started.chat_id,
-        "messageId": started.message_id,
-        "replyId": started.reply_id,
-        "expiresAt": started.expires_at,
-    }
-
-
-def message_json(message: Message) -> dict[str, object]:
-    return {
-        "id": message.id,
-        "position": message.position,
-        "role": message.role.value,
-        "status": message.status.value,
-        "parts": [{"type": "text", "text": message.text}] if message.text else [],
-        "modelId": message.model_id,
-        "replyTo": message.reply_to,
-        "supersededBy": message.superseded_by,
-        "source": message.source,
-        "finishReason": message.finish_reason,
-        "errorCode": message.error_code,
-        "usage": usage_json(message.usage) if message.role is Role.ASSISTANT else None,
-        "createdAt": message.created_at,
-        "completedAt": message.completed_at,
-    }
-
-
-def chats_json(page: ChatPage) -> dict[str, object]:
-    return {
-        "chats": [
-            {
-                "chatId": chat.chat_id,
-                "title": shown_title(chat.title),
-                "modelId": chat.model_id,
-                "createdAt": chat.created_at,
-                "updatedAt": chat.updated_at,
-                "activeSessionId": chat.active_session_id,
-            }
-            for chat in page.chats
-        ],
-        "nextBefore": page.next_before,
-    }
-
-
-def models_json(offered: tuple[OfferedModel, ...], models: ChatModels) -> dict[str, object]:
-    return {"models": [_model_json(model, configured=models.has(model.provider)) for model in offered]}
-
-
-def _model_json(model: OfferedModel, *, configured: bool) -> dict[str, object]:
-    # A missing key outweighs the plan: no plan makes the model available then.
-    lack = None if model.in_plan else "model_not_in_plan"
-    if not configured:
-        lack = "model_not_configured"
-    return {
-        "id": model.id,
-        "title": model.title,
-        "provider": model.provider,
-        "available": lack is None,
-        "unavailableBecause": lack,
-        "plans": model.plans,
-    }
+def error_body(code: str, message: str, *, retryable: bool, **details: Any) -> ErrorBody:
+    """Return an error. `details` are further fields of `ErrorDetail`."""
+    if "remaining" in details:
+        details["remaining"] = RemainingBody(**details["remaining"])
+    return ErrorBody(ErrorDetail(code, message, retryable, **details))

@@ -2,7 +2,7 @@
 
 from typing import cast
 
-from fastapi import Request
+from starlette.requests import Request
 
 from parley.services import Services
 

@@ -42,7 +42,7 @@ class ParleyError(Exception):
         self.retry_after = retry_after
 
     def details(self) -> dict[str, object]:
-        """Return the fields of the error body besides code, message and retryable."""
+        """Return the fields of `ErrorDetail` (api/schemas.py) besides code, message and retryable."""
         return {"field": self.field} if self.field else {}
 
 
@@ -121,7 +121,7 @@ class ChatBusy(Conflict):
         self.session_id = session_id
 
     def details(self) -> dict[str, object]:
-        return {"activeSessionId": self.session_id}
+        return {"active_session_id": self.session_id}
 
 
 class ChatMoved(Conflict):

@@ -1,0 +1,54 @@
+"""The routes of a function: Starlette's, with what OpenAPI says of them."""
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from parley.api.schemas import ErrorBody, Wire
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+# What a response has: a JSON object, a media type that is no JSON, or nothing.
+Content = type[Wire] | str | None
+
+
+class Operation(Route):
+    """A route of one method that takes a `Request` and returns a `Response`.
+
+    - `takes`: the JSON body, or None.
+    - `query`, `headers`: the parameters, and the optional header fields.
+    - `responses`: what each status has.
+    - `hidden`: the document does not mention it.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        endpoint: Endpoint,
+        responses: Mapping[int, Content],
+        *,
+        refusals: tuple[int, ...] = (),
+        takes: type[Wire] | None = None,
+        query: type[Wire] | None = None,
+        headers: tuple[str, ...] = (),
+        hidden: bool = False,
+    ) -> None:
+        """`refusals` are the statuses that an error has."""
+        super().__init__(path, endpoint, methods=[method])
+        # Starlette adds HEAD to GET, and would answer it with the length of a body that is never sent.
+        self.methods = {method}
+        self.method = method
+        self.responses = dict(responses) | dict.fromkeys(refusals, ErrorBody)
+        self.takes = takes
+        self.query = query
+        self.headers = headers
+        self.hidden = hidden
+
+    def below(self, prefix: str) -> "Operation":
+        """Return the same operation with a prefix before its path."""
+        return Operation(
+            self.method, prefix + self.path, self.endpoint, self.responses,
+            takes=self.takes, query=self.query, headers=self.headers, hidden=self.hidden,
+        )  # fmt: skip
