@@ -147,7 +147,7 @@ class Process:
         share = policy.pop("share_context_free", True)
         self.keys = GenerationKeys(model, b"secret", share_context_free=share)
         self.cached_replies = CachedReplies(self.log, self.keys)
-        defaults: dict[str, Any] = {"limits": LIMITS, "session_lease": 0.6, "renew_every": 0.2}
+        defaults: dict[str, Any] = {"limits": LIMITS, "session_lease": 0.6, "renew_every": 0.2, "readers": 8}
         self.runner = SessionRunner(self.store, self.log, model, self.keys, Policy(**(defaults | policy)))
 
     async def start(self, prompt: str | None = "Why?", user: str = "ada", **fields: Any) -> Started:

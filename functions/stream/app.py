@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -58,11 +59,13 @@ async def stream(request: Request) -> Response:
         heartbeat=settings.heartbeat_seconds,
         pace=settings.cache_replay_tokens_per_second,
         until=until,
+        counter=services.runner.readers,
+        release=partial(services.runner.invocations.release, run) if in_lambda else None,
     )
 
     async def on_complete() -> None:
         assert until is not None
-        await services.runner.wait_until_idle(run, until)
+        await services.runner.invocations.wait_until_idle(run, until, let_go=reader.is_let_go)
 
     # Lambda freezes the sandbox after the response, so the response waits for the session's run to end.
     return EventStream(reader, on_complete if in_lambda else None)

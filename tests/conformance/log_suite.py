@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from parley.domain.conversation import Reply
 from parley.domain.events import Completed, End, Failed, FinishReason, Usage
 from parley.domain.ports import Log
-from parley.domain.results import Append, Fenced, Flushed, Follow, Hit, Slice, Wait, Write
+from parley.domain.results import Append, Fenced, Flushed, Follow, Hit, ReaderCount, Slice, Wait, Write
 from parley.support.wakeup import Wakeup
 
 LEASE = 0.15
@@ -54,6 +54,19 @@ async def write(log: Log, epoch: int, *pieces: str, owner: str = "writer") -> Fl
     [outcome] = await log.flush([Append("k", epoch, owner, len(whole), pieces[-1], pieces)])
     assert outcome is not None
     return outcome
+
+
+async def count(
+    log: Log, *here: str, arrivals: dict[str, int] | None = None, left: Sequence[str] = (), limit: int = 2
+) -> list[str]:
+    """Tell a log of the readers here and of those who left; return who stays, and note their arrivals."""
+    known = arrivals if arrivals is not None else {}
+    told = ReaderCount("s", [(reader, known.get(reader, 0)) for reader in here], left)
+    [outcome] = await log.count_readers([told], limit, 60)
+    assert outcome is not None
+    found = dict(zip(here, outcome, strict=True))
+    known |= found
+    return [reader for reader, arrival in found.items() if arrival]
 
 
 def rest(text: str, end: End | None = None, *, alive: bool = True, stops: frozenset[str] = NOBODY) -> Slice:
@@ -460,6 +473,68 @@ class LogSuite:
         await write(log, epoch, "x", "y")
         assert await wakeup.wait(2)
         await watch.close()
+
+    # -- readers ---------------------------------------------------------------------------------
+
+    async def test_the_newest_readers_of_all_processes_stay(self, log: Log, other: Log) -> None:
+        mine: dict[str, int] = {}
+        assert await count(log, "one", "two", arrivals=mine) == ["one", "two"]
+        assert 0 < mine["one"] < mine["two"]
+        theirs: dict[str, int] = {}
+        assert await count(other, "three", arrivals=theirs) == ["three"]
+        assert theirs["three"] > mine["two"]
+        assert await count(log, "one", "two", arrivals=mine) == ["two"]
+        # A reader that was let go comes back as another one, and is the newest.
+        assert await count(log, "two", "one again", arrivals=mine) == ["one again"]
+        assert await count(other, "three", arrivals=theirs) == ["three"]
+
+    async def test_more_new_readers_than_the_limit_leave_the_last_of_them(self, log: Log) -> None:
+        assert await count(log, *"abcde") == ["d", "e"]
+
+    async def test_a_reader_that_left_makes_room_for_an_older_one(self, log: Log, other: Log) -> None:
+        mine: dict[str, int] = {}
+        await count(log, "one", "two", arrivals=mine)
+        assert await count(other, "three") == ["three"]
+        assert await count(other, left=["three"]) == []
+        assert await count(log, "one", "two", arrivals=mine) == ["one", "two"]
+
+    async def test_a_repeated_count_changes_nothing(self, log: Log, other: Log) -> None:
+        first: dict[str, int] = {}
+        again: dict[str, int] = {}
+        await count(log, "one", "two", arrivals=first)
+        # The answer to the first may have been lost on the way, and with it the arrivals.
+        await count(log, "one", "two", arrivals=again)
+        assert again == first
+        assert await count(other, left=["unheard-of"]) == []
+        assert await count(log, "one", "two", arrivals=again) == ["one", "two"]
+        assert again == first
+
+    async def test_a_lost_count_comes_to_the_same_readers_again(
+        self, stage: LogStage, log: Log, other: Log
+    ) -> None:
+        mine: dict[str, int] = {}
+        theirs: dict[str, int] = {}
+        await count(log, "one", "two", arrivals=mine)
+        await stage.lose()
+        assert await count(other, "three", arrivals=theirs) == ["three"]
+        # Both are known by their arrivals, which are older.
+        assert await count(log, "one", "two", arrivals=mine) == ["two"]
+        assert await count(other, "three", arrivals=theirs) == ["three"]
+
+    async def test_each_session_s_readers_are_counted_for_themselves(self, log: Log) -> None:
+        counts = [ReaderCount(f"s{number}", [(f"r{number}", 0)], []) for number in range(300)]
+        outcomes = await log.count_readers(counts, 1, 60)
+        assert all(outcome is not None and outcome[0] > 0 for outcome in outcomes)
+        assert await log.count_readers([], 1, 60) == []
+
+    async def test_a_count_lapses(self, log: Log) -> None:
+        old = ReaderCount("s", [("one", 0)], [])
+        [first] = await log.count_readers([old], 1, 0.01)
+        assert first is not None
+        await asyncio.sleep(0.05)
+        # Nobody told of the reader any more, so an older one is counted by itself.
+        [outcome] = await log.count_readers([ReaderCount("s", [("older", first[0] - 1)], [])], 1, 60)
+        assert outcome == [first[0] - 1]
 
     # -- park ------------------------------------------------------------------------------------
 

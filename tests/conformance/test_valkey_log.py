@@ -1,5 +1,6 @@
 """The log in Valkey, and what only a server can do to it."""
 
+import time
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import redis
 
 from parley.domain.conversation import Reply
 from parley.domain.ports import Log
-from parley.domain.results import Flushed, Hit, Write
+from parley.domain.results import Flushed, Hit, ReaderCount, Write
 from tests.conformance.backends import ValkeyLogStage
 from tests.conformance.log_suite import NOBODY, STOP, LogSuite, elect, write
 
@@ -76,6 +77,21 @@ class TestValkeyLog(LogSuite):
         epoch = await elect(log)
         server.xadd("test:{k}:log", {"e": b"nonsense"}, id=f"{epoch}-1")
         assert (await log.read("k", epoch, 0)).superseded
+
+    async def test_a_count_of_readers_ends_by_itself(self, log: Log, server: redis.Redis) -> None:
+        await log.count_readers([ReaderCount("s", [("one", 0), ("two", 0)], [])], 8, 60)
+        members: Any = server.zrange("test:{s}:readers", 0, -1, withscores=True)
+        assert [member for member, _ in members] == [b"one", b"two"]
+        assert abs(members[0][1] / 1000 - time.time()) < 60
+        assert 50_000 < server.pttl("test:{s}:readers") <= 60_000
+        await log.count_readers([ReaderCount("s", [], ["one", "two"])], 8, 60)
+        assert server.keys("*") == []
+
+    async def test_a_corrupt_count_of_readers_spoils_no_other(self, log: Log, server: redis.Redis) -> None:
+        server.set("test:{bad}:readers", "nonsense")
+        counts = [ReaderCount(session, [("one", 0)], []) for session in ("good", "bad", "another")]
+        outcomes = await log.count_readers(counts, 8, 60)
+        assert [outcome is None for outcome in outcomes] == [False, True, False]
 
     async def test_corrupt_parked_replies_are_dropped(self, log: Log, server: redis.Redis) -> None:
         await log.park("good", REPLY, "provider")

@@ -246,6 +246,148 @@ async def test_11_a_reader_of_another_processes_reply_is_let_go_before_its_end(w
     assert reading.text == whole.text == text_of(await writer.reply(started))
 
 
+# Quick looks, so that an old reader elsewhere is let go within a test's patience.
+READERS = {"PULSE_SECONDS": "0.2"}
+
+
+async def test_26_of_twelve_readers_of_one_session_the_newest_eight_go_on(world: World) -> None:
+    clients = [world.client(world.server(**READERS)) for _ in range(2)]
+    crowd = await Crowd(world, "row-26").begin(clients[0])
+    for number in range(12):
+        await crowd.enter(clients[number % 2])
+    await eventually(lambda: crowd.closed() == [True] * 4 + [False] * 8)
+    # One that returns with its cursor gets in, and the oldest of the others makes room.
+    returned = crowd.readings[0]
+    assert returned.end is None
+    await crowd.enter(clients[0], returned)
+    await eventually(lambda: crowd.closed() == [True] * 5 + [False] * 8)
+    text = await crowd.finish(clients[0])
+    for reading in (returned, *crowd.readings[5:12]):
+        assert reading.text == text
+        assert reading.end is not None
+    # Those who were let go have no end, and what they have is the beginning.
+    for reading in crowd.readings[1:5]:
+        assert reading.text
+        assert text.startswith(reading.text)
+        assert reading.end is None
+    assert not any("reset" in reading.types() for reading in crowd.readings)
+    assert world.fake.calls("row-26") == 1
+
+
+async def test_26_without_valkey_each_process_counts_its_own_readers(world: World) -> None:
+    settings = READERS | {"VALKEY_URL": "redis://127.0.0.1:1/0", "SESSION_READERS": "3"}
+    clients = [world.client(world.server(**settings)) for _ in range(2)]
+    crowd = await Crowd(world, "row-26-alone", logged=False).begin(clients[0])
+    for number in range(10):
+        await crowd.enter(clients[number % 2])
+    await eventually(lambda: crowd.closed() == [True] * 4 + [False] * 6)
+    text = await crowd.finish(clients[0])
+    assert all(reading.text == text and reading.end for reading in crowd.readings[4:])
+    assert all(text.startswith(reading.text) and not reading.end for reading in crowd.readings[:4])
+
+
+async def test_26_nobody_is_let_go_because_valkey_lost_its_data(world: World) -> None:
+    clients = [world.client(world.server(**READERS)) for _ in range(2)]
+    crowd = await Crowd(world, "row-26-wiped").begin(clients[0])
+    for number in range(8):
+        await crowd.enter(clients[number % 2])
+    for _ in range(2):
+        _flush(world)
+        await eventually(lambda: len(crowd.counted()) == 8)
+    text = await crowd.finish(clients[0])
+    assert all(reading.text == text and reading.end for reading in crowd.readings)
+
+
+async def test_26_a_reader_that_left_takes_no_place(world: World) -> None:
+    clients = [world.client(world.server(**READERS, SESSION_READERS="2")) for _ in range(2)]
+    crowd = await Crowd(world, "row-26-left").begin(clients[0])
+    staying = await crowd.enter(clients[0])
+    for _ in range(4):
+        await crowd.enter(clients[1])
+        crowd.tasks[-1].cancel()
+        await eventually(lambda: len(crowd.counted()) == 1)
+    text = await crowd.finish(clients[0])
+    assert staying.text == text
+    assert staying.end is not None
+
+
+async def test_26_on_lambda_a_follower_that_is_let_go_ends_its_invocation(world: World) -> None:
+    servers = [world.server(**READERS, SESSION_READERS="1") for _ in range(3)]
+    clients = [world.client(server) for server in servers]
+    crowd = await Crowd(world, "row-26-lambda").begin(clients[0])
+    for client in clients:
+        deadline = round((time.time() + 600) * 1000)
+        client.http.headers["x-amzn-lambda-context"] = json.dumps({"deadline": deadline})
+        await crowd.enter(client)
+    # The second response is over while the reply still runs. The first one's process writes it and must stay,
+    # so its reader reads on.
+    await eventually(lambda: crowd.closed() == [False, True, False])
+    returned = crowd.readings[1]
+    assert returned.end is None
+    assert await _status(clients[0], crowd.started, "pending")
+    # The sandbox is free for the next one.
+    await crowd.enter(clients[1], returned)
+    await eventually(lambda: crowd.closed() == [False, True, True, False])
+    text = await crowd.finish(clients[0])
+    assert [reading.text == text for reading in crowd.readings[:2]] == [True, True]
+    assert [bool(reading.end) for reading in crowd.readings[:3]] == [True, True, False]
+    # A process says nothing of a run that it gave up.
+    ends = [1, 1, 0]
+    await eventually(lambda: [server.output().count('"reply_ended"') for server in servers] == ends)
+    assert world.fake.calls("row-26-lambda") == 1
+
+
+class Crowd:
+    """Readers of one session in the order in which they come. The reply runs until it is stopped."""
+
+    def __init__(self, world: World, model: str, *, logged: bool = True) -> None:
+        self.world = world
+        self.model = world.model(model, count=100_000, delay=0.05)
+        self.logged = logged
+        self.started: dict[str, Any] = {}
+        self.readings: list[Transcript] = []
+        self.tasks: list[asyncio.Task[Transcript]] = []
+
+    async def begin(self, client: Client) -> "Crowd":
+        """Open the session."""
+        self.started = await client.start(f"Tell {self.model} slowly.", self.model)
+        return self
+
+    async def enter(self, client: Client, reading: Transcript | None = None) -> Transcript:
+        """Have a reader come, and wait until it is counted and has text. Without a log it is let in."""
+        reading = reading or Transcript()
+        reading.status, shown, newest = 0, len(reading.text), max(self.counted(), default=0)
+        self.readings.append(reading)
+        self.tasks.append(asyncio.create_task(client.read(self.started["sessionId"], reading)))
+        await eventually(lambda: reading.status == 200)
+        if self.logged:
+            await eventually(lambda: len(reading.text) > shown and max(self.counted(), default=0) > newest)
+        return reading
+
+    def counted(self) -> list[float]:
+        """Return the arrivals of the readers that Valkey counts."""
+        import redis
+
+        if not self.logged:
+            return []
+        with redis.Redis.from_url(self.world.valkey_url) as valkey:
+            name = f"parley:{{{self.started['sessionId']}}}:readers"
+            members: Any = valkey.zrange(name, 0, -1, withscores=True)
+            return [arrival for _, arrival in members]
+
+    def closed(self) -> list[bool]:
+        """Tell of each stream whether it is over."""
+        return [task.done() for task in self.tasks]
+
+    async def finish(self, client: Client) -> str:
+        """Stop the reply, wait for every stream, and return the stored text."""
+        await client.stop(self.started["sessionId"])
+        await asyncio.wait(self.tasks, timeout=60)
+        assert all(self.closed())
+        await eventually(lambda: _status(client, self.started, "stopped"))
+        return text_of(await client.reply(self.started))
+
+
 async def _status(client: Client, started: dict[str, Any], status: str) -> bool:
     try:
         return bool((await client.reply(started))["status"] == status)

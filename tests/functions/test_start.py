@@ -260,7 +260,7 @@ async def test_a_stop_ends_the_call_and_saves_the_partial(here: Site) -> None:
     for _ in range(2):
         response = await here.http.post("/chat/stop", json={"sessionId": run.session.id, "userId": "ada"})
         assert (response.status_code, response.json()) == (202, {})
-    await process.runner.wait_until_idle(run, asyncio.get_running_loop().time() + 30)
+    await process.runner.invocations.wait_until_idle(run, asyncio.get_running_loop().time() + 30)
     stored = await process.stored(run)
     assert (stored.text, stored.status) == ("Hello, ", Status.STOPPED)
 

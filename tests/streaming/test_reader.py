@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from parley.domain.conversation import LeftOut, Model, Reply, Session, SessionState
 from parley.domain.events import Completed, Cursor, Failed, FinishReason, Source, StreamState, Usage
 from parley.domain.ports import ModelRequest
+from parley.memory.log import MemoryLog
 from parley.streaming.frames import HEARTBEAT
 from parley.streaming.generation import Generation
 from parley.streaming.reader import Reader, at_end
+from parley.streaming.reader_counter import ReaderCounter
 from parley.streaming.session_run import SessionRun
 from parley.support.sse_decoder import Decoder
 from tests.in_memory import until
@@ -442,6 +444,88 @@ async def test_a_reader_that_leaves_before_it_saw_a_new_epoch_hangs_nowhere() ->
     reader.leave()
     await asyncio.sleep(0)
     assert not any(len(listeners) for listeners in (run.listeners, first.listeners, second.listeners))
+
+
+@pytest.mark.parametrize("ready", [True, False], ids=["text", "nothing yet"])
+async def test_a_reader_that_is_let_go_ends_without_an_end(ready: bool) -> None:
+    run = new_run()
+    if ready:
+        begin(run, "x")
+    reader = Reader(run, None, hinted=False, heartbeat=5)
+    screen = Screen()
+
+    async def read() -> None:
+        async for piece in reader.frames():
+            screen.take(piece)
+
+    reading = asyncio.create_task(read())
+    await until(lambda: bool(run.listeners))
+    await asyncio.sleep(0.01)
+    assert not reading.done()
+    reader.let_go()
+    await asyncio.wait_for(reading, 30)
+    assert screen.types() == (["start", "token"] if ready else [])
+    assert reader.is_let_go
+    assert not run.listeners
+
+
+async def test_a_reader_that_rests_between_two_words_can_be_let_go() -> None:
+    run = new_run()
+    run.source = Source.CACHE
+    begin(run, "one two three")
+    reader = Reader(run, None, hinted=False, heartbeat=5, pace=0.001)
+    woken = asyncio.Event()
+    reader.begin(woken.set)
+    screen = Screen()
+    await woken.wait()
+    screen.take(reader.take())
+    assert reader.take() == b""
+    woken.clear()
+    reader.let_go()
+    await woken.wait()
+    screen.take(reader.take())
+    assert reader.over
+    assert "one two three".startswith(screen.text)
+
+
+async def test_a_reader_that_is_let_go_at_the_end_gets_the_end() -> None:
+    run = new_run()
+    begin(run, "x").buffer.finish(STOP)
+    reader = Reader(run, None, hinted=False, heartbeat=5)
+    reader.begin(lambda: None)
+    settle(run, "x")
+    reader.let_go()
+    screen = Screen()
+    screen.take(reader.take())
+    assert reader.over
+    assert screen.types() == ["start", "token", "done"]
+
+
+async def test_readers_are_counted_from_their_beginning_to_their_end() -> None:
+    counter = ReaderCounter(MemoryLog(lease_seconds=5, cache_seconds=60), limit=2, every=5)
+    run = new_run()
+    begin(run, "x")
+
+    def new_reader() -> Reader:
+        return Reader(run, None, hinted=False, heartbeat=5, counter=counter)
+
+    first, second, third, fourth, unread = (new_reader() for _ in range(5))
+    for reader in (first, second):
+        reader.begin(lambda: None)
+    first.leave()
+    # One that never began, as for HEAD, has no place.
+    unread.leave()
+    third.begin(lambda: None)
+    assert not second.is_let_go
+    fourth.begin(lambda: None)
+    assert [reader.is_let_go for reader in (second, third, fourth)] == [True, False, False]
+    second.take()
+    settle(run, "x")
+    for reader in (third, fourth):
+        reader.take()
+        assert reader.over
+    assert counter._sessions == {}
+    await counter.close()
 
 
 @given(texts)

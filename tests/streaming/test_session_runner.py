@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 
-from parley.domain.conversation import Reply, Role, SessionState
+from parley.domain.conversation import Reply, Role, SessionState, Started
 from parley.domain.errors import NotFound, ProviderFault
 from parley.domain.events import (
     Completed,
@@ -19,8 +20,10 @@ from parley.domain.events import (
     Usage,
 )
 from parley.domain.results import Saved
+from parley.streaming.reader import Reader
+from parley.streaming.session_run import SessionRun
 from parley.usecases import sessions
-from tests.in_memory import SESSION_IDS, STOP, ScriptedModel, World, answer, shown, until
+from tests.in_memory import SESSION_IDS, STOP, Process, ScriptedModel, World, answer, shown, until
 
 WHOLE = "Hello, world!"
 
@@ -411,8 +414,128 @@ async def test_a_reply_ends_at_its_deadline(world: World) -> None:
     run = await process.read(started.session_id, deadline)
     found = await answer(run)
     assert (found.reply.text, found.reply.status) == ("Hello, ", Status.TRUNCATED)
-    await process.runner.wait_until_idle(run, deadline + 1)
+    await process.runner.invocations.wait_until_idle(run, deadline + 1)
     assert model.talking == 0
+
+
+async def follow(world: World, started: Started, writer: Process) -> tuple[Process, SessionRun, SessionRun]:
+    """Have a process write a session's reply and another one follow it; return that one, and both runs."""
+    written = await writer.read(started.session_id)
+    await shown(written, 7)
+    process = world.process(writer.model)
+    run = await process.read(started.session_id)
+    await shown(run, 7)
+    return process, written, run
+
+
+def soon() -> float:
+    return asyncio.get_running_loop().time() + 30
+
+
+async def test_a_follower_for_nobody_is_dropped_while_another_process_answers(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, gate = gated()
+    writer = world.process(model)
+    started = await writer.start()
+    process, written, run = await follow(world, started, writer)
+    await process.runner.invocations.wait_until_idle(run, soon(), let_go=True)
+    assert run.task is not None
+    assert run.task.done()
+    assert (run.result, written.result) == (None, None)
+    assert run.generation is not None
+    assert run.generation.lost
+    # Who comes back to this process reads on as before.
+    again = await process.read(started.session_id)
+    assert again is not run
+    assert await shown(again, 7) == "Hello, "
+    with caplog.at_level("INFO"):
+        gate.set()
+        assert (await answer(written)).reply.text == (await answer(again)).reply.text == WHOLE
+        await until(lambda: caplog.messages.count("reply_ended") == 2)
+    assert len(model.requests) == 1
+
+
+async def test_who_writes_or_has_the_lease_or_another_reader_is_waited_for(world: World) -> None:
+    model, gate = gated()
+    writer = world.process(model)
+    started = await writer.start()
+    process, written, run = await follow(world, started, writer)
+    # Another session whose lease is this process's, though another one writes its reply.
+    joined = await process.ask(user="bob")
+    await shown(joined, 7)
+    read_here = await world.process(model).read(started.session_id)
+    await shown(read_here, 7)
+    reader = Reader(read_here, None, hinted=False, heartbeat=5)
+    reader.begin(lambda: None)
+    waits = [
+        asyncio.create_task(one.runner.invocations.wait_until_idle(each, soon(), let_go=True))
+        for one, each in ((writer, written), (process, joined), (world.processes[-1], read_here))
+    ]
+    await process.runner.invocations.wait_until_idle(run, soon(), let_go=True)
+    await asyncio.sleep(0.5)
+    assert not any(wait.done() for wait in waits)
+    gate.set()
+    await asyncio.gather(*waits)
+    assert {each.result.reply.text for each in (written, joined, read_here) if each.result} == {WHOLE}
+    reader.leave()
+
+
+async def test_a_reader_is_released_where_its_process_is_not_needed(world: World) -> None:
+    model, gate = gated()
+    writer = world.process(model)
+    started = await writer.start()
+    process, written, run = await follow(world, started, writer)
+    readers = []
+    for one, each in ((writer, written), (process, run)):
+        readers.append(
+            Reader(
+                each, None, hinted=False, heartbeat=5, release=partial(one.runner.invocations.release, each)
+            )
+        )
+        readers[-1].begin(lambda: None)
+        readers[-1].let_go()
+    here, there = readers
+    await until(lambda: there.is_let_go)
+    there.take()
+    assert there.over
+    # The process that writes goes on anyway, and so does its reader.
+    await asyncio.sleep(0.5)
+    assert (here.is_let_go, here.over) == (False, False)
+    gate.set()
+    await answer(written)
+    assert b'"type":"done"' in here.take()
+
+
+async def test_a_run_is_dropped_as_soon_as_that_can_be_known(world: World) -> None:
+    model, gate = gated()
+    writer = world.process(model)
+    started = await writer.start()
+    process, written, run = await follow(world, started, writer)
+    process.store_switch.turn_off("reply")
+    wait = asyncio.create_task(process.runner.invocations.wait_until_idle(run, soon(), let_go=True))
+    await until(lambda: process.store_switch.calls["reply"] > 1)
+    assert not wait.done()
+    process.store_switch.turn_on()
+    await wait
+    assert run.result is None
+    gate.set()
+    await answer(written)
+
+
+async def test_a_session_whose_follower_was_dropped_is_taken_over_by_the_next_reader(world: World) -> None:
+    model, gate = gated()
+    writer = world.process(model)
+    started = await writer.start()
+    process, written, run = await follow(world, started, writer)
+    await process.runner.invocations.wait_until_idle(run, soon(), let_go=True)
+    writer.crash()
+    gate.set()
+    again = await process.read(started.session_id)
+    found = await answer(again)
+    assert (found.reply.text, found.saved) == (WHOLE, True)
+    assert found.reply.epoch > written.session.epoch
+    assert len(model.requests) == 2
 
 
 async def test_closing_saves_what_there_is(world: World) -> None:

@@ -122,6 +122,7 @@ def _policy(settings: Settings) -> Policy:
         ),
         session_lease=settings.session_lease_seconds,
         renew_every=settings.pulse_seconds,
+        readers=settings.session_readers,
     )
 
 

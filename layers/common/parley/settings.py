@@ -93,6 +93,9 @@ class Settings:
     )
     reply_characters: int = setting("REPLY_CHARACTERS", 1_000_000, "longest reply, code points")
     session_seconds: int = setting("SESSION_SECONDS", 600, "how long an opened session waits for its reader")
+    session_readers: int = setting(
+        "SESSION_READERS", 8, "streams of one session at once; a newer one lets the oldest go; 0 is no limit"
+    )
     prompt_characters: int = setting("PROMPT_CHARACTERS", 32_000, "longest prompt, code points")
     body_bytes: int = setting("BODY_BYTES", 262_144, "largest request body, bytes")
 

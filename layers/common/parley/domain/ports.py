@@ -28,6 +28,7 @@ from parley.domain.results import (
     LeaseStatus,
     Orphan,
     Overtaken,
+    ReaderCount,
     Saved,
     Slice,
     Stop,
@@ -279,6 +280,17 @@ class Log(Protocol):
 
     async def stop(self, key: str, session_id: str) -> int:
         """Detach a session, tell the generation's processes, and return how many sessions stay attached."""
+        ...
+
+    async def count_readers(
+        self, counts: Sequence[ReaderCount], limit: int, seconds: float
+    ) -> list[list[int] | None]:
+        """Keep each session's newest `limit` readers of all processes, in one round trip for all sessions.
+
+        Returns for each count the arrivals of its `here`; 0 marks a reader that has to go for newer ones. A
+        reader that the log does not know is counted by the arrival it has, or as the newest. A count is kept
+        for `seconds`. None marks a count that the log refused alone.
+        """
         ...
 
     async def park(self, session_id: str, reply: Reply, source: str) -> None:

@@ -94,6 +94,18 @@ class Append(NamedTuple):
     whole: Sequence[str]
 
 
+class ReaderCount(NamedTuple):
+    """What a process knows of one session's readers.
+
+    `here` are its readers as id and arrival, oldest first; the arrival is 0 until the log has given one.
+    `left` are ids of readers that have left.
+    """
+
+    session_id: str
+    here: Sequence[tuple[str, int]]
+    left: Sequence[str]
+
+
 class Flushed(Struct, frozen=True):
     """The log took the text.
 

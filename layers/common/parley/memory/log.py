@@ -9,7 +9,7 @@ from typing import TypeVar
 from parley.domain.conversation import Reply
 from parley.domain.events import End
 from parley.domain.ports import Watch
-from parley.domain.results import Append, Fenced, Flushed, Follow, Hit, Slice, Wait, Write
+from parley.domain.results import Append, Fenced, Flushed, Follow, Hit, ReaderCount, Slice, Wait, Write
 from parley.support.wakeup import Listeners, Wakeup
 
 T = TypeVar("T")
@@ -50,6 +50,7 @@ class MemoryLog:
         self._sessions: OrderedDict[str, _Sessions] = OrderedDict()
         self._done: OrderedDict[str, tuple[float, Reply]] = OrderedDict()
         self._listeners: dict[str, Listeners] = {}
+        self._readers: OrderedDict[str, tuple[float, dict[str, int]]] = OrderedDict()
         self._parked: dict[str, tuple[Reply, str]] = {}
 
     async def join(
@@ -177,6 +178,28 @@ class MemoryLog:
         sessions.stops.add(session_id)
         self._notify(key)
         return len(sessions.attached)
+
+    async def count_readers(
+        self, counts: Sequence[ReaderCount], limit: int, seconds: float
+    ) -> list[list[int] | None]:
+        return [self._count_readers(count, limit, seconds) for count in counts]
+
+    def _count_readers(self, count: ReaderCount, limit: int, seconds: float) -> list[int]:
+        until, readers = self._readers.get(count.session_id, (0.0, {}))
+        readers = readers if until > time.monotonic() else {}
+        for reader_id in count.left:
+            readers.pop(reader_id, None)
+        following = max(int(time.time() * 1000), *(arrival + 1 for arrival in readers.values()), 0)
+        for reader_id, arrival in count.here:
+            known = arrival or readers.get(reader_id) or following
+            readers[reader_id] = known
+            following = max(following, known + 1)
+        newest = dict(sorted(readers.items(), key=lambda item: item[1])[-limit:])
+        if newest:
+            _latest(self._readers, count.session_id, (time.monotonic() + seconds, newest), self._most)
+        else:
+            self._readers.pop(count.session_id, None)
+        return [newest.get(reader_id, 0) for reader_id, _ in count.here]
 
     async def park(self, session_id: str, reply: Reply, source: str) -> None:
         self._parked[session_id] = (reply, source)

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable
 from parley.domain.conversation import LeftOut, Reply
 from parley.domain.events import Completed, Cursor, Source, StreamState
 from parley.streaming import frames as sse
+from parley.streaming.reader_counter import ReaderCounter
 from parley.streaming.session_run import SessionRun
 from parley.streaming.text_buffer import TextBuffer
 from parley.support.timer import Deadline, has_passed
@@ -33,13 +34,13 @@ class Reader(Deadline):
     """One reader's stream. `take` returns all frames that are due as one piece of bytes.
 
     `over` is True after the last frame was taken. It is also True after the stream broke off without an end:
-    at its limit, or because its client left.
+    at its limit, because its client left, or because it was let go. `is_let_go` tells of the last one.
     """
 
     __slots__ = (
-        "_ahead_until", "_beat", "_buffer", "_cursor", "_epoch", "_heartbeat", "_hinted", "_left_out",
-        "_notified", "_opened", "_pace", "_position", "_resting", "_run", "_status", "_until", "_wake",
-        "over",
+        "_ahead_until", "_beat", "_buffer", "_counter", "_cursor", "_epoch", "_heartbeat", "_hinted",
+        "_left_out", "_notified", "_opened", "_pace", "_position", "_release", "_resting", "_run", "_status",
+        "_until", "_wake", "is_let_go", "over",
     )  # fmt: skip
 
     def __init__(
@@ -51,10 +52,14 @@ class Reader(Deadline):
         heartbeat: float,
         pace: float = 0.0,
         until: float | None = None,
+        counter: ReaderCounter | None = None,
+        release: "Callable[[Reader], object] | None" = None,
     ) -> None:
         """`hinted`: the client sent a cursor, readable or not. `heartbeat` is in seconds. `pace` slows a
         cache hit to that many words a second, except for a client that returns with a cursor. `until`, in the
         event loop's time, is when the stream breaks off without an end, so that the client resumes elsewhere.
+        `counter` counts the session's readers, and lets this one go for newer ones. `release` then has the
+        stream break off when its process allows; None breaks it off at once.
         """
         super().__init__()
         self._run = run
@@ -63,6 +68,8 @@ class Reader(Deadline):
         self._heartbeat = heartbeat
         self._pace = 0.0 if hinted else pace
         self._until = until
+        self._counter = counter
+        self._release = release
         self._wake: Callable[[], object] | None = None
         self._notified = False
         self._beat = False
@@ -74,12 +81,15 @@ class Reader(Deadline):
         self._position = 0
         self._status: StreamState | None = None
         self._left_out: LeftOut | None = None
+        self.is_let_go = False
         self.over = False
 
     def begin(self, wake: Callable[[], object]) -> None:
         """Call `wake` from the event loop whenever there may be frames to take."""
         self._wake = wake
         self._run.listeners.add(self)
+        if self._counter is not None:
+            self._counter.enter(self._run, self)
         self._expect(min(self._heartbeat, _HELLO))
         if self._run.generation is not None or self._run.result is not None:
             self.notify()
@@ -95,8 +105,23 @@ class Reader(Deadline):
         self.notify()  # `_end` drops the callback, and `frames` may still wait for it
         self._end()
 
+    def let_go(self) -> None:
+        """Have the stream break off without an end, because newer readers have its place."""
+        if self._release is None:
+            self.break_off()
+        else:
+            self._release(self)
+
+    def break_off(self) -> None:
+        """Break the stream off without an end at the next `take`, as at its limit."""
+        self.is_let_go = True
+        self._until = asyncio.get_running_loop().time()
+        self.notify()
+
     def _end(self) -> None:
         self.over = True
+        if self._counter is not None:
+            self._counter.leave(self._run, self)
         self._cancel_timer()
         self._run.listeners.discard(self)
         if self._buffer is not None:
@@ -112,7 +137,7 @@ class Reader(Deadline):
             while not self.over:
                 if piece := self.take():
                     yield piece
-                else:
+                elif not self.over:
                     await wakeup.wait()
         finally:
             self.leave()

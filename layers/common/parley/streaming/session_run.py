@@ -28,6 +28,7 @@ class SessionRun:
     __slots__ = (
         "deadline",
         "disabled",
+        "dropped",
         "elections",
         "generation",
         "key",
@@ -56,6 +57,7 @@ class SessionRun:
         self.wakeup = Wakeup()
         self.stopping = False
         self.disabled = False
+        self.dropped = False
         self.elections = 0
         self.opened = time.monotonic()
         self.task: asyncio.Task[None] | None = None

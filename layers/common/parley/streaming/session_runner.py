@@ -18,8 +18,10 @@ from parley.domain.results import Attached, Ended, Hit, Overtaken, Stopping
 from parley.streaming.generation import Generation
 from parley.streaming.generation_keys import GenerationKeys
 from parley.streaming.generation_registry import GenerationRegistry
+from parley.streaming.invocations import Invocations
 from parley.streaming.lease_keeper import LeaseKeeper
 from parley.streaming.model_call import CallLimits
+from parley.streaming.reader_counter import ReaderCounter
 from parley.streaming.session_run import SessionRun
 from parley.support.logs import logger
 
@@ -29,15 +31,19 @@ _PATIENCE = 3
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The settings that `SessionRunner` needs; times in seconds."""
+    """The settings that `SessionRunner` needs; times in seconds. `readers` is each session's limit."""
 
     limits: CallLimits
     session_lease: float
     renew_every: float
+    readers: int
 
 
 class SessionRunner:
-    """Holds every run and every generation of this process."""
+    """Holds every run and every generation of this process.
+
+    `readers` counts the readers of its sessions. `invocations` tells when a reader's response may end.
+    """
 
     def __init__(
         self, store: Store, log: Log, models: ChatModels, keys: GenerationKeys, policy: Policy
@@ -55,6 +61,8 @@ class SessionRunner:
         self._lease_keeper = LeaseKeeper(
             store, log, self._runs, every=policy.renew_every, session_lease=policy.session_lease
         )
+        self.readers = ReaderCounter(log, limit=policy.readers, every=policy.renew_every)
+        self.invocations = Invocations(store, self._runs, self._spawn, every=policy.renew_every)
 
     def open(self, session: Session, deadline: float | None) -> SessionRun:
         """Return the session's run, and start it if this process has none.
@@ -91,14 +99,6 @@ class SessionRunner:
         task.add_done_callback(self._done)
         return task
 
-    async def wait_until_idle(self, run: SessionRun, until: float) -> None:
-        """Wait for the tasks of the run and of its writer, at most until `until` in the event loop's time."""
-        generation = run.generation
-        writes = generation.task if generation is not None and generation.writing else None
-        tasks = {task for task in (writes, run.task) if task is not None}
-        if tasks:
-            await asyncio.wait(tasks, timeout=max(0.0, until - asyncio.get_running_loop().time()))
-
     async def _answer(self, run: SessionRun) -> None:
         try:
             for attempt in range(_PATIENCE):
@@ -116,11 +116,12 @@ class SessionRunner:
             _logger.exception("run_broke")
             run.settle(run.lost("internal", "Something went wrong here."), saved=False)
         finally:
-            if run.result is None:
-                run.settle(run.lost("unavailable", "This server is going away."), saved=False)
-            self._runs.pop(run.session.id, None)
-            # After the readers, who were just notified: the line takes as long as their frames.
-            asyncio.get_running_loop().call_soon(run.report)
+            if not run.dropped:
+                if run.result is None:
+                    run.settle(run.lost("unavailable", "This server is going away."), saved=False)
+                self._runs.pop(run.session.id, None)
+                # After the readers, who were just notified: the line takes as long as their frames.
+                asyncio.get_running_loop().call_soon(run.report)
 
     async def _join_until_settled(self, run: SessionRun) -> None:
         session = run.session
@@ -291,6 +292,7 @@ class SessionRunner:
             await asyncio.wait(self._tasks, timeout=grace)
         await self._registry.close()
         await self._lease_keeper.close()
+        await self.readers.close()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:

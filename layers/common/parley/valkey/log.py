@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from parley.domain.conversation import Reply
 from parley.domain.errors import LogUnavailable
 from parley.domain.ports import Watch
-from parley.domain.results import Append, Fenced, Flushed, Follow, Hit, Slice, Wait, Write
+from parley.domain.results import Append, Fenced, Flushed, Follow, Hit, ReaderCount, Slice, Wait, Write
 from parley.support.encoding import from_json, to_json
 from parley.support.logs import logger
 from parley.support.wakeup import Wakeup
@@ -22,7 +22,7 @@ from parley.valkey import scripts
 from parley.valkey.circuit_breaker import CircuitBreaker
 from parley.valkey.client import Argument, Command, ErrorReply, PipelinedClient, ServerFault
 from parley.valkey.codec import cached_of_bytes, end_to_bytes, reply_of_bytes, reply_to_bytes
-from parley.valkey.replies import begun_of, flushed_of, slice_of
+from parley.valkey.replies import arrivals_of, begun_of, flushed_of, slice_of
 from parley.valkey.scripts import Script
 from parley.valkey.subscriptions import Subscriptions
 
@@ -195,6 +195,20 @@ class ValkeyLog:
         attached, stops = self._keys(key)[3:]
         arguments: list[Argument] = [session_id, self._log_ms, self._channel(key)]
         return _number(await self._run(scripts.STOP, [attached, stops], arguments))
+
+    async def count_readers(
+        self, counts: Sequence[ReaderCount], limit: int, seconds: float
+    ) -> list[list[int] | None]:
+        keep = round(seconds * 1000)
+        calls: list[Command] = [
+            (
+                1, f"{self._channel(session_id)}:readers", limit, keep, len(left), *left,
+                *(part for reader in here for part in reader),
+            )
+            for session_id, here, left in counts
+        ]  # fmt: skip
+        results = await self._run_all(scripts.READERS, calls)
+        return [arrivals_of(result, len(count.here)) for result, count in zip(results, counts, strict=True)]
 
     async def park(self, session_id: str, reply: Reply, source: str) -> None:
         value = to_json([source, reply_to_bytes(reply).decode()])

@@ -30,6 +30,14 @@ def _attached(count: int) -> Flushed:
     return Flushed(frozenset(), count)
 
 
+def arrivals_of(reply: Any, readers: int) -> list[int] | None:
+    """Return the arrivals of so many readers. Returns None, and logs a line, for any other reply."""
+    if type(reply) is list and len(reply) == readers and all(type(arrival) is int for arrival in reply):
+        return reply
+    _logger.warning("log_refused", extra={"error": getattr(reply, "code", "nonsense")})
+    return None
+
+
 def begun_of(reply: Sequence[Any]) -> Slice | None:
     """Return the log's content at the join, or None if it is missing or invalid: the reader then reads it."""
     if not reply:

@@ -138,3 +138,30 @@ redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[5])
 redis.call('PUBLISH', ARGV[2], '1')
 return 1
 """)
+
+# A reader's score is its arrival, and the caller knows it: a set that was lost comes to have the same newest
+# readers again, whichever process tells of its own first.
+# KEYS readers
+# ARGV limit, ttl ms, number of readers who left, their ids; then id and arrival of each reader who is here
+READERS = Script("""
+local here = 4 + tonumber(ARGV[3])
+for at = 4, here - 1 do redis.call('ZREM', KEYS[1], ARGV[at]) end
+local time = redis.call('TIME')
+local following = time[1] * 1000 + math.floor(time[2] / 1000)
+local last = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+if #last > 0 then following = math.max(following, last[2] + 1) end
+for at = here, #ARGV, 2 do
+  local arrival = tonumber(ARGV[at + 1])
+  -- A call that is sent again has counted its new readers before.
+  if arrival == 0 then arrival = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[at]) or following) end
+  redis.call('ZADD', KEYS[1], string.format('%.0f', arrival), ARGV[at])
+  following = math.max(following, arrival + 1)
+end
+redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -1 - ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+local arrivals = {}
+for at = here, #ARGV, 2 do
+  arrivals[#arrivals + 1] = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[at]) or 0)
+end
+return arrivals
+""")
