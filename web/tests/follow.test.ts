@@ -1,4 +1,4 @@
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import type { Received } from "../src/chat/connection";
 import { type Connection, follow, type FollowEnd } from "../src/chat/follow";
 import { bytesOf } from "./golden";
@@ -13,7 +13,7 @@ interface Reading {
   text: () => string;
 }
 
-function read(server: FakeServer, { attempts = 3, silenceMs = 1000, baseMs = 1 } = {}): Reading {
+function read(server: FakeServer, { attempts = 3, silenceMs = 1000, baseMs = 1, steadyMs = 10_000 } = {}): Reading {
   const received: Received[] = [];
   const connections: Connection[] = [];
   const signals = new FakeSignals();
@@ -28,6 +28,7 @@ function read(server: FakeServer, { attempts = 3, silenceMs = 1000, baseMs = 1 }
     backoff: { baseMs, maxMs: Math.max(50, baseMs) },
     attempts,
     silenceMs,
+    steadyMs,
   });
   const text = () => received.map(({ frame }) => (frame.type === "token" ? frame.content : "")).join("");
   return { end, received, connections, signals, abort: () => controller.abort(), text };
@@ -139,6 +140,26 @@ describe("following a stream", () => {
     await until(() => reading.connections.at(-1)?.state === "waiting");
     reading.signals.give("shown");
     expect(await reading.end).toEqual({ how: "ended" });
+  });
+
+  it.each([
+    ["longer each time after connections that are soon let go", Infinity, [4, 8, 16, 25, 25]],
+    ["no longer after connections that held", 0, [4, 4, 4, 4, 4]],
+  ])("waits %s, though they brought text", async (_, steadyMs, least) => {
+    const piece = (at: number) => sse([`id: 1-${at}\ndata: {"type":"token","content":"x"}\n\n`]);
+    const server = new FakeServer().on("stream", ...least.map((_, at) => piece(at + 1)), sse([bytesOf("reply")]));
+    const timers = vi.spyOn(globalThis, "setTimeout");
+    const reading = read(server, { baseMs: 8, steadyMs });
+    expect(await reading.end).toEqual({ how: "ended" });
+    const waits = timers.mock.calls.map(([, ms]) => ms ?? 0).filter((ms) => ms >= 4 && ms <= 50);
+    timers.mockRestore();
+    expect(waits).toHaveLength(least.length);
+    waits.forEach((ms, at) => {
+      expect(ms).toBeGreaterThanOrEqual(least[at] ?? 0);
+      expect(ms).toBeLessThanOrEqual(2 * (least[at] ?? 0));
+    });
+    // Nothing failed, so nothing is given up.
+    expect(reading.connections.some(({ state }) => state === "lost")).toBe(false);
   });
 
   it("gives up on a server that greets and hangs up", async () => {

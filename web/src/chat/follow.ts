@@ -33,6 +33,8 @@ export interface Follow {
   /** Failures in a row after which the connection counts as lost. */
   attempts?: number;
   silenceMs?: number;
+  /** A connection that drops sooner makes the next wait longer, whatever it brought. */
+  steadyMs?: number;
 }
 
 /** Longer than the heartbeat: an open connection this quiet is replaced when the page is shown. */
@@ -41,9 +43,12 @@ const STALE_MS = 12_000;
 export async function follow(options: Follow): Promise<FollowEnd> {
   const { urlFor, fetch, signal, onFrames, onConnection } = options;
   const { signals = browserSignals, backoff = { baseMs: 500, maxMs: 8000 } } = options;
-  const { attempts = 6, silenceMs = 25_000 } = options;
+  const { attempts = 6, silenceMs = 25_000, steadyMs = 10_000 } = options;
   let cursor: string | null = null;
   let failures = 0;
+  // A session has room for so many readers, and the newest lets the oldest go. Tabs that push each other
+  // out have connections which bring text and are soon let go: the wait grows, though nothing fails.
+  let drops = 0;
   let reading = false;
   let left = false;
   let heardAt = 0;
@@ -63,6 +68,7 @@ export async function follow(options: Follow): Promise<FollowEnd> {
       onConnection({ state: "connecting" });
       reading = true;
       heardAt = Date.now();
+      const begunAt = heardAt;
       try {
         const outcome = await connect({
           fetch,
@@ -88,15 +94,18 @@ export async function follow(options: Follow): Promise<FollowEnd> {
       }
       reading = false;
       if (signal.aborted) break;
-      if (!left) failures += 1;
+      if (!left) {
+        failures += 1;
+        drops = Date.now() - begunAt < steadyMs ? drops + 1 : 1;
+      }
       const offline = !signals.online();
       if (failures >= attempts && !offline) {
         onConnection({ state: "lost", error: failure });
         await sleep(Infinity, phase());
-        failures = 0;
+        failures = drops = 0;
       } else {
         onConnection({ state: "waiting", attempt: failures, offline });
-        await sleep(left ? Infinity : delay(failures, backoff, failure.retryAfterMs), phase());
+        await sleep(left ? Infinity : delay(Math.max(failures, drops), backoff, failure.retryAfterMs), phase());
       }
     }
     return { how: "aborted" };
