@@ -10,6 +10,7 @@ import json
 import math
 import random
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -21,6 +22,7 @@ from parley.support.sse_decoder import Decoder
 _ATTEMPTS = 8
 _FIRST_WAIT_SECONDS = 0.25
 _LONGEST_WAIT_SECONDS = 8.0
+_STEADY_SECONDS = 10.0
 _SILENCE_SECONDS = 30.0  # three heartbeats missed
 # Control characters are removed, since a model may write escape sequences that a terminal would obey.
 _CONTROLS = {code: None for code in (*range(32), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
@@ -31,10 +33,16 @@ class Refused(Exception):
 
 
 class _Patience:
-    """Exponential backoff with jitter. `renew` resets it after progress."""
+    """Exponential backoff with jitter. After progress, `renew` begins to count the failures anew.
+
+    The pauses begin anew only after a connection that held. A session has room for so many readers, and those
+    above that push each other out: each gets text, and is soon let go.
+    """
 
     def __init__(self) -> None:
         self._failures = 0
+        self._pauses = 0
+        self._since = time.monotonic()
 
     def renew(self) -> None:
         self._failures = 0
@@ -43,8 +51,11 @@ class _Patience:
         self._failures += 1
         if self._failures == _ATTEMPTS:
             raise Refused(f"gave up: {why}")
-        pause = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2**self._failures) * random.uniform(0.5, 1)  # noqa: S311
+        held = self._failures == 1 and time.monotonic() - self._since >= _STEADY_SECONDS
+        self._pauses = 1 if held else min(self._pauses + 1, _ATTEMPTS)
+        pause = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2**self._pauses) * random.uniform(0.5, 1)  # noqa: S311
         await asyncio.sleep(max(pause, at_least))
+        self._since = time.monotonic()
 
 
 async def start(client: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:

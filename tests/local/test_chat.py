@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import math
+import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -89,6 +91,25 @@ async def test_a_stream_that_closes_well_without_an_end_is_a_drop_too(
     async with client_of(script) as client:
         assert await chat.show(client, "s")
     assert capsys.readouterr().out == "Hello, [2Jyou"
+
+
+@pytest.mark.parametrize(("steady", "doublings"), [(math.inf, [1, 2, 3, 4]), (0.0, [1, 1, 1, 1])])
+async def test_streams_that_are_soon_let_go_are_waited_for_longer_each_time(
+    monkeypatch: pytest.MonkeyPatch, steady: float, doublings: list[int]
+) -> None:
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(chat, "_STEADY_SECONDS", steady)
+    monkeypatch.setattr(asyncio, "sleep", note)
+    monkeypatch.setattr(random, "uniform", lambda *_: 1.0)
+    async with client_of(Script([*[stream(TOKENS)] * 4, stream(REST)])) as client:
+        assert await chat.show(client, "s")
+    assert [pause for pause in pauses if pause] == [0.001 * 2**number for number in doublings]
 
 
 async def test_nothing_left_to_read_is_an_end(capsys: pytest.CaptureFixture[str]) -> None:
