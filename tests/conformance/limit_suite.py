@@ -4,6 +4,7 @@ The model `small` writes 100 tokens at most, so a prompt of 40 characters in a n
 """
 
 import asyncio
+import itertools
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from parley.domain.conversation import NewSession, Reply, Started
 from parley.domain.errors import LimitExceeded, ParleyError
-from parley.domain.events import Completed, End, Failed, FinishReason, Usage
+from parley.domain.events import Completed, End, Failed, FinishReason, Spent, Usage
 from parley.domain.limits import Allowance
 from parley.domain.ports import Store
 from parley.domain.results import Attached, Ended, Saved
@@ -48,6 +49,29 @@ async def answered(store: Store, started: Started, end: End, text: str = "Becaus
     """Have a session's model asked, and save its reply."""
     assert await store.attach(started.session_id, "key", epoch, 60, writer=True, asks=True) == Attached()
     assert await store.finish(started.session_id, Reply(epoch, text, end), "provider") == Saved()
+
+
+async def follows(
+    store: Store,
+    user: str = "ada",
+    *,
+    asks: bool = False,
+    epoch: int = 1,
+    key: str = "key",
+    lease: float = 60,
+) -> str:
+    """Start a session and attach it to a generation; return its id."""
+    started = await store.start(new_session(FORTY, user=user))
+    assert await store.attach(started.session_id, key, epoch, lease, writer=asks, asks=asks) == Attached()
+    return started.session_id
+
+
+def partial(input_tokens: int | None, output_tokens: int) -> Reply:
+    """Return a reply that was stopped."""
+    return Reply(1, "Half", Completed(FinishReason.STOPPED, spent=Spent(input_tokens, output_tokens)))
+
+
+WHOLE = Reply(1, "All of it.", Completed(FinishReason.STOP, None, Usage(12, 100)))
 
 
 def stopped(usage: Usage | None = None, reason: FinishReason = FinishReason.STOPPED) -> Completed:
@@ -268,6 +292,186 @@ class LimitSuite(StoreFixtures):
         await stage.limit("pro", Allowance(tokens_per_day=333 + 112))
         await store.start(new_session(FORTY, "large", "bob"))
         assert await limited(store, new_session(FORTY, "large", "bob"))
+
+    # -- several askers of one generation --------------------------------------------------------
+
+    @pytest.mark.parametrize(
+        ("ends", "first", "second"),
+        # What was charged stands; what is not charged yet is charged as the writer says.
+        [("before", (7, 22), (5, 78)), ("after", (5, 20), (7, 80))],
+    )
+    async def test_a_later_asker_is_charged_what_the_earlier_one_was_not(
+        self,
+        stage: Stage,
+        store: Store,
+        other: Store,
+        ends: str,
+        first: tuple[int, int],
+        second: tuple[int, int],
+    ) -> None:
+        asker, reader = await follows(store, asks=True), await follows(other, "bob")
+        if ends == "before":
+            await other.finish(asker, partial(7, 22), "joined")
+        assert await store.hand_over(asker, [reader], "key", 1, Spent(5, 20)) == reader
+        if ends == "after":
+            await other.finish(asker, partial(7, 22), "joined")
+        await other.finish(reader, WHOLE, "joined")
+        assert await stage.used("ada") == {"small": first}
+        assert await stage.used("bob") == {"small": second}
+
+    @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+    async def test_three_askers_are_charged_once_in_whichever_order_they_end(
+        self, stage: Stage, store: Store, other: Store, order: tuple[int, ...]
+    ) -> None:
+        askers = [await follows(store, asks=True), await follows(other), await follows(store, "bob")]
+        assert await store.hand_over(askers[0], askers[1:], "key", 1, Spent(12, 10)) == askers[1]
+        assert await store.hand_over(askers[1], askers[2:], "key", 1, Spent(12, 40)) == askers[2]
+        replies = [partial(12, 11), partial(None, 41), WHOLE]
+        for number in order:
+            assert await other.finish(askers[number], replies[number], "joined") == Saved()
+        assert await stage.used("ada") == {"small": (12, 40)}
+        assert await stage.used("bob") == {"small": (0, 60)}
+
+    async def test_an_end_and_a_hand_over_at_once_are_charged_once(
+        self, stage: Stage, store: Store, other: Store
+    ) -> None:
+        for number in range(1, 9):
+            asker, reader = await follows(store, asks=True), await follows(other, "bob")
+            await asyncio.gather(
+                store.hand_over(asker, [reader], "key", 1, Spent(5, 20)),
+                other.finish(asker, partial(7, 22), "joined"),
+            )
+            await other.finish(reader, WHOLE, "joined")
+            mine, theirs = (await stage.used("ada"))["small"], (await stage.used("bob"))["small"]
+            assert (mine[0] + theirs[0], mine[1] + theirs[1]) == (12 * number, 100 * number)
+
+    async def test_a_repeated_hand_over_changes_nothing(
+        self, stage: Stage, store: Store, other: Store
+    ) -> None:
+        asker, *readers = [await follows(store, asks=True), *[await follows(other, "bob") for _ in range(3)]]
+        for spent in (Spent(5, 20), Spent(5, 30), Spent(5, 40)):
+            assert await store.hand_over(asker, readers, "key", 1, spent) == readers[0]
+        for session_id in (asker, *readers):
+            await store.finish(session_id, WHOLE, "joined")
+        assert await stage.used("ada") == {"small": (5, 20)}
+        assert await stage.used("bob") == {"small": (7, 80)}
+
+    async def test_who_cannot_read_to_the_end_becomes_no_asker(
+        self, stage: Stage, store: Store, other: Store
+    ) -> None:
+        await stage.add_user("cleo", "free")
+        asker = await follows(store, asks=True)
+        ended, stopping = await follows(other), await follows(other)
+        await other.finish(ended, partial(0, 1), "joined")
+        await other.request_stop(stopping, None)
+        candidates = [
+            ended,
+            stopping,
+            await follows(other, epoch=2),
+            await follows(other, key="another"),
+            await follows(other, "cleo"),
+            (await store.start(new_session(FORTY))).session_id,
+            "never was",
+        ]
+        await stage.disable("cleo")
+        assert await store.hand_over(asker, candidates, "key", 1, Spent(5, 20)) is None
+        assert await store.hand_over(asker, [], "key", 1, Spent(5, 20)) is None
+        # Nobody took over, so the asker is charged as if nobody had been asked.
+        await store.finish(asker, WHOLE, "provider")
+        assert await stage.used("ada") == {"small": (12, 100)}
+
+    async def test_a_session_that_lives_is_the_asker_and_keeps_its_lease(
+        self, stage: Stage, store: Store, other: Store
+    ) -> None:
+        asker = await follows(store, asks=True)
+        dead, alive = await follows(other, lease=5), await follows(other)
+        await stage.pass_time(10)
+        assert await store.hand_over(asker, [dead, alive], "key", 1, Spent(5, 20)) == alive
+        assert (await store.session(alive)).leased
+        assert not (await other.session(alive)).leased
+        # Better a dead one than nobody: it may be read again.
+        await store.request_stop(alive, None)
+        assert await store.hand_over(alive, [dead], "key", 1, Spent(5, 30)) == dead
+        assert not (await store.session(dead)).leased
+
+    async def test_an_asker_stays_while_it_lives(self, stage: Stage, store: Store, other: Store) -> None:
+        reader = await follows(store, "bob")
+        asker = await follows(other, asks=True, lease=20)
+        for _ in range(2):
+            assert await store.hand_over(asker, [asker, reader], "key", 1, Spent(5, 20)) == asker
+            await stage.pass_time(6)
+        assert await store.hand_over(asker, [asker], "key", 1, Spent(5, 20)) == asker
+        await stage.pass_time(20)
+        assert await store.hand_over(asker, [asker, reader], "key", 1, Spent(5, 30)) == reader
+        # It came back, and then the other one left.
+        assert await store.hand_over(reader, [asker], "key", 1, Spent(5, 50)) == asker
+        await store.finish(reader, partial(None, 60), "joined")
+        assert await stage.used("bob") == {"small": (0, 20)}
+        await store.finish(asker, WHOLE, "joined")
+        assert await stage.used("ada") == {"small": (12, 80)}
+
+    async def test_an_untold_input_is_charged_once_too(
+        self, stage: Stage, store: Store, other: Store
+    ) -> None:
+        asker, reader = await follows(store, asks=True), await follows(other, "bob")
+        assert await store.hand_over(asker, [reader], "key", 1, Spent(None, 20)) == reader
+        for session_id in (reader, asker):
+            await store.finish(session_id, partial(None, 30), "joined")
+        # 40 characters are set aside as 10 tokens.
+        assert await stage.used("ada") == {"small": (10, 20)}
+        assert await stage.used("bob") == {"small": (0, 10)}
+
+    async def test_an_earlier_asker_that_was_charged_too_much_gives_nothing_back(
+        self, stage: Stage, store: Store, other: Store
+    ) -> None:
+        asker, reader = await follows(store, asks=True), await follows(other, "bob")
+        await store.finish(asker, partial(50, 150), "provider")
+        assert await store.hand_over(asker, [reader], "key", 1, Spent(5, 20)) == reader
+        await store.finish(reader, WHOLE, "joined")
+        assert await stage.used("ada") == {"small": (50, 150)}
+        assert await stage.used("bob") == {"small": (0, 0)}
+
+    async def test_where_nobody_asked_before_the_next_one_is_charged_all(
+        self, stage: Stage, store: Store
+    ) -> None:
+        reader = await follows(store)
+        assert await store.hand_over(None, [reader], "key", 1, Spent(0, 0)) == reader
+        await store.finish(reader, WHOLE, "joined")
+        assert await stage.used("ada") == {"small": (12, 100)}
+
+    @pytest.mark.parametrize("attached", [True, False])
+    async def test_who_asked_a_writer_that_died_is_not_charged_for_its_successor_s_reply(
+        self, stage: Stage, store: Store, other: Store, attached: bool
+    ) -> None:
+        asker, indebted = await follows(store, asks=True), await follows(store, "bob")
+        assert await store.hand_over(asker, [indebted], "key", 1, Spent(5, 20)) == indebted
+        assert await store.hand_over(indebted, [asker], "key", 1, Spent(5, 50)) == asker
+        successor = await follows(other, asks=True, epoch=2)
+        if attached:
+            for session_id in (asker, indebted):
+                assert await other.attach(session_id, "key", 2, 60, writer=False) == Attached()
+        whole = Reply(2, "All of it.", Completed(FinishReason.STOP, None, Usage(12, 100)))
+        for session_id in (asker, indebted, successor):
+            assert await other.finish(session_id, whole, "joined") == Saved()
+        # What was owed before is owed still: to hand over is to be charged until then.
+        assert await stage.used("bob") == {"small": (0, 30)}
+        assert await stage.used("ada") == {"small": (12, 100)}
+
+    async def test_who_takes_over_its_own_reply_is_charged_for_it_once(
+        self, stage: Stage, store: Store, other: Store
+    ) -> None:
+        asker = await follows(store, asks=True, lease=5)
+        await stage.pass_time(10)
+        assert await other.attach(asker, "key", 2, 60, writer=True, asks=True) == Attached()
+        await other.finish(asker, Reply(2, "All of it.", WHOLE.end), "provider")
+        assert await stage.used("ada") == {"small": (12, 100)}
+        claimed = await follows(store, "bob", asks=True, lease=5)
+        await stage.pass_time(10)
+        epoch = await other.claim(claimed, "key", 60)
+        assert isinstance(epoch, int)
+        # Whoever ends it before a model was asked again pays nothing for the epoch that was claimed.
+        await other.finish(claimed, Reply(epoch, "", stopped()), "provider")
+        assert await stage.used("bob") == {}
 
     # -- all of them -----------------------------------------------------------------------------
 

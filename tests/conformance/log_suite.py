@@ -223,6 +223,21 @@ class LogSuite:
         assert await log.stop("k", "other") == 0
         assert await log.join("k", "s", "reader", epoch=5, may_create=False) == Follow(epoch)
 
+    async def test_the_attached_sessions_of_all_processes_are_told(
+        self, log: Log, other: Log, stage: LogStage
+    ) -> None:
+        assert await log.attached("k") == NOBODY
+        epoch = await elect(log, "first")
+        await follow(other, "second")
+        await elect(log, "elsewhere", key="l")
+        assert await log.attached("k") == await other.attached("k") == {"first", "second"}
+        await other.stop("k", "first")
+        assert await log.attached("k") == {"second"}
+        # To ask changes nothing.
+        assert await write(log, epoch, "x") == Flushed(frozenset({"first"}), 1)
+        await stage.lose()
+        assert await log.attached("k") == NOBODY
+
     async def test_a_new_epoch_begins_without_the_last_one_s_sessions(self, log: Log) -> None:
         epoch = await elect(log, "first")
         await follow(log, "second")

@@ -1,5 +1,6 @@
 """The store in this process's memory: what every other store must equal, and quick to test with."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from parley.domain import access
@@ -17,7 +18,7 @@ from parley.domain.conversation import (
     Turn,
 )
 from parley.domain.errors import NotFound, SessionExpired
-from parley.domain.events import Completed, FinishReason, Status
+from parley.domain.events import Completed, FinishReason, Spent, Status
 from parley.domain.limits import charged
 from parley.domain.results import Attached, Ended, LeaseStatus, Orphan, Overtaken, Saved, Stop, Stopping
 from tests.memory_store.start import start
@@ -104,6 +105,8 @@ class MemoryStore:
         row, now = self._row(session_id), self._now()
         if row.state is SessionState.ENDED or row.stop_requested or row.epoch > epoch:
             return self._standing(row)
+        if row.epoch != epoch:
+            self._forget_asking(row)
         row.state, row.epoch, row.generation_key = SessionState.STREAMING, epoch, key
         row.asked_model = row.asked_model or asks
         if writer or not row.leased(now, besides=self._owner):
@@ -116,10 +119,59 @@ class MemoryStore:
         row, now = self._row(session_id), self._now()
         if row.state is SessionState.ENDED or row.stop_requested or row.leased(now, besides=self._owner):
             return self._standing(row)
+        self._forget_asking(row)
         row.state, row.generation_key = SessionState.STREAMING, key
         row.epoch = max(row.epoch + 1, int(now.timestamp() * 1000))
         self._lease(row, lease_seconds, now)
         return row.epoch
+
+    def _forget_asking(self, row: SessionRow) -> None:
+        """Have a session that goes to a later epoch owe what it owes, and be no asker any more."""
+        row.asked_model = False
+        row.prepaid = (min(row.prepaid[0], 0), min(row.prepaid[1], 0))
+
+    async def hand_over(
+        self, asker: str | None, candidates: Sequence[str], key: str, epoch: int, spent: Spent
+    ) -> str | None:
+        sessions, now = self._database.sessions, self._now()
+        former = sessions.get(asker or "")
+        standing = [
+            row
+            for row in map(sessions.get, candidates)
+            if row is not None
+            and (row.state, row.generation_key, row.epoch) == (SessionState.STREAMING, key, epoch)
+            and not row.stop_requested
+            and not self._database.users[row.user_id].disabled
+        ]
+        if not standing:
+            return None
+        chosen = min(
+            standing,
+            key=lambda row: (
+                not (row.asked_model and row is not former),
+                not row.leased(now),
+                row is not former,
+                row.id,
+            ),
+        )
+        if not chosen.asked_model:
+            self._charge_together(former, chosen, spent)
+        return chosen.id
+
+    def _charge_together(self, former: SessionRow | None, chosen: SessionRow, spent: Spent) -> None:
+        set_aside = (former or chosen).reserved[0]
+        paid = (set_aside if spent.input_tokens is None else spent.input_tokens, spent.output_tokens)
+        if former is not None:
+            ended, before = former.state is SessionState.ENDED, former.prepaid
+            if ended and former.asked_model and former.charged is not None:
+                paid = (before[0] + former.charged[0], before[1] + former.charged[1])
+            else:
+                paid = (max(paid[0], before[0]), max(paid[1], before[1]))
+            if former.asked_model and not ended:
+                former.asked_model = False
+                former.prepaid = (min(before[0] - paid[0], 0), min(before[1] - paid[1], 0))
+        chosen.asked_model = True
+        chosen.prepaid = (chosen.prepaid[0] + paid[0], chosen.prepaid[1] + paid[1])
 
     def _lease(self, row: SessionRow, seconds: float, now: datetime) -> None:
         row.owner, row.lease_until = self._owner, now + timedelta(seconds=seconds)
@@ -155,9 +207,12 @@ class MemoryStore:
             return Ended(self._database.messages[row.reply_id].reply)
         if row.epoch > reply.epoch:
             return Overtaken(row.epoch)
+        tokens = (0, 0)
+        if row.asked_model and row.epoch == reply.epoch:
+            given, returned = charged(reply)
+            tokens = (row.reserved[0] if given is None else given, returned)
         self._database.end(row, reply, source)
-        if row.asked_model:
-            self._database.charge(row, *charged(reply))
+        self._database.charge(row, tokens)
         return Saved()
 
     async def reply(self, session_id: str) -> tuple[bool, Reply | None]:

@@ -102,7 +102,10 @@ class MessageRow:
 
 @dataclass(slots=True)
 class SessionRow:
-    """A session with its lease; `reserved` are the input and output tokens set aside for it."""
+    """A session with its lease; `reserved` are the input and output tokens set aside for it.
+
+    `prepaid` is taken off what it is charged at its end, which is `charged`.
+    """
 
     id: str
     user_id: str
@@ -117,6 +120,8 @@ class SessionRow:
     expires_at: datetime
     reserved: tuple[int, int]
     asked_model: bool = False
+    prepaid: tuple[int, int] = (0, 0)
+    charged: tuple[int, int] | None = None
     state: SessionState = SessionState.OPEN
     generation_key: str | None = None
     epoch: int = 0
@@ -189,14 +194,13 @@ class MemoryDatabase:
             )
         ]
 
-    def charge(self, row: SessionRow, input_tokens: int | None, output_tokens: int) -> None:
-        """Add to what a session's user has used today; None is what was set aside."""
-        key = (row.user_id, self.clock().astimezone(UTC).date(), row.model_id)
-        before = self.usage.get(key, Usage(0, 0))
-        self.usage[key] = Usage(
-            before.input_tokens + (row.reserved[0] if input_tokens is None else input_tokens),
-            before.output_tokens + output_tokens,
-        )
+    def charge(self, row: SessionRow, tokens: tuple[int, int]) -> None:
+        """Charge a session's user for what its end has cost, less what is prepaid."""
+        row.charged = (max(tokens[0] - row.prepaid[0], 0), max(tokens[1] - row.prepaid[1], 0))
+        if row.asked_model or any(row.charged):
+            key = (row.user_id, self.clock().astimezone(UTC).date(), row.model_id)
+            used = self.usage.get(key, Usage(0, 0))
+            self.usage[key] = Usage(used.input_tokens + row.charged[0], used.output_tokens + row.charged[1])
 
     def used(self, user_id: str, day: date) -> int:
         """Return the tokens that a user has used on a day."""

@@ -16,7 +16,7 @@ from parley.domain.conversation import (
     Started,
     Turn,
 )
-from parley.domain.events import ModelEvent
+from parley.domain.events import ModelEvent, Spent
 from parley.domain.results import (
     Append,
     Attached,
@@ -125,7 +125,20 @@ class Store(Protocol):
         """Attach the session to an epoch of a generation, and renew its lease.
 
         A writer becomes the session's owner; a reader only where no other process holds the lease. `asks`
-        says that the model is asked on behalf of this session, which is charged. Raises `NotFound`.
+        says that the model is asked for this epoch on behalf of this session, which is charged; a session
+        that asked for an earlier epoch only is not charged for this one. Raises `NotFound`.
+        """
+        ...
+
+    async def hand_over(
+        self, asker: str | None, candidates: Sequence[str], key: str, epoch: int, spent: Spent
+    ) -> str | None:
+        """Make one of `candidates` the asker of an epoch in place of `asker`; return it, or None.
+
+        Chosen is a session that follows this epoch and has not ended, that nobody stops, and whose user is
+        not disabled; if possible one with a lease that runs, or `asker` itself if it is a candidate. No
+        lease changes hands. `spent` is what the epoch has cost until now. `asker`, unless it has ended, is
+        charged that at its end; together the askers are charged what the last of them would be charged alone.
         """
         ...
 
@@ -145,7 +158,8 @@ class Store(Protocol):
     async def finish(self, session_id: str, reply: Reply, source: str) -> Saved | Overtaken | Ended:
         """Save a session's reply and end the session, unless a later epoch has it. Raises `NotFound`.
 
-        The user is charged `limits.charged`, once, if a model was asked on the session's behalf.
+        The user is charged `limits.charged`, once, if a model was asked for this epoch on the session's
+        behalf, less what the askers before it were charged.
         """
         ...
 
@@ -276,6 +290,10 @@ class Log(Protocol):
 
     async def watch(self, key: str, wakeup: Wakeup) -> Watch:
         """Notify `wakeup` whenever the generation's log grows or a stop is requested."""
+        ...
+
+    async def attached(self, key: str) -> frozenset[str]:
+        """Return the sessions that are attached to a generation, in all processes."""
         ...
 
     async def stop(self, key: str, session_id: str) -> int:

@@ -172,6 +172,9 @@ class MemoryLog:
     def _notify(self, key: str) -> None:
         self._listeners.get(key, Listeners()).notify()
 
+    async def attached(self, key: str) -> frozenset[str]:
+        return frozenset(self._sessions_of(key).attached)
+
     async def stop(self, key: str, session_id: str) -> int:
         sessions = self._sessions_of(key)
         sessions.attached.discard(session_id)

@@ -101,12 +101,18 @@ class SessionRow(NamedTuple):
         )
 
 
-# A session's epoch never decreases, so a process with an earlier epoch cannot take the session back. A writer
-# takes the lease in any case; a reader only takes a lease that no other process holds.
+# A session's epoch never decreases, so a process with an earlier epoch cannot take the session back. A
+# writer takes the lease in any case; a reader only takes a lease that no other process holds. The asker of
+# an earlier epoch is not charged for this one: that epoch's writer died, and this one has an asker of its
+# own. A debt stays.
 ATTACH = """
 update sessions
    set state = 'streaming', epoch = %(epoch)s, generation_key = %(key)s,
-       asked_model = asked_model or %(asks)s,
+       asked_model = %(asks)s or asked_model and epoch = %(epoch)s,
+       prepaid_input_tokens = case when epoch = %(epoch)s then prepaid_input_tokens
+                                   else least(prepaid_input_tokens, 0) end,
+       prepaid_output_tokens = case when epoch = %(epoch)s then prepaid_output_tokens
+                                    else least(prepaid_output_tokens, 0) end,
        owner = case when %(writer)s or lease_until is null or lease_until <= clock_timestamp()
                     then %(owner)s else owner end,
        lease_until = case when %(writer)s or owner = %(owner)s
@@ -117,15 +123,61 @@ returning epoch
 """
 
 # The new epoch is the server's clock in milliseconds and above the session's last epoch, so no cursor of an
-# earlier text fits it (docs/decisions, epochs are milliseconds).
+# earlier text fits it (docs/decisions, epochs are milliseconds). Its asker is told by `ATTACH`, as there.
 CLAIM = """
 update sessions
-   set state = 'streaming', generation_key = %(key)s, owner = %(owner)s,
+   set state = 'streaming', generation_key = %(key)s, owner = %(owner)s, asked_model = false,
+       prepaid_input_tokens = least(prepaid_input_tokens, 0),
+       prepaid_output_tokens = least(prepaid_output_tokens, 0),
        epoch = greatest(epoch + 1, (extract(epoch from clock_timestamp()) * 1000)::bigint),
        lease_until = clock_timestamp() + make_interval(secs => %(lease)s)
  where id = %(id)s and state <> 'ended' and stop_requested_at is null
    and (lease_until is null or lease_until <= clock_timestamp() or owner = %(owner)s)
 returning epoch
+"""
+
+# The former asker's row is locked. So its end was either before, and its charge is known here, or comes
+# later, and is charged the debt that this statement leaves. A candidate that asks already is the outcome of
+# this call's first try: it is returned, and nothing changes. A candidate that ends meanwhile is passed over,
+# because Postgres checks the conditions again once it has the row's lock.
+HAND_OVER = """
+with former as (
+    select id, state, asked_model, reserved_input_tokens, prepaid_input_tokens, prepaid_output_tokens,
+           charged_input_tokens, charged_output_tokens
+      from sessions where id = %(asker)s::text for update),
+chosen as (
+    select s.id, s.asked_model, s.reserved_input_tokens
+      from sessions s join users u on u.id = s.user_id
+     where s.id = any(%(candidates)s::text[]) and s.generation_key = %(key)s and s.epoch = %(epoch)s
+       and s.state = 'streaming' and s.stop_requested_at is null and u.disabled_at is null
+     order by s.asked_model and s.id is distinct from %(asker)s::text desc,
+              coalesce(s.lease_until > clock_timestamp(), false) desc,
+              s.id is not distinct from %(asker)s::text desc, s.id
+     limit 1 for update of s),
+paid as (
+    -- What all askers until now are charged together. `greatest` passes over null.
+    select case when f.state = 'ended' and f.asked_model and f.charged_input_tokens is not null
+                then f.prepaid_input_tokens + f.charged_input_tokens
+                else greatest(coalesce(%(input)s::bigint, f.reserved_input_tokens, c.reserved_input_tokens),
+                              f.prepaid_input_tokens) end as input_tokens,
+           case when f.state = 'ended' and f.asked_model and f.charged_output_tokens is not null
+                then f.prepaid_output_tokens + f.charged_output_tokens
+                else greatest(%(output)s::bigint, f.prepaid_output_tokens) end as output_tokens
+      from chosen c left join former f on true
+     where not c.asked_model),
+owing as (
+    update sessions s
+       set asked_model = false,
+           prepaid_input_tokens = least(s.prepaid_input_tokens - paid.input_tokens, 0),
+           prepaid_output_tokens = least(s.prepaid_output_tokens - paid.output_tokens, 0)
+      from paid where s.id = %(asker)s::text and s.asked_model and s.state <> 'ended'),
+asking as (
+    update sessions s
+       set asked_model = true,
+           prepaid_input_tokens = s.prepaid_input_tokens + paid.input_tokens,
+           prepaid_output_tokens = s.prepaid_output_tokens + paid.output_tokens
+      from chosen, paid where s.id = chosen.id)
+select id from chosen
 """
 
 STANDING = """
@@ -171,14 +223,24 @@ select mine.id as session_id, s.epoch is distinct from mine.epoch as overtaken,
 """
 
 # The first update that ends a session also saves the reply and charges the user, so both happen once. The
-# session's row stays for a while, since limits count the sessions of the last minute.
+# session's row stays for a while, since limits count the sessions of the last minute. Where the reply's
+# epoch is later than the session's (a hit after the writer died), another session was its asker, and is
+# charged for it.
 FINISH = f"""
 with ended as (
     update sessions
        set state = 'ended', epoch = %(epoch)s, ended_at = clock_timestamp(), lease_until = null,
-           expires_at = greatest(expires_at, clock_timestamp() + {interval(KEPT_AFTER_END)})
+           expires_at = greatest(expires_at, clock_timestamp() + {interval(KEPT_AFTER_END)}),
+           charged_input_tokens = greatest(
+               case when asked_model and epoch = %(epoch)s
+                    then coalesce(%(charged_input)s::bigint, reserved_input_tokens) else 0 end
+               - prepaid_input_tokens, 0),
+           charged_output_tokens = greatest(
+               case when asked_model and epoch = %(epoch)s then %(charged_output)s::bigint else 0 end
+               - prepaid_output_tokens, 0)
      where id = %(id)s and state <> 'ended' and epoch <= %(epoch)s
- returning user_id, model_id, message_id, reply_id, chat_id, regenerate, asked_model, reserved_input_tokens),
+ returning user_id, model_id, message_id, reply_id, chat_id, regenerate,
+           asked_model, charged_input_tokens, charged_output_tokens),
 touched as (
     update chats c
        set updated_at = clock_timestamp(), characters = c.characters + %(characters)s,
@@ -200,8 +262,8 @@ replied as (
 charged as (
     insert into token_usage as t (user_id, day, model_id, input_tokens, output_tokens)
     select user_id, (clock_timestamp() at time zone 'utc')::date, model_id,
-           coalesce(%(charged_input)s::integer, reserved_input_tokens), %(charged_output)s
-      from ended where asked_model
+           charged_input_tokens, charged_output_tokens
+      from ended where asked_model or charged_input_tokens + charged_output_tokens > 0
     on conflict (user_id, day, model_id) do update
        set input_tokens = t.input_tokens + excluded.input_tokens,
            output_tokens = t.output_tokens + excluded.output_tokens)

@@ -1,5 +1,6 @@
 """The store in Postgres: a repeatable statement or transaction each use case, by the server's clock."""
 
+from collections.abc import Sequence
 from operator import attrgetter
 
 from parley.domain import access
@@ -14,7 +15,7 @@ from parley.domain.conversation import (
     Started,
 )
 from parley.domain.errors import NotFound, ParleyError, SessionExpired
-from parley.domain.events import Completed, FinishReason
+from parley.domain.events import Completed, FinishReason, Spent
 from parley.domain.results import Attached, Ended, LeaseStatus, Orphan, Overtaken, Saved, Stop, Stopping
 from parley.domain.start import StartPlan, decide
 from parley.postgres import chat_statements, purge_statements, session_statements
@@ -106,6 +107,16 @@ class PostgresStore:
         if rows:
             return int(rows[0][0])
         return await self._standing(session_id)
+
+    async def hand_over(
+        self, asker: str | None, candidates: Sequence[str], key: str, epoch: int, spent: Spent
+    ) -> str | None:
+        arguments = {
+            "asker": asker, "candidates": list(candidates), "key": key, "epoch": epoch,
+            "input": spent.input_tokens, "output": spent.output_tokens,
+        }  # fmt: skip
+        rows = await self._pool.run(session_statements.HAND_OVER, arguments)
+        return rows[0][0] if rows else None
 
     async def _standing(self, session_id: str) -> Overtaken | Ended | Stopping:
         row = await self._row(session_id)

@@ -1,12 +1,13 @@
 """Runs one production of one reply in this process, as its writer or as a follower."""
 
 import asyncio
+from typing import Protocol
 
 from msgspec.structs import replace
 
 from parley.domain.conversation import Reply
 from parley.domain.errors import LogUnavailable
-from parley.domain.events import Completed, End, Failed, FinishReason
+from parley.domain.events import Completed, End, Failed, FinishReason, Spent
 from parley.domain.limits import spent
 from parley.domain.ports import ChatModels, Log, ModelRequest
 from parley.domain.results import Flushed, Slice
@@ -18,6 +19,18 @@ from parley.support.wakeup import Listeners, Wakeup
 
 _logger = logger("generation")
 _NOBODY: frozenset[str] = frozenset()
+
+
+class Askers(Protocol):
+    """Replaces askers that left, as a generation sees it."""
+
+    def look(self, generation: "Generation") -> None:
+        """Have the asker replaced soon, if it is due."""
+        ...
+
+    async def settle(self, generation: "Generation") -> None:
+        """Have the asker replaced where it is gone, before the generation's end is shown."""
+        ...
 
 
 class Generation:
@@ -34,7 +47,8 @@ class Generation:
     - `stops`: ids of the sessions that asked to stop.
     - `watchers`: notified of `lost`, `stops` and the end; `buffer.listeners` are notified of every text.
     - `attached`: ids of this process's sessions that keep to the generation.
-    - `asker`: the session on whose behalf the model is asked, and which is charged.
+    - `asker`: the session on whose behalf the model is asked, and which is charged, in whichever process.
+    - `asker_due`: the event loop's time from which on the asker is replaced, once it has left; else None.
     - `logged`: whether the log is in use: False without one, and after it failed to answer.
     - `task`: feeds the buffer; None until the first run has attached.
     - `deadline`: the event loop's time at which the reply must end; None for no deadline.
@@ -42,9 +56,11 @@ class Generation:
     """
 
     __slots__ = (
+        "_askers",
         "_call",
         "_cut",
         "asker",
+        "asker_due",
         "attached",
         "begun",
         "buffer",
@@ -69,10 +85,12 @@ class Generation:
         self.watchers = Listeners()
         self.attached: set[str] = set()
         self.asker: str | None = None
+        self.asker_due: float | None = None
         self.logged = True
         self.task: asyncio.Task[None] | None = None
         self.deadline: float | None = None
         self.begun: Slice | None = None
+        self._askers: Askers | None = None
         self._call: ModelCall | None = None
         self._cut = False
 
@@ -96,8 +114,23 @@ class Generation:
         """Return the end with the tokens to charge, unless the end has the provider's whole count."""
         if isinstance(end, Completed) and end.usage is not None:
             return end
+        whole = self.buffer.end
+        if whole is not None:
+            # A session that stopped here, and whose stop the writer learned too late: it is still the asker.
+            usage = whole.usage if isinstance(whole, Completed) else None
+            known = whole.spent if usage is None else Spent(usage.input_tokens, usage.output_tokens)
+            if known is not None:
+                return replace(end, spent=known)
         reasoned, counted = (0, None) if self._call is None else (self._call.reasoned, self._call.counted)
         return replace(end, spent=spent(end, counted, self.buffer.length + reasoned))
+
+    def so_far(self) -> Spent:
+        """Return the tokens to charge for what was produced until now."""
+        if self.task is None or self.asker is None:
+            return Spent(0, 0)
+        found = self.charged(Completed(FinishReason.STOPPED)).spent
+        assert found is not None
+        return found
 
     def lose(self) -> None:
         """Mark the generation as lost, unless it has ended, and cancel its task."""
@@ -124,6 +157,11 @@ class Generation:
         """Note what a flush says of the sessions; return whether every session has stopped."""
         self.logged = True
         self._stopped_by(outcome.stops)
+        if self.asker_due is None and self.asker in self.stops:
+            self.asker_due = 0.0
+        if self.asker_due is not None and (outcome.attached or self.attached - self.stops):
+            assert self._askers is not None
+            self._askers.look(self)
         # A log that was lost meanwhile may have forgotten sessions that are attached here.
         return bool(outcome.stops) and not outcome.attached and not self.attached - outcome.stops
 
@@ -132,9 +170,15 @@ class Generation:
         self.logged = False
 
     async def write(
-        self, request: ModelRequest, models: ChatModels, flusher: Flusher | None, limits: CallLimits
+        self,
+        request: ModelRequest,
+        models: ChatModels,
+        flusher: Flusher | None,
+        limits: CallLimits,
+        askers: Askers,
     ) -> None:
         """Ask the model and write its reply into the buffer and the log. `flusher` None writes no log."""
+        self._askers = askers
         if flusher is not None:
             flusher.add(self)
         else:
@@ -152,6 +196,9 @@ class Generation:
                 _logger.exception("generation_broke", extra={"provider": request.model.provider})
                 end = Failed("internal", "Something went wrong here; it is not your fault.", True)
             end = self.charged(end)
+            # Whoever sees the end may save it at once, and is then charged only if it is the asker by now.
+            if not self.lost:
+                await askers.settle(self)
             # The log gets the end before the readers: a writer that the log fences off must not show one.
             if flusher is not None and not self.lost:
                 await self._end(flusher, end)

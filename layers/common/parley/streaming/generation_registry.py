@@ -9,6 +9,7 @@ from functools import partial
 from parley.domain.errors import LogUnavailable
 from parley.domain.ports import ChatModels, Log, Store
 from parley.domain.results import Ended, Follow, Hit, Overtaken, Stopping, Wait, Write
+from parley.streaming.asker_keeper import AskerKeeper
 from parley.streaming.flusher import Flusher
 from parley.streaming.generation import Generation
 from parley.streaming.model_call import CallLimits
@@ -46,6 +47,7 @@ class GenerationRegistry:
         self._limits = limits
         self._session_lease = session_lease
         self._spawn = spawn
+        self._askers = AskerKeeper(store, log, spawn)
         self._flusher = Flusher(log, gather=limits.flush, look=limits.look)
         self._name = secrets.token_urlsafe(9)
         self._numbers = itertools.count(1)
@@ -131,7 +133,7 @@ class GenerationRegistry:
                 raise RuntimeError("this session's generations keep failing")
             generation.deadline = run.deadline
             flusher = self._flusher if generation.logged else None
-            work = generation.write(run.request, self._models, flusher, self._limits)
+            work = generation.write(run.request, self._models, flusher, self._limits, self._askers)
         else:
             work = generation.follow(self._log, self._limits)
         generation.task = self._spawn(work)
@@ -141,6 +143,17 @@ class GenerationRegistry:
         """Remove a generation, so that it answers no further run."""
         if self._generations.get(generation.key) is generation:
             del self._generations[generation.key]
+
+    def join(self, run: SessionRun, generation: Generation) -> None:
+        """Count the run's session, which the store has attached, among those that want the generation."""
+        generation.attached.add(run.session.id)
+        # An asker that left while it was alone has had no successor yet.
+        self._askers.look(generation)
+
+    def leave(self, run: SessionRun, generation: Generation) -> None:
+        """Count the run's session no more; another one is charged for what is produced from now on."""
+        generation.attached.discard(run.session.id)
+        self._askers.leave(generation, run.session.id)
 
     def flush_soon(self, generation: Generation) -> None:
         """Flush the generation soon, if this process writes it, and so read its stops."""

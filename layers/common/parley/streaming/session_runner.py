@@ -162,7 +162,8 @@ class SessionRunner:
     async def _keep_to(self, run: SessionRun, generation: Generation) -> bool:
         """Keep the run with a generation until either ends. False means that the run must join anew."""
         session = run.session
-        if generation.writing and generation.asker is None:
+        first = generation.writing and generation.asker is None and generation.asker_due is None
+        if first:
             generation.asker = session.id
         standing: Attached | Overtaken | Ended | Stopping = Attached()
         # Where another process holds the lease at this epoch, the update would change nothing.
@@ -180,6 +181,9 @@ class SessionRunner:
         elif isinstance(standing, Stopping):
             await self._give_up(run, generation.buffer.epoch, standing)
         if not isinstance(standing, Attached):
+            if first:
+                # Nothing was asked on its behalf: the next one is charged from the beginning.
+                generation.asker, generation.asker_due = None, 0.0
             # The join attached the session in the log; nobody else would detach it.
             await self._detach(run, generation)
             return run.result is not None
@@ -189,7 +193,7 @@ class SessionRunner:
                 return False
             self._registry.begin(run, generation)
             run.source = Source.PROVIDER if generation.writing else Source.JOINED
-        generation.attached.add(session.id)
+        self._registry.join(run, generation)
         generation.watchers.add(run.wakeup)
         run.turn_to(generation)
         try:
@@ -202,6 +206,9 @@ class SessionRunner:
                 if generation.lost:
                     return False
                 await run.wakeup.wait()
+            if generation.writing and not generation.over:
+                # Another process ended the session; for this one, too, it has left.
+                await self._detach(run, generation)
             return True
         finally:
             generation.watchers.discard(run.wakeup)
@@ -221,22 +228,6 @@ class SessionRunner:
         saved, _ = await asyncio.gather(self._save(run, reply, run.source), self._detach(run, generation))
         return saved
 
-    async def _hand_over(self, run: SessionRun, generation: Generation) -> None:
-        """Charge another attached session for what is written after the asker has left."""
-        if generation.asker != run.session.id:
-            return
-        generation.asker = min(generation.attached, default=None)
-        if generation.asker is not None:
-            with contextlib.suppress(StoreUnavailable, NotFound):
-                await self._store.attach(
-                    generation.asker,
-                    run.key,
-                    generation.buffer.epoch,
-                    self._policy.session_lease,
-                    writer=True,
-                    asks=True,
-                )
-
     async def _detach(self, run: SessionRun, generation: Generation) -> None:
         generation.attached.discard(run.session.id)
         try:
@@ -253,7 +244,7 @@ class SessionRunner:
                 await self._log.abandon(run.key, generation.owner)
         elif not generation.logged and not generation.attached:
             generation.lose()
-        await self._hand_over(run, generation)
+        self._registry.leave(run, generation)
 
     async def _give_up(self, run: SessionRun, epoch: int, stopping: Stopping) -> None:
         """End a session that was stopped while no process answered it, with the text that its log has."""

@@ -191,6 +191,13 @@ class ValkeyLog:
 
         return await self._breaker.call(subscribe)
 
+    async def attached(self, key: str) -> frozenset[str]:
+        members = await self._ask("SMEMBERS", self._keys(key)[3])
+        try:
+            return frozenset(member.decode() for member in members)
+        except (TypeError, ValueError, AttributeError):
+            raise LogUnavailable from None
+
     async def stop(self, key: str, session_id: str) -> int:
         attached, stops = self._keys(key)[3:]
         arguments: list[Argument] = [session_id, self._log_ms, self._channel(key)]
