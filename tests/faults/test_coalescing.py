@@ -1,6 +1,7 @@
 """Equal questions share one call to the provider, and none of them suffers another: rows 9 and 10."""
 
 import asyncio
+from itertools import count
 from typing import Any
 
 import pytest
@@ -12,7 +13,10 @@ from tests.world import World
 
 processes = pytest.mark.parametrize("processes", [1, 2])
 _WORDS = [f"{number} " for number in range(60)]
+# Seven words, which the fake provider counts as seven tokens; its 17 characters are set aside as five.
+_SHORT_WORDS = "Is it a 1 or a 2?"
 _loaded: set[Server] = set()
+_payers = count()
 
 
 class Asker:
@@ -212,6 +216,87 @@ async def test_10_one_joins_as_the_last_one_stops(shared: World, processes: int)
         stopped = await first.client.reply(first.started)
         assert stopped["status"] in ("stopped", "complete")
         assert text_of(stopped) == first.reading.text
+
+
+async def _each_in_a_process(world: World, model: str, users: list[str]) -> list[Asker]:
+    """Have each of the users ask the same in a process of its own, the first of them as the writer."""
+    for user in set(users):
+        world.sql("insert into users (id, plan_id) values (%s, 'pro')", user)
+    askers: list[Asker] = []
+    for number, user in enumerate(users):
+        client = world.client(world.common_server(number), user)
+        askers.append(Asker(client, await client.start(_SHORT_WORDS, model)))
+        await eventually(lambda: bool(askers[-1].reading.text))
+    assert [asker.reading.source for asker in askers] == ["provider"] + ["joined"] * (len(users) - 1)
+    return askers
+
+
+def _the_asker(world: World, askers: list[Asker]) -> Asker | None:
+    """Return the one that is charged for what is produced now."""
+    ids = {asker.started["sessionId"]: asker for asker in askers}
+    rows = world.sql(
+        "select id from sessions where asked_model and state = 'streaming' and id = any(%s)", list(ids)
+    )
+    assert len(rows) <= 1
+    return ids[rows[0][0]] if rows else None
+
+
+def _paid(world: World, users: list[str]) -> dict[str, tuple[int, int]]:
+    rows = world.sql(
+        "select user_id, input_tokens::int, output_tokens::int from token_usage"
+        " where user_id = any(%s)", users
+    )  # fmt: skip
+    return {user: (given, returned) for user, given, returned in rows}
+
+
+@pytest.mark.parametrize("payers", [(0, 0), (0, 1), (0, 0, 0), (0, 1, 2)], ids=lambda payers: f"{payers}")
+@pytest.mark.parametrize("stops", ["in the reader's process", "in the last one's"])
+async def test_10_who_reads_on_in_another_process_is_charged_for_the_rest(
+    shared: World, payers: tuple[int, ...], stops: str
+) -> None:
+    family = next(_payers)
+    users = [f"payer-{family}-{payer}" for payer in payers]
+    model = shared.model(f"payers-{family}", tokens=_WORDS * 2, delay=0.04)
+    askers = await _each_in_a_process(shared, model, users)
+    # Each of them pays in its turn, until it stops; the last one reads to the end.
+    left = list(askers)
+    while len(left) > 1:
+        await eventually(lambda: _the_asker(shared, left) is not None)
+        quitter = _the_asker(shared, left)
+        assert quitter is not None
+        left.remove(quitter)
+        if stops == "in the last one's":
+            last = shared.common_server(len(users) - 1)
+            await shared.client(last, quitter.client.user).stop(quitter.started["sessionId"])
+        await quitter.stop()
+        assert 0 < len(quitter.reading.text) < len("".join(_WORDS * 2))
+        await _go_on(left)
+    await left[0].finish("".join(_WORDS * 2))
+    assert left[0].reading.end is not None
+    usage = left[0].reading.end["usage"]
+    assert (usage["inputTokens"], usage["outputTokens"]) == (7, 2 * len(_WORDS))
+    assert shared.fake.calls(model) == 1
+    paid = _paid(shared, users)
+    assert tuple(map(sum, zip(*paid.values(), strict=True))) == (7, 2 * len(_WORDS))
+    # Everybody pays something: the first one for the question, all of them for what came in their turn.
+    assert set(paid) == set(users)
+    assert all(returned > 0 for _, returned in paid.values())
+
+
+@pytest.mark.parametrize("users", [1, 2])
+async def test_10_a_stop_just_before_the_end_is_charged_once(shared: World, users: int) -> None:
+    """Wherever the stop meets the end, nobody is charged twice, and nothing is charged to nobody."""
+    for moment in range(8):
+        family = next(_payers)
+        names = [f"payer-{family}-{number % users}" for number in range(2)]
+        model = shared.model(f"payers-{family}", tokens=_WORDS[:20], delay=0.02)
+        askers = await _each_in_a_process(shared, model, names)
+        await eventually(lambda: len(askers[1].reading.text) > 20 + 4 * moment)  # noqa: B023 - in its round
+        await askers[0].client.stop(askers[0].started["sessionId"])
+        await asyncio.wait_for(asyncio.gather(*(asker.reads for asker in askers)), 60)
+        assert askers[1].reading.text == "".join(_WORDS[:20])
+        paid = _paid(shared, names)
+        assert tuple(map(sum, zip(*paid.values(), strict=True))) == (7, 20), (moment, paid)
 
 
 async def test_10_readers_leaving_stop_nothing(shared: World) -> None:

@@ -135,7 +135,178 @@ async def test_who_goes_on_pays_when_the_one_who_asked_has_stopped(world: World)
     gate.set()
     assert (await answer(joined)).reply.text == WHOLE
     assert len(model.requests) == 1
-    assert (await world.stage.used("bob"))["small"] == (3, 4)
+    # The one who stopped pays what was set aside for the question and is estimated for seven characters.
+    assert await used(world) == {"ada": (1, 2), "bob": (2, 2)}
+
+
+async def used(world: World, *users: str) -> dict[str, tuple[int, int]]:
+    """Return the tokens that each user was charged."""
+    return {user: (await world.stage.used(user)).get("small", (0, 0)) for user in users or ("ada", "bob")}
+
+
+async def asks(world: World, run: SessionRun) -> None:
+    """Wait until a run's session is the one that is charged."""
+    await until(lambda: world.stage.database.sessions[run.session.id].asked_model)
+
+
+@pytest.mark.parametrize("reader", ["ada", "bob"])
+async def test_who_goes_on_pays_also_in_another_process(world: World, reader: str) -> None:
+    model, gate = gated()
+    here, there = world.process(model), world.process()
+    asked = await here.ask()
+    await shown(asked, 7)
+    joined = await there.ask(user=reader)
+    await shown(joined, 7)
+    await sessions.stop(there.store, there.log, SESSION_IDS, asked.session.id, "ada")
+    assert (await answer(asked)).reply.text == "Hello, "
+    await asks(world, joined)
+    # The lease is its own process's still.
+    assert world.stage.database.sessions[joined.session.id].owner == "process 1"
+    gate.set()
+    assert (await answer(joined)).reply.text == WHOLE
+    assert there.model.requests == []
+    assert await used(world) == (
+        {"ada": (3, 4), "bob": (0, 0)} if reader == "ada" else {"ada": (1, 2), "bob": (2, 2)}
+    )
+
+
+async def test_the_charge_goes_from_one_process_to_the_next_as_each_reader_stops(world: World) -> None:
+    gates = [asyncio.Event() for _ in range(3)]
+    model = ScriptedModel(
+        Delta("x" * 8), gates[0], Delta("y" * 8), gates[1], Delta("z" * 8), gates[2], Delta("."),
+        Finish(FinishReason.STOP, "stop", Usage(3, 40)),
+    )  # fmt: skip
+    await world.stage.add_user("cleo", "pro")
+    places = [world.process(model), world.process(), world.process()]
+    runs = [await places[0].ask()]
+    await shown(runs[0], 8)
+    for process, user in zip(places[1:], ("bob", "cleo"), strict=True):
+        runs.append(await process.ask(user=user))
+        await shown(runs[-1], 8)
+    # Whichever of the two is first in its turn: who is left at the end is the last one.
+    for number in range(2):
+        quitter = next(run for run in runs if world.stage.database.sessions[run.session.id].asked_model)
+        runs.remove(quitter)
+        await sessions.stop(places[2].store, places[2].log, SESSION_IDS, quitter.session.id, None)
+        await until(lambda: any(world.stage.database.sessions[run.session.id].asked_model for run in runs))
+        gates[number].set()
+        for run in runs:
+            await shown(run, 16 + 8 * number)
+        assert (await answer(quitter)).reply.status is Status.STOPPED
+    gates[2].set()
+    assert (await answer(runs[0])).reply.text == "x" * 8 + "y" * 8 + "z" * 8 + "."
+    charges = await used(world, "ada", "bob", "cleo")
+    assert charges["ada"] == (1, 2)
+    # The one between was charged from the first one's stop to its own.
+    assert sorted([charges["bob"], charges["cleo"]]) == [(0, 2), (2, 36)]
+    assert len(model.requests) == 1
+
+
+async def test_who_goes_on_pays_when_the_one_who_asked_is_disabled(world: World) -> None:
+    model, gate = gated()
+    here, there = world.process(model, renew_every=0.05), world.process()
+    asked = await here.ask()
+    await shown(asked, 7)
+    joined = await there.ask(user="bob")
+    await shown(joined, 7)
+    await world.stage.disable("ada")
+    await asks(world, joined)
+    await answer(asked)
+    gate.set()
+    assert (await answer(joined)).reply.text == WHOLE
+    assert await used(world) == {"ada": (1, 2), "bob": (2, 2)}
+
+
+async def test_a_hand_over_that_failed_is_made_up_for_before_the_end(world: World) -> None:
+    model, gate = gated()
+    process = world.process(model)
+    asked = await process.ask()
+    await shown(asked, 7)
+    joined = await process.ask(user="bob")
+    await shown(joined, 7)
+    process.store_switch.turn_off("hand_over")
+    await sessions.stop(process.store, process.log, SESSION_IDS, asked.session.id, "ada")
+    await answer(asked)
+    await until(lambda: process.store_switch.calls["hand_over"] > 0)
+    process.store_switch.turn_on()
+    gate.set()
+    # The last moment for it is before anybody sees the end.
+    assert (await answer(joined)).reply.text == WHOLE
+    assert await used(world) == {"ada": (1, 2), "bob": (2, 2)}
+
+
+async def test_without_a_log_a_session_of_the_same_process_goes_on_paying(world: World) -> None:
+    model, gate = gated()
+    process = world.process(model, renew_every=0.05)
+    process.log_switch.turn_off()
+    asked = await process.ask()
+    await shown(asked, 7)
+    joined = await process.ask(user="bob")
+    await shown(joined, 7)
+    assert len(model.requests) == 1
+    await sessions.stop(process.store, process.log, SESSION_IDS, asked.session.id, "ada")
+    await answer(asked)
+    await asks(world, joined)
+    gate.set()
+    assert (await answer(joined)).reply.text == WHOLE
+    assert await used(world) == {"ada": (1, 2), "bob": (2, 2)}
+
+
+async def test_an_asker_whose_process_died_is_replaced_before_the_end(world: World) -> None:
+    model, gate = gated()
+    places = [world.process(model), world.process(), world.process()]
+    asked = await places[0].ask()
+    await shown(asked, 7)
+    joined = await places[1].ask(user="bob")
+    await shown(joined, 7)
+    await sessions.stop(places[0].store, places[0].log, SESSION_IDS, asked.session.id, "ada")
+    await asks(world, joined)
+    await answer(asked)
+    await world.stage.add_user("cleo", "pro")
+    last = await places[2].ask(user="cleo")
+    await shown(last, 7)
+    places[1].crash()
+    await world.stage.pass_time(60)
+    await until(
+        lambda: bool(world.stage.database.sessions[last.session.id].leased(world.stage.database.clock()))
+    )
+    gate.set()
+    assert (await answer(last)).reply.text == WHOLE
+    assert await used(world, "ada", "bob", "cleo") == {"ada": (1, 2), "bob": (0, 0), "cleo": (2, 0)}
+    # It was the asker until the writer asked for it, and owes for that, however its session ends.
+    assert (await answer(await places[2].read(joined.session.id))).reply.text == WHOLE
+    assert await used(world, "ada", "bob", "cleo") == {"ada": (1, 2), "bob": (0, 2), "cleo": (2, 0)}
+
+
+async def test_a_bug_of_the_hand_over_costs_no_reply(world: World) -> None:
+    model, gate = gated()
+    here, there = world.process(model), world.process()
+    asked = await here.ask()
+    await shown(asked, 7)
+    joined = await there.ask(user="bob")
+    await shown(joined, 7)
+    here.store_switch.turn_off("hand_over", error=lambda: TypeError("a bug"))
+    await sessions.stop(here.store, here.log, SESSION_IDS, asked.session.id, "ada")
+    await answer(asked)
+    gate.set()
+    assert (await answer(joined)).reply.text == WHOLE
+    assert here.store_switch.calls["hand_over"] > 0
+
+
+async def test_who_asked_a_dead_writer_is_not_charged_for_the_reply_that_another_had_asked_for(
+    world: World,
+) -> None:
+    model, _ = gated()
+    here, there = world.process(model), world.process()
+    asked = await here.ask()
+    await shown(asked, 7)
+    joined = await there.ask(user="bob")
+    await shown(joined, 7)
+    here.crash()
+    assert (await answer(joined)).reply.text == WHOLE
+    # It is a hit by now, of a later epoch than its own.
+    assert (await answer(await there.read(asked.session.id))).reply.text == WHOLE
+    assert await used(world) == {"ada": (0, 0), "bob": (3, 4)}
 
 
 async def test_a_bug_of_the_store_s_does_not_end_the_renewing_of_leases(world: World) -> None:
