@@ -278,6 +278,33 @@ async def test_an_asker_whose_process_died_is_replaced_before_the_end(world: Wor
     assert await used(world, "ada", "bob", "cleo") == {"ada": (1, 2), "bob": (0, 2), "cleo": (2, 0)}
 
 
+async def test_closing_while_the_store_is_asked_for_the_next_asker_keeps_the_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, gate = gated()
+    here, there = world.process(model), world.process()
+    asked = await here.ask()
+    await shown(asked, 7)
+    joined = await there.ask(user="bob")
+    await shown(joined, 7)
+    under_way = asyncio.Event()
+
+    async def hand_over(*_: object) -> None:
+        under_way.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(here.store, "hand_over", hand_over, raising=False)
+    await sessions.stop(here.store, here.log, SESSION_IDS, asked.session.id, "ada")
+    await answer(asked)
+    await under_way.wait()
+    gate.set()
+    await until(lambda: model.talking == 0)
+    assert joined.result is None
+    await here.runner.close(0.2)
+    assert (await answer(joined)).reply.text == WHOLE
+    assert there.model.requests == []
+
+
 async def test_a_bug_of_the_hand_over_costs_no_reply(world: World) -> None:
     model, gate = gated()
     here, there = world.process(model), world.process()

@@ -196,9 +196,14 @@ class Generation:
                 _logger.exception("generation_broke", extra={"provider": request.model.provider})
                 end = Failed("internal", "Something went wrong here; it is not your fault.", True)
             end = self.charged(end)
-            # Whoever sees the end may save it at once, and is then charged only if it is the asker by now.
+            # A session whose process sees the end is saved at once, so the asker must be known by then.
             if not self.lost:
-                await askers.settle(self)
+                try:
+                    await askers.settle(self)
+                except asyncio.CancelledError:
+                    # The end is there, so a process that shuts down saves it all the same.
+                    if not self._cut or self.over:
+                        raise
             # The log gets the end before the readers: a writer that the log fences off must not show one.
             if flusher is not None and not self.lost:
                 await self._end(flusher, end)

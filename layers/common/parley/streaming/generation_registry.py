@@ -147,7 +147,7 @@ class GenerationRegistry:
     def join(self, run: SessionRun, generation: Generation) -> None:
         """Count the run's session, which the store has attached, among those that want the generation."""
         generation.attached.add(run.session.id)
-        # An asker that left while it was alone has had no successor yet.
+        # An asker that left while it was alone has no successor yet.
         self._askers.look(generation)
 
     def leave(self, run: SessionRun, generation: Generation) -> None:
