@@ -44,12 +44,11 @@ async def waiting(connection: psycopg.AsyncConnection, statements: int) -> None:
             await asyncio.sleep(0.01)
 
 
-class TestPostgresLimits(OnPostgres, LimitSuite):
-    pass
-
-
 class TestPostgresRevisions(OnPostgres, RevisionSuite):
     pass
+
+
+class TestPostgresLimits(OnPostgres, LimitSuite):
     async def test_a_candidate_that_ends_while_it_is_chosen_is_passed_over(
         self, store: Store, other: Store, database_url: str
     ) -> None:

@@ -286,17 +286,19 @@ async def test_10_who_reads_on_in_another_process_is_charged_for_the_rest(
 @pytest.mark.parametrize("users", [1, 2])
 async def test_10_a_stop_just_before_the_end_is_charged_once(shared: World, users: int) -> None:
     """Wherever the stop meets the end, nobody is charged twice, and nothing is charged to nobody."""
-    for moment in range(8):
+    text = "".join(_WORDS * 2)
+    for moment in range(5):
         family = next(_payers)
         names = [f"payer-{family}-{number % users}" for number in range(2)]
-        model = shared.model(f"payers-{family}", tokens=_WORDS[:20], delay=0.02)
+        model = shared.model(f"payers-{family}", tokens=_WORDS * 2, delay=0.03)
         askers = await _each_in_a_process(shared, model, names)
-        await eventually(lambda: len(askers[1].reading.text) > 20 + 4 * moment)  # noqa: B023 - in its round
+        left = 60 - 14 * moment
+        await eventually(lambda: len(askers[1].reading.text) > len(text) - left)  # noqa: B023 - in its round
         await askers[0].client.stop(askers[0].started["sessionId"])
         await asyncio.wait_for(asyncio.gather(*(asker.reads for asker in askers)), 60)
-        assert askers[1].reading.text == "".join(_WORDS[:20])
+        assert askers[1].reading.text == text
         paid = _paid(shared, names)
-        assert tuple(map(sum, zip(*paid.values(), strict=True))) == (7, 20), (moment, paid)
+        assert tuple(map(sum, zip(*paid.values(), strict=True))) == (7, 2 * len(_WORDS)), (moment, paid)
 
 
 async def test_10_readers_leaving_stop_nothing(shared: World) -> None:
