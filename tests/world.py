@@ -12,11 +12,14 @@ from parley.postgres.pool import Pool
 from parley.postgres.store import PostgresStore
 from parley.usecases.purge import Purged, purge
 from parley.valkey.log import ValkeyLog
+from parley.valkey.macs import Macs
 from tests.client import PROVIDER_KEY, Client, Secrets
 from tests.processes import KEY_SECRET, Fake, FreshServer, Server
 
 # Makes ids as the servers do: an id of this that is in no database is looked up.
 SESSION_IDS = SessionIds(KEY_SECRET)
+# Makes MACs as the servers do.
+MACS = Macs(KEY_SECRET)
 
 
 def add_model(database_url: str, model: str, name: str = "", provider: str = "openai") -> None:
@@ -35,7 +38,7 @@ async def run_purge(
 ) -> Purged:
     """Run the purge once on these stores."""
     store = PostgresStore(Pool(database_url, size=1, timeout=30), owner="purge", session_seconds=600)
-    log = ValkeyLog(valkey_url, prefix="parley", timeout=1, lease_seconds=5, cache_seconds=60)
+    log = ValkeyLog(valkey_url, macs=MACS, prefix="parley", timeout=1, lease_seconds=5, cache_seconds=60)
     try:
         return await purge(store, log, batch=batch, retention_days=days, grace_seconds=grace)
     finally:

@@ -15,6 +15,7 @@ from parley.postgres.catalogue import load, read
 from parley.postgres.pool import Pool
 from parley.postgres.store import PostgresStore
 from parley.valkey.log import ValkeyLog
+from parley.valkey.macs import Macs
 from tests.memory_store.store import MemoryStore
 from tests.memory_store.tables import MemoryDatabase, ModelRow, PlanRow, UserRow
 
@@ -31,6 +32,9 @@ for _model in MODELS:
     _model |= {"provider": "maker", "name": f"{_model['id']}-1", "title": _model["id"].title()}
     _model |= {"max_output_tokens": 100, "context_characters": 1000}
 
+# What the logs of one installation share.
+SECRET = "a secret of the conformance suites, long enough"
+MACS = Macs(SECRET)
 
 _DAY_SECONDS = 24 * 60 * 60
 
@@ -201,9 +205,21 @@ class ValkeyLogStage:
         self._url = url
         self._logs: list[ValkeyLog] = []
 
-    def log(self, *, lease_seconds: float = 10, cache_seconds: int = 60, prefix: str = "test") -> Log:
+    def log(
+        self,
+        *,
+        lease_seconds: float = 10,
+        cache_seconds: int = 60,
+        prefix: str = "test",
+        macs: Macs = MACS,
+    ) -> Log:
         log = ValkeyLog(
-            self._url, prefix=prefix, timeout=20, lease_seconds=lease_seconds, cache_seconds=cache_seconds
+            self._url,
+            macs=macs,
+            prefix=prefix,
+            timeout=20,
+            lease_seconds=lease_seconds,
+            cache_seconds=cache_seconds,
         )
         self._logs.append(log)
         return log

@@ -1,18 +1,80 @@
 """The log in Valkey, and what only a server can do to it."""
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 import redis
 
 from parley.domain.conversation import Reply
 from parley.domain.ports import Log
-from parley.domain.results import Flushed, Hit, ReaderCount, Write
-from tests.conformance.backends import ValkeyLogStage
-from tests.conformance.log_suite import NOBODY, STOP, LogSuite, elect, write
+from parley.domain.results import Append, Fenced, Flushed, Follow, Hit, ReaderCount, Slice, Write
+from parley.valkey.macs import Macs
+from tests.conformance.backends import MACS, SECRET, ValkeyLogStage
+from tests.conformance.log_suite import NOBODY, STOP, STOPPED, LogSuite, elect, rest, write
 
 REPLY = Reply(1_795_391_262_123, "All", STOP)
+GONE = Slice("", None, False, True, NOBODY)
+
+
+def _entry(server: redis.Redis, epoch: int, position: int) -> dict[bytes, bytes]:
+    [[_, fields]] = cast("Any", server.xrange("test:{k}:log", f"{epoch}-{position}", f"{epoch}-{position}"))
+    return cast("dict[bytes, bytes]", fields)
+
+
+def _rewrite(server: redis.Redis, epoch: int, change: Callable[[list[Any]], object]) -> None:
+    """Write the log again with its entries changed: an entry can only be appended."""
+    rows = [[entry_id, fields] for entry_id, fields in cast("Any", server.xrange("test:{k}:log"))]
+    change(rows)
+    server.delete("test:{k}:log")
+    for entry_id, fields in rows:
+        server.xadd("test:{k}:log", fields, id=entry_id)
+
+
+def _append(server: redis.Redis, epoch: int, position: int, text: str) -> None:
+    """Put a text in the place of an entry, and leave that one's MAC."""
+    name = f"{epoch}-{position}".encode()
+
+    def change(rows: list[Any]) -> None:
+        [row] = [row for row in rows if row[0] == name]
+        row[1] = row[1] | {b"t": text.encode()}
+
+    _rewrite(server, epoch, change)
+
+
+def _move(server: redis.Redis, epoch: int) -> None:
+    """Put the second text in the place of the first; both have four characters."""
+    second = _entry(server, epoch, 8)
+    _rewrite(server, epoch, lambda rows: rows[1].__setitem__(1, second))
+
+
+def _from_elsewhere(server: redis.Redis, epoch: int, key: str, of: int) -> None:
+    """Put the text that another generation, or another epoch, has in that place there."""
+    text = b"Lie "
+    mac = MACS.make(b"t", key, of, 4, text)
+    _rewrite(server, epoch, lambda rows: rows[1].__setitem__(1, {b"t": text, b"m": mac}))
+
+
+def _as_before(server: redis.Redis, epoch: int) -> None:
+    """Take the MACs away, as the release before wrote its entries."""
+
+    def change(rows: list[Any]) -> None:
+        for _, fields in rows:
+            fields.pop(b"m", None)
+
+    _rewrite(server, epoch, change)
+
+
+# What somebody who can write to the server does to a log of two texts at 4 and 8.
+CHANGES: dict[str, Callable[[redis.Redis, int], None]] = {
+    "a changed text": lambda server, epoch: _append(server, epoch, 4, "Lie "),
+    "a longer text": lambda server, epoch: _append(server, epoch, 8, "One lie "),
+    "a text that was moved": _move,
+    "a text of another generation": lambda server, epoch: _from_elsewhere(server, epoch, "j", epoch),
+    "a text of another epoch": lambda server, epoch: _from_elsewhere(server, epoch, "k", epoch - 1),
+    "entries of the release before": _as_before,
+}
 
 
 class TestValkeyLog(LogSuite):
@@ -56,7 +118,8 @@ class TestValkeyLog(LogSuite):
     async def test_a_corrupt_or_foreign_cache_entry_is_worth_nothing(
         self, log: Log, server: redis.Redis, entry: bytes
     ) -> None:
-        server.set("test:{k}:done", entry)
+        # With a MAC, as another version of the installation would write it.
+        server.set("test:{k}:done", entry + MACS.make(b"done", "k", 0, 0, entry))
         joined = await log.join("k", "s", "writer", epoch=0, may_create=True)
         assert isinstance(joined, Write)
         assert not server.exists("test:{k}:done")
@@ -73,9 +136,17 @@ class TestValkeyLog(LogSuite):
         assert (await log.read("k", epoch, 4)).superseded
         assert (await log.read("k", epoch, 8)).text == "three"
 
+    async def test_a_log_whose_last_text_is_missing_has_no_end(self, log: Log, server: redis.Redis) -> None:
+        epoch = await elect(log)
+        await write(log, epoch, "One ")
+        await log.end("k", "writer", Reply(epoch, "One two", STOPPED), 4)
+        server.xdel("test:{k}:log", f"{epoch}-7")
+        assert (await log.read("k", epoch, 0)).superseded
+
     async def test_a_corrupt_end_is_no_end(self, log: Log, server: redis.Redis) -> None:
         epoch = await elect(log)
-        server.xadd("test:{k}:log", {"e": b"nonsense"}, id=f"{epoch}-1")
+        mac = MACS.make(b"e", "k", epoch, 1, b"nonsense")
+        server.xadd("test:{k}:log", {"e": b"nonsense", "m": mac}, id=f"{epoch}-1")
         assert (await log.read("k", epoch, 0)).superseded
 
     async def test_a_count_of_readers_ends_by_itself(self, log: Log, server: redis.Redis) -> None:
@@ -96,9 +167,114 @@ class TestValkeyLog(LogSuite):
     async def test_corrupt_parked_replies_are_dropped(self, log: Log, server: redis.Redis) -> None:
         await log.park("good", REPLY, "provider")
         for number, value in enumerate((b"", b"[]", b'["provider", 5]', b'["provider", "x"]')):
-            server.hset("test:parked", f"bad {number}", value)
+            mac = MACS.make(b"parked", f"bad {number}", 0, 0, value)
+            server.hset("test:parked", f"bad {number}", value + mac)
         assert await log.parked(10) == [("good", REPLY, "provider")]
         assert server.hkeys("test:parked") == [b"good"]
+
+    # -- written by another hand ------------------------------------------------------------------
+
+    @pytest.mark.parametrize("change", sorted(CHANGES))
+    @pytest.mark.parametrize("ended", [False, True], ids=["running", "ended"])
+    async def test_an_epoch_with_an_entry_of_another_hand_counts_as_gone(
+        self, stage: ValkeyLogStage, log: Log, server: redis.Redis, change: str, ended: bool
+    ) -> None:
+        epoch = await elect(log)
+        await write(log, epoch, "One ")
+        await write(log, epoch, "One ", "two ")
+        if ended:
+            await log.end("k", "writer", Reply(epoch, "One two three", STOPPED), 8)
+        CHANGES[change](server, epoch)
+        assert (await log.read("k", epoch, 0)) == GONE
+        other = stage.log()
+        # Where the store knows a process that has the session, that one saves the reply.
+        assert await other.join("k", "s", "s", epoch=epoch, may_create=False, read=True) == Follow(epoch)
+        joined = await other.join("k", "reader", "reader", epoch=epoch, may_create=True, read=True)
+        if ended:
+            # Nobody else would ever end it: the one who cannot read it asks anew.
+            assert isinstance(joined, Write)
+            assert joined.epoch > epoch
+        else:
+            # Its writer lives, and saves what it wrote.
+            assert joined == Follow(epoch)
+
+    async def test_what_another_hand_wrote_hides_no_text_before_the_position(
+        self, log: Log, server: redis.Redis
+    ) -> None:
+        epoch = await elect(log)
+        await write(log, epoch, "One ")
+        await write(log, epoch, "One ", "two ")
+        _append(server, epoch, 4, "One!")
+        assert (await log.read("k", epoch, 0)) == GONE
+        assert await log.read("k", epoch, 4) == rest("two ")
+
+    async def test_an_end_of_another_hand_ends_nothing(
+        self, stage: ValkeyLogStage, log: Log, server: redis.Redis
+    ) -> None:
+        epoch = await elect(log)
+        await write(log, epoch, "One ")
+        end = b'{"finish":"stop","providerReason":null,"usage":null}'
+        server.xadd("test:{k}:log", {"e": end, "m": bytes(16)}, id=f"{epoch}-5")
+        assert (await log.read("k", epoch, 0)) == GONE
+        # It keeps the writer out, as anybody can who may write to the server. The reply is written anew.
+        assert await write(log, epoch, "One ", "two ") == Fenced()
+        joined = await stage.log().join("k", "s", "later", epoch=epoch, may_create=True, read=True)
+        assert isinstance(joined, Write)
+        assert joined.epoch > epoch
+
+    async def test_a_cached_reply_of_another_hand_is_a_miss_and_deleted(
+        self, log: Log, server: redis.Redis
+    ) -> None:
+        other = await elect(log, key="other")
+        await log.end("other", "writer", Reply(other, "Another", STOP), 0)
+        epoch = await elect(log)
+        await log.end("k", "writer", Reply(epoch, "All", STOP), 0)
+        mine, theirs = server.get("test:{k}:done"), server.get("test:{other}:done")
+        assert isinstance(mine, bytes)
+        assert isinstance(theirs, bytes)
+        without_mac = mine[:-16]
+        for value in (theirs, without_mac, without_mac.replace(b"All", b"Lie") + mine[-16:], b"1" + mine):
+            server.set("test:{k}:done", value)
+            assert await log.cached("k") is None
+            assert not server.exists("test:{k}:done")
+            server.delete("test:{k}:log")
+            server.set("test:{k}:done", value)
+            assert await log.read("k", epoch, 0) == GONE
+            server.set("test:{k}:done", value)
+            assert isinstance(await log.join("k", "s", "x", epoch=0, may_create=True), Write)
+            assert not server.exists("test:{k}:done")
+            server.delete("test:{k}:log", "test:{k}:lease")
+        server.set("test:{k}:done", mine)
+        assert await log.cached("k") == Reply(epoch, "All", STOP)
+
+    async def test_a_reply_that_another_hand_parked_is_dropped_with_a_line(
+        self, log: Log, server: redis.Redis, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await log.park("good", REPLY, "provider")
+        good: Any = server.hget("test:parked", "good")
+        # For another session, with another text, from another source, and without a MAC.
+        server.hset("test:parked", "other", good)
+        server.hset("test:parked", "text", good.replace(b"All", b"Lie"))
+        server.hset("test:parked", "source", good.replace(b"provider", b"joined"))
+        server.hset("test:parked", "old", good[:-16])
+        assert await log.parked(10) == [("good", REPLY, "provider")]
+        assert server.hkeys("test:parked") == [b"good"]
+        assert [record.getMessage() for record in caplog.records] == ["parked_reply_dropped"] * 4
+
+    async def test_a_rotated_key_secret_loses_nothing(self, stage: ValkeyLogStage) -> None:
+        before = stage.log()
+        epoch = await elect(before)
+        await before.end("k", "writer", Reply(epoch, "All", STOP), 0)
+        running = await elect(before, key="running")
+        [_] = await before.flush([Append("running", running, "writer", 3, "One", ["One"])])
+        await before.park("s", REPLY, "provider")
+        after = stage.log(macs=Macs("another secret, which is as long as it must be", SECRET))
+        assert await after.cached("k") == Reply(epoch, "All", STOP)
+        assert await after.read("running", running, 0) == rest("One")
+        assert await after.parked(10) == [("s", REPLY, "provider")]
+        stranger = stage.log(macs=Macs("another secret, which is as long as it must be"))
+        assert await stranger.read("running", running, 0) == GONE
+        assert await stranger.cached("k") is None
 
     async def test_many_parked_replies_come_a_batch_at_a_time(self, log: Log) -> None:
         for number in range(700):

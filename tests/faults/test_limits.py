@@ -14,7 +14,7 @@ from parley.domain.events import Completed, FinishReason, Usage
 from parley.valkey.log import ValkeyLog
 from tests.client import Client, Refused, Transcript, eventually, text_of
 from tests.faults.test_readers import LEASES
-from tests.world import World
+from tests.world import MACS, World
 
 # Models of the harness write 1000 tokens at most.
 _MOST = 1000
@@ -263,7 +263,9 @@ async def test_25_what_was_parked_is_settled_once(world: World) -> None:
     server.kill()
     # What its server would have left, had the database been away at the end.
     reply = Reply(epoch, "All of it.", Completed(FinishReason.STOP, "stop", Usage(2, 500)))
-    log = ValkeyLog(world.valkey_url, prefix="parley", timeout=1, lease_seconds=5, cache_seconds=60)
+    log = ValkeyLog(
+        world.valkey_url, macs=MACS, prefix="parley", timeout=1, lease_seconds=5, cache_seconds=60
+    )
     for saved in (1, 0):
         await log.park(started["sessionId"], reply, "provider")
         assert (await world.purge()).parked_saved == saved

@@ -17,7 +17,7 @@ from parley.valkey.log import ValkeyLog
 from tests.client import Transcript, eventually, text_of
 from tests.faults.proxy import FaultProxy
 from tests.faults.test_readers import LEASES
-from tests.world import World
+from tests.world import MACS, World
 
 
 def test_40_a_reset_at_any_moment_is_a_fault_of_the_log_and_nothing_else(valkey_url: str) -> None:
@@ -25,7 +25,9 @@ def test_40_a_reset_at_any_moment_is_a_fault_of_the_log_and_nothing_else(valkey_
 
     async def reset_now_and_then() -> int:
         async with FaultProxy(valkey_url) as proxy:
-            log = ValkeyLog(proxy.url, prefix="resets", timeout=0.25, lease_seconds=5, cache_seconds=60)
+            log = ValkeyLog(
+                proxy.url, macs=MACS, prefix="resets", timeout=0.25, lease_seconds=5, cache_seconds=60
+            )
             joined = await log.join("key", "session", "owner", epoch=0, may_create=True)
             assert isinstance(joined, Write)
             failed = 0
@@ -49,11 +51,13 @@ def test_40_a_reset_at_any_moment_is_a_fault_of_the_log_and_nothing_else(valkey_
 
 async def test_40_an_answer_that_makes_no_sense_is_a_fault_of_the_log(valkey_url: str) -> None:
     # What is prepared does not go by way of the proxy, and has time on a busy machine.
-    honest = ValkeyLog(valkey_url, prefix="lies", timeout=5, lease_seconds=5, cache_seconds=60)
+    honest = ValkeyLog(valkey_url, macs=MACS, prefix="lies", timeout=5, lease_seconds=5, cache_seconds=60)
     async with FaultProxy(valkey_url) as proxy:
         faults = 0
         for number in range(60):
-            log = ValkeyLog(proxy.url, prefix="lies", timeout=0.1, lease_seconds=5, cache_seconds=60)
+            log = ValkeyLog(
+                proxy.url, macs=MACS, prefix="lies", timeout=0.1, lease_seconds=5, cache_seconds=60
+            )
             reply = Reply(1, "abc", Completed(FinishReason.STOP))
             joined = await honest.join(str(number), "session", "owner", epoch=0, may_create=True)
             assert isinstance(joined, Write)

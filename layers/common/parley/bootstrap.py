@@ -98,9 +98,11 @@ def _log(settings: Settings) -> Log:
     if not settings.valkey_url:
         return MemoryLog(lease_seconds=settings.lease_seconds, cache_seconds=settings.cache_seconds)
     from parley.valkey.log import ValkeyLog  # noqa: PLC0415 - redis takes a while to import
+    from parley.valkey.macs import Macs  # noqa: PLC0415
 
     return ValkeyLog(
         settings.valkey_url,
+        macs=Macs(settings.key_secret, settings.key_secret_previous),
         prefix=settings.valkey_prefix,
         timeout=settings.valkey_timeout_ms / 1000,
         lease_seconds=settings.lease_seconds,

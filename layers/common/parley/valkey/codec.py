@@ -1,4 +1,4 @@
-"""Encodes replies and ends for the log, and decodes those of older and newer versions."""
+"""Encodes replies and ends for the log, with their MACs, and decodes those of older and newer versions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,8 +6,11 @@ from typing import Any
 from parley.domain.conversation import Reply
 from parley.domain.events import Completed, Cursor, End, Failed, FinishReason, Spent, Usage
 from parley.support.encoding import from_json, to_json
+from parley.valkey.macs import LENGTH, Macs
 
 _VERSION = 1
+# The kinds of values that end in their MAC.
+_DONE, _PARKED = b"done", b"parked"
 
 
 def end_to_bytes(end: End) -> bytes:
@@ -20,16 +23,59 @@ def end_of_bytes(data: bytes) -> End:
     return _end_of(from_json(data))
 
 
-def reply_to_bytes(reply: Reply) -> bytes:
-    """Encode a reply. Its epoch comes first, where a Lua script can read it."""
+def done_to_bytes(reply: Reply, key: str, macs: Macs) -> bytes:
+    """Encode the cached reply of a generation."""
+    return _signed(_reply_to_bytes(reply), _DONE, key, macs)
+
+
+def done_of_bytes(data: bytes, key: str, macs: Macs) -> Reply:
+    """Decode the cached reply of a generation, of any end.
+
+    Raises `ValueError` if another hand wrote it, if it is corrupt, or if it is of another version.
+    """
+    return _reply_of_bytes(_verified(data, _DONE, key, macs))
+
+
+def cached_of_bytes(data: bytes, key: str, macs: Macs) -> Reply:
+    """Decode a cached reply. Raises `ValueError` as `done_of_bytes`, and if it is not cacheable."""
+    reply = done_of_bytes(data, key, macs)
+    if not reply.cacheable:
+        raise ValueError("not a reply that ended well")
+    return reply
+
+
+def parked_to_bytes(reply: Reply, source: str, session_id: str, macs: Macs) -> bytes:
+    """Encode a parked reply."""
+    return _signed(to_json([source, _reply_to_bytes(reply).decode()]), _PARKED, session_id, macs)
+
+
+def parked_of_bytes(data: bytes, session_id: str, macs: Macs) -> tuple[Reply, str]:
+    """Decode a parked reply and its source. Raises `ValueError` as `done_of_bytes`."""
+    match from_json(_verified(data, _PARKED, session_id, macs)):
+        case [str(source), str(reply)]:
+            return _reply_of_bytes(reply.encode()), source
+    raise ValueError("not a parked reply")
+
+
+def _signed(value: bytes, kind: bytes, name: str, macs: Macs) -> bytes:
+    """Return the value with its MAC behind it, where an epoch before it stays readable for a Lua script."""
+    return value + macs.make(kind, name, 0, 0, value)
+
+
+def _verified(data: bytes, kind: bytes, name: str, macs: Macs) -> bytes:
+    value, mac = data[:-LENGTH], data[-LENGTH:]
+    if not macs.verify(mac, kind, name, 0, 0, value):
+        raise ValueError("not a value of this installation")
+    return value
+
+
+def _reply_to_bytes(reply: Reply) -> bytes:
+    # The epoch comes first, where a Lua script can read it.
     return b"%d %b" % (reply.epoch, to_json([_VERSION, reply.text, _end_fields(reply.end)]))
 
 
-def reply_of_bytes(data: bytes) -> Reply:
-    """Decode a reply. Raises `ValueError` if it is corrupt or of another version.
-
-    The reply can be saved. Valkey's data is not trusted, and the store would refuse some values.
-    """
+def _reply_of_bytes(data: bytes) -> Reply:
+    """Decode a reply that can be saved: an older version may have written what the store would refuse."""
     epoch, _, body = data.partition(b" ")
     match from_json(body):
         case [version, str(text), dict(end)] if version == _VERSION and _is_storable(text):
@@ -37,14 +83,6 @@ def reply_of_bytes(data: bytes) -> Reply:
             if at is not None:
                 return Reply(at.epoch, text, _end_of(end))
     raise ValueError("not a reply of this version")
-
-
-def cached_of_bytes(data: bytes) -> Reply:
-    """Decode a cached reply. Raises `ValueError` as `reply_of_bytes`, and if it is not cacheable."""
-    reply = reply_of_bytes(data)
-    if not reply.cacheable:
-        raise ValueError("not a reply that ended well")
-    return reply
 
 
 def _end_fields(end: End) -> dict[str, Any]:

@@ -15,14 +15,21 @@ from parley.domain.conversation import Reply
 from parley.domain.errors import LogUnavailable
 from parley.domain.ports import Watch
 from parley.domain.results import Append, Fenced, Flushed, Follow, Hit, ReaderCount, Slice, Wait, Write
-from parley.support.encoding import from_json, to_json
 from parley.support.logs import logger
 from parley.support.wakeup import Wakeup
 from parley.valkey import scripts
 from parley.valkey.circuit_breaker import CircuitBreaker
 from parley.valkey.client import Argument, Command, ErrorReply, PipelinedClient, ServerFault
-from parley.valkey.codec import cached_of_bytes, end_to_bytes, reply_of_bytes, reply_to_bytes
-from parley.valkey.replies import arrivals_of, begun_of, flushed_of, slice_of
+from parley.valkey.codec import (
+    cached_of_bytes,
+    done_of_bytes,
+    done_to_bytes,
+    end_to_bytes,
+    parked_of_bytes,
+    parked_to_bytes,
+)
+from parley.valkey.macs import Macs
+from parley.valkey.replies import arrivals_of, begun_of, ended, flushed_of, slice_of
 from parley.valkey.scripts import Script
 from parley.valkey.subscriptions import Subscriptions
 
@@ -34,13 +41,15 @@ class ValkeyLog:
 
     All keys of a generation share one hash tag, so a cluster keeps them on one node. `timeout` is in seconds.
     `cache_seconds` 0 caches nothing. A log is kept for `log_seconds` after its last write, and for
-    `linger_seconds` after its end.
+    `linger_seconds` after its end. Text, ends and replies that do not verify by `macs` are as if they were
+    not there.
     """
 
     def __init__(
         self,
         url: str,
         *,
+        macs: Macs,
         prefix: str,
         timeout: float,
         lease_seconds: float,
@@ -48,6 +57,7 @@ class ValkeyLog:
         log_seconds: int = 900,
         linger_seconds: int = 60,
     ) -> None:
+        self._macs = macs
         self._prefix = prefix
         self._timeout = timeout
         self._lease_ms = round(lease_seconds * 1000)
@@ -98,15 +108,21 @@ class ValkeyLog:
         arguments: list[Argument] = [
             session_id, owner, epoch, int(may_create), self._lease_ms, self._log_ms, int(read),
         ]  # fmt: skip
-        # A second attempt follows the deletion of a corrupt reply.
-        for _ in range(2):
-            result = await self._run(scripts.JOIN, keys, arguments)
+        unreadable: Argument = ""
+        # Other attempts follow the deletion of a corrupt reply, and an ended epoch that cannot be read.
+        for _ in range(3):
+            result = await self._run(scripts.JOIN, keys, [*arguments, unreadable])
             try:
                 match result[0]:
                     case b"hit":
-                        return Hit(cached_of_bytes(result[1]))
+                        return Hit(cached_of_bytes(result[1], key, self._macs))
                     case b"follow":
-                        return Follow(int(result[1]), begun_of(result[2:]))
+                        following, content = int(result[1]), result[2:]
+                        begun = begun_of(content, key, following, self._macs)
+                        if begun is None and may_create and ended(content) and not unreadable:
+                            unreadable = result[1]
+                            continue
+                        return Follow(following, begun)
                     case b"write":
                         return Write(int(result[1]), takeover=bool(result[2]))
                     case b"wait":
@@ -126,7 +142,7 @@ class ValkeyLog:
         if value is None:
             return None
         try:
-            return cached_of_bytes(value)
+            return cached_of_bytes(value, key, self._macs)
         except ValueError:
             await self._ask("DEL", done)  # as in `join`
             return None
@@ -138,7 +154,7 @@ class ValkeyLog:
 
     async def end(self, key: str, owner: str, reply: Reply, flushed: int) -> Flushed | Fenced:
         append = Append(key, reply.epoch, owner, len(reply.text), reply.text[flushed:], [reply.text])
-        done = reply_to_bytes(reply) if reply.cacheable and self._cache_ms else b""
+        done = done_to_bytes(reply, key, self._macs) if reply.cacheable and self._cache_ms else b""
         [outcome] = await self._write([append], end_to_bytes(reply.end), done)
         if outcome is None:
             raise LogUnavailable
@@ -161,21 +177,24 @@ class ValkeyLog:
         if seed:
             # `whole` may have grown during the first attempt, but the entry's id says `position`.
             text = "".join(whole)[:position]
+        added, make = text.encode(), self._macs.make
         return (
-            5, *self._keys(key), epoch, owner, position, text, int(seed), self._lease_ms,
+            5, *self._keys(key), epoch, owner, position, added, int(seed), self._lease_ms,
             self._linger_ms if end else self._log_ms, self._channel(key), end, done, self._cache_ms,
+            make(b"t", key, epoch, position, added) if added else b"",
+            make(b"e", key, epoch, position + 1, end) if end else b"",
         )  # fmt: skip
 
     async def read(self, key: str, epoch: int, position: int) -> Slice:
         result = await self._run(scripts.READ, self._keys(key), [epoch, position])
         try:
             if result[0] == b"rows":
-                return slice_of(result[1], result[2], result[3], position)
+                return slice_of(result[1], result[2], result[3], key, epoch, position, self._macs)
             if result[0] == b"done":
-                reply = reply_of_bytes(result[1])
+                reply = done_of_bytes(result[1], key, self._macs)
                 return Slice(reply.text[position:], reply.end, True, False, frozenset())
         except ValueError:
-            # A hole or a corrupt entry: the epoch counts as gone.
+            # A hole, a corrupt entry, or one of another hand: the epoch counts as gone.
             pass
         except (TypeError, IndexError, AttributeError):
             raise LogUnavailable from None
@@ -218,7 +237,7 @@ class ValkeyLog:
         return [arrivals_of(result, len(count.here)) for result, count in zip(results, counts, strict=True)]
 
     async def park(self, session_id: str, reply: Reply, source: str) -> None:
-        value = to_json([source, reply_to_bytes(reply).decode()])
+        value = parked_to_bytes(reply, source, session_id, self._macs)
         await self._ask("HSET", self._parked, session_id, value)
 
     async def parked(self, limit: int) -> list[tuple[str, Reply, str]]:
@@ -227,12 +246,11 @@ class ValkeyLog:
         for name, value in found.items():
             session_id = name.decode("utf-8", "replace")
             try:
-                match from_json(value):
-                    case [str(source), str(reply)]:
-                        replies.append((session_id, reply_of_bytes(reply.encode()), source))
-                    case _:
-                        raise ValueError("not a parked reply")
+                reply, source = parked_of_bytes(value, session_id, self._macs)
+                replies.append((session_id, reply, source))
             except ValueError:
+                # Of no use to anybody, and in the way of the others: each call brings `limit` at most.
+                _logger.warning("parked_reply_dropped")
                 await self.unpark(session_id)
         return replies
 

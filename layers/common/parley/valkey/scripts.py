@@ -2,7 +2,8 @@
 
 Entry ids are cursors: `epoch-position`. An epoch's first entry is `epoch-0`, with its writer's name. A text
 entry (`t`) has the position that the reply reaches with it. The terminal entry (`e`) has the position after
-the last. Valkey refuses an id at or below the newest, so a replaced writer is fenced off.
+the last. Both have their MAC (`m`) as a second field, which no script looks at. Valkey refuses an id at or
+below the newest, so a replaced writer is fenced off.
 
 An epoch is the time of Valkey's clock in milliseconds. It is the last epoch plus one if that is greater, and
 after a takeover. So epochs stay below 2^53 and are never used twice. They grow even if all data was lost in
@@ -22,7 +23,7 @@ class Script:
 
 # A reply of an epoch below the session's is no hit: the session has followed a later epoch.
 # KEYS done, log, lease, attached, stops
-# ARGV session, owner, session's epoch, may create, lease ms, log ttl ms, read
+# ARGV session, owner, session's epoch, may create, lease ms, log ttl ms, read, epoch that cannot be read
 JOIN = Script("""
 local mine = tonumber(ARGV[3])
 local done = redis.call('GET', KEYS[1])
@@ -46,7 +47,7 @@ local function follow()
   local rows = redis.call('XRANGE', KEYS[2], '(' .. head .. '-0', head)
   return {'follow', head, rows, redis.call('SMEMBERS', KEYS[5]), lease and 1 or 0}
 end
-if ended and top == mine then return follow() end
+if ended and top == mine and head ~= ARGV[8] then return follow() end
 if running and lease then
   if lease ~= ARGV[2] then return follow() end
   attach()
@@ -70,7 +71,8 @@ return {'write', name, running and 1 or 0}
 
 # `lost` asks for the same call with `seed` and the whole text.
 # KEYS done, log, lease, attached, stops
-# ARGV epoch, owner, position, text, seed, lease ms, log ttl ms, channel, end, done, cache ms
+# ARGV epoch, owner, position, text, seed, lease ms, log ttl ms, channel, end, done, cache ms, text's MAC,
+# end's MAC
 WRITE = Script("""
 local lease = redis.call('GET', KEYS[3])
 if lease and lease ~= ARGV[2] then return {'fenced'} end
@@ -90,10 +92,12 @@ else
   end
 end
 if position > place and ARGV[4] ~= '' then
-  redis.call('XADD', KEYS[2], ARGV[1] .. '-' .. ARGV[3], 't', ARGV[4])
+  redis.call('XADD', KEYS[2], ARGV[1] .. '-' .. ARGV[3], 't', ARGV[4], 'm', ARGV[12])
 end
 if ARGV[9] ~= '' then
-  redis.call('XADD', KEYS[2], ARGV[1] .. '-' .. string.format('%.0f', position + 1), 'e', ARGV[9])
+  redis.call(
+    'XADD', KEYS[2], ARGV[1] .. '-' .. string.format('%.0f', position + 1), 'e', ARGV[9], 'm', ARGV[13]
+  )
   redis.call('DEL', KEYS[3])
   if ARGV[10] ~= '' then redis.call('SET', KEYS[1], ARGV[10], 'PX', ARGV[11]) end
 else
