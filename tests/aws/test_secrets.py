@@ -44,6 +44,23 @@ async def test_the_login_that_rds_made_goes_into_the_url(manager: Any) -> None:
     assert await held.database_url() == HOST.replace("//", "//parley:a%2Fb%40c%3Ad%3Fe%23f%25g%20h@")
 
 
+async def test_valkeys_login_goes_into_the_url_wherever_that_comes_from(manager: Any) -> None:
+    login = create(manager, {"username": "parley", "password": "a/b@c:d"})
+    keys = manager.create_secret(Name="keys", SecretString='{"VALKEY_URL": "rediss://cache.example:6379"}')
+    url = "rediss://parley:a%2Fb%40c%3Ad@cache.example:6379"
+    for settings in (
+        Settings(valkey_url="rediss://cache.example:6379", valkey_secret_arn=login),
+        Settings(keys_secret_arn=keys["ARN"], valkey_secret_arn=login),
+    ):
+        held = Secrets(settings)
+        assert held.valkey_url() == url
+        manager.put_secret_value(SecretId=login, SecretString='{"username": "parley", "password": "new"}')
+        assert held.valkey_url() == url
+        assert held.valkey_url(url) == "rediss://parley:new@cache.example:6379"
+        manager.put_secret_value(SecretId=login, SecretString='{"username": "parley", "password": "a/b@c:d"}')
+    assert Secrets(Settings(valkey_url="redis://:own@here")).valkey_url() == "redis://:own@here"
+
+
 async def test_a_secret_may_be_the_whole_url(manager: Any) -> None:
     arn = create(manager, "postgresql://me:pw@elsewhere/db\n")
     assert (
@@ -129,9 +146,17 @@ async def test_away_is_a_503_and_forgotten(manager: Any) -> None:
     ],
 )
 async def test_a_secret_of_the_wrong_form_says_so(text: str, complaint: str) -> None:
-    held = Secrets(Settings(database_url=HOST, database_secret_arn="arn"), lambda _: text)
-    with pytest.raises(SettingsError, match=complaint) as error:
+    held = Secrets(
+        Settings(
+            database_url=HOST, database_secret_arn="db", valkey_url="redis://h", valkey_secret_arn="log"
+        ),
+        lambda _: text,
+    )
+    with pytest.raises(SettingsError, match=f"DATABASE_SECRET_ARN.*{complaint}") as error:
         await held.database_url()
+    assert text not in str(error.value)
+    with pytest.raises(SettingsError, match=f"VALKEY_SECRET_ARN.*{complaint}") as error:
+        held.valkey_url()
     assert text not in str(error.value)
 
 

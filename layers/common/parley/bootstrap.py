@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+from collections.abc import Awaitable, Callable
 
 from parley.aws.rds import with_token
 from parley.aws.secrets import Secrets
@@ -43,7 +44,7 @@ def build(settings: Settings) -> Services:
         session_seconds=settings.session_seconds,
         create_users=settings.auth_mode == "jwt",
     )
-    log = _log(settings)
+    log = _log(settings, secrets)
     models = _models(settings, secrets)
     keys = GenerationKeys(
         models, settings.key_secret.encode(), share_context_free=settings.share_context_free
@@ -94,20 +95,25 @@ def _verifier(settings: Settings) -> Verifier | None:
     return _LateVerifier(settings) if settings.auth_mode == "jwt" and settings.jwt_issuer else None
 
 
-def _log(settings: Settings) -> Log:
+def _log(settings: Settings, secrets: Secrets) -> Log:
     if not settings.valkey_url:
         return MemoryLog(lease_seconds=settings.lease_seconds, cache_seconds=settings.cache_seconds)
     from parley.valkey.log import ValkeyLog  # noqa: PLC0415 - redis takes a while to import
     from parley.valkey.macs import Macs  # noqa: PLC0415
 
     return ValkeyLog(
-        settings.valkey_url,
+        secrets.valkey_url(),
         macs=Macs(settings.key_secret, settings.key_secret_previous),
         prefix=settings.valkey_prefix,
         timeout=settings.valkey_timeout_ms / 1000,
         lease_seconds=settings.lease_seconds,
         cache_seconds=settings.cache_seconds,
+        renew=_renewed(secrets) if settings.valkey_secret_arn else None,
     )
+
+
+def _renewed(secrets: Secrets) -> Callable[[str], Awaitable[str]]:
+    return lambda refused: asyncio.to_thread(secrets.valkey_url, refused)
 
 
 def _policy(settings: Settings) -> Policy:

@@ -42,15 +42,21 @@ class Settings:
     valkey_url: str = setting(
         "VALKEY_URL", "", "Valkey or Redis; empty: each process keeps its log in memory", secret=True
     )
+    valkey_secret_arn: str = setting(
+        "VALKEY_SECRET_ARN", "", "secret with the user name and password for VALKEY_URL"
+    )
     valkey_timeout_ms: int = setting("VALKEY_TIMEOUT_MS", 250, "longest wait for Valkey, milliseconds")
     valkey_prefix: str = setting("VALKEY_PREFIX", "parley", "first part of every key in Valkey")
     key_secret: str = setting(
-        "KEY_SECRET", "", "secret of the generation keys and the session ids, 32 characters up", secret=True
+        "KEY_SECRET",
+        "",
+        "secret of generation keys, session ids and the log's MACs, 32 characters up",
+        secret=True,
     )
     key_secret_previous: str = setting(
         "KEY_SECRET_PREVIOUS",
         "",
-        "another secret whose session ids are valid, while KEY_SECRET is rotated",
+        "another secret whose session ids and MACs are valid, while KEY_SECRET is rotated",
         secret=True,
     )
     keys_secret_arn: str = setting(

@@ -42,7 +42,18 @@ class Secrets:
         arn, url = self._settings.database_secret_arn, self._settings.database_url
         if not arn:
             return url
-        return await asyncio.to_thread(self._read, arn, lambda text: _with_credentials(url, text), refused)
+        return await asyncio.to_thread(self._read, arn, lambda text: _database_url(url, text), refused)
+
+    def valkey_url(self, refused: str | None = None) -> str:
+        """Return Valkey's URL, with the password of its secret where it has one.
+
+        `refused` is a URL whose password the server refused, as in `database_url`. The first call blocks, as
+        that of `keys`. Raises `Unavailable`, `SettingsError`.
+        """
+        arn, url = self._settings.valkey_secret_arn, self.keys().valkey_url
+        if not arn:
+            return url
+        return self._read(arn, lambda text: _with_login(url, text, "VALKEY_SECRET_ARN"), refused)
 
     def keys(self, refused: Settings | None = None) -> Settings:
         """Return the settings with the missing secrets filled in. Values from the environment stay.
@@ -97,13 +108,18 @@ class SecretsManager:
         return value
 
 
-def _with_credentials(url: str, text: str) -> str:
-    """Return `url` with the user name and password of a secret in RDS's format; any other text is the URL."""
+def _database_url(url: str, text: str) -> str:
+    """Return `url` with the login of a secret in RDS's format; any other text is the URL."""
     if not text.lstrip().startswith("{"):
         return text.strip()
-    secret = _object(text, "DATABASE_SECRET_ARN")
+    return _with_login(url, text, "DATABASE_SECRET_ARN")
+
+
+def _with_login(url: str, text: str, name: str) -> str:
+    """Return `url` with the user name and password of a secret in RDS's format. Raises `SettingsError`."""
+    secret = _object(text, name)
     if not {"username", "password"} <= secret.keys():
-        raise SettingsError("The secret DATABASE_SECRET_ARN must have username and password, or be a URL.")
+        raise SettingsError(f"The secret {name} must have username and password.")
     parts = urlsplit(url)
     login = f"{quote(secret['username'], safe='')}:{quote(secret['password'], safe='')}"
     return urlunsplit(parts._replace(netloc=f"{login}@{parts.netloc.rpartition('@')[2]}"))

@@ -15,6 +15,7 @@ import hiredis
 from redis.asyncio.connection import SSLConnection, parse_url
 
 from parley.support.timer import Deadline, has_passed
+from parley.valkey.login import Login
 
 Argument = str | bytes | int
 Command = tuple[Argument, ...]
@@ -44,9 +45,10 @@ class ServerFault(Exception):
 class PipelinedClient:
     """Sends the commands of one call in one write. Connects when needed, and again after a loss."""
 
-    def __init__(self, url: str, *, timeout: float) -> None:
-        """`timeout`, in seconds, limits a whole call, connecting included."""
+    def __init__(self, url: str, *, timeout: float, login: Login | None = None) -> None:
+        """`timeout`, in seconds, limits a whole call, connecting included. `login` None is the URL's own."""
         options = self._options = parse_url(url)
+        self._login = login or Login(url)
         kind = options.pop("connection_class", None)
         # redis-py reads the URL's TLS options, of which there are many.
         self._security: ssl.SSLContext | None = (
@@ -68,6 +70,7 @@ class PipelinedClient:
                 # After a failover the host name leads to another server. This connection would stay with the
                 # old one.
                 await self.close()
+                self._login.answered(reply.code)
                 raise ServerFault(reply.code)
         return replies
 
@@ -100,9 +103,8 @@ class PipelinedClient:
             host, port = options.get("host", "localhost"), options.get("port", 6379)
             _, connection = await loop.create_connection(_Connection, host, port, ssl=self._security)
         greeting: list[Command] = []
-        if options.get("password"):
-            user = (options["username"],) if options.get("username") else ()
-            greeting.append(("AUTH", *user, options["password"]))
+        if credentials := self._login.get_credentials():
+            greeting.append(("AUTH", *credentials))
         if options.get("db"):
             greeting.append(("SELECT", options["db"]))
         try:
@@ -110,6 +112,7 @@ class PipelinedClient:
                 await connection.execute(_pack(greeting), len(greeting), deadline) if greeting else ()
             ):
                 if isinstance(reply, ErrorReply):
+                    self._login.answered(reply.code)
                     raise ServerFault(reply.code)
         except BaseException:
             connection.abort()

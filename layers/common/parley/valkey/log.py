@@ -9,7 +9,7 @@ from typing import Any
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 
 from parley.domain.conversation import Reply
 from parley.domain.errors import LogUnavailable
@@ -28,6 +28,7 @@ from parley.valkey.codec import (
     parked_of_bytes,
     parked_to_bytes,
 )
+from parley.valkey.login import Login, Renew
 from parley.valkey.macs import Macs
 from parley.valkey.replies import arrivals_of, begun_of, ended, flushed_of, slice_of
 from parley.valkey.scripts import Script
@@ -42,7 +43,7 @@ class ValkeyLog:
     All keys of a generation share one hash tag, so a cluster keeps them on one node. `timeout` is in seconds.
     `cache_seconds` 0 caches nothing. A log is kept for `log_seconds` after its last write, and for
     `linger_seconds` after its end. Text, ends and replies that do not verify by `macs` are as if they were
-    not there.
+    not there. `renew` is for a URL whose login may be refused one day, and renewed.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class ValkeyLog:
         cache_seconds: int,
         log_seconds: int = 900,
         linger_seconds: int = 60,
+        renew: Renew | None = None,
     ) -> None:
         self._macs = macs
         self._prefix = prefix
@@ -64,18 +66,22 @@ class ValkeyLog:
         self._cache_ms = cache_seconds * 1000
         self._log_ms = log_seconds * 1000
         self._linger_ms = linger_seconds * 1000
-        self._client = PipelinedClient(url, timeout=timeout)
-        self._breaker = CircuitBreaker(self._probe, faults=(OSError, TimeoutError, RedisError, ServerFault))
+        self._login = Login(url, renew)
+        self._client = PipelinedClient(url, timeout=timeout, login=self._login)
+        self._breaker = CircuitBreaker(
+            self._probe_again, faults=(OSError, TimeoutError, RedisError, ServerFault)
+        )
         # Subscriptions need their own connection, because pub/sub messages come without a command.
         self._subscriber = redis.asyncio.Redis.from_url(
-            url,
+            self._login.address if renew else url,
+            credential_provider=self._login if renew else None,
             protocol=2,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
             retry=Retry(NoBackoff(), 1),
             driver_info=None,
         )
-        self._subscriptions = Subscriptions(self._subscriber)
+        self._subscriptions = Subscriptions(self._subscriber, self._login)
 
     def _keys(self, key: str) -> tuple[str, ...]:
         return _keys_of(self._channel(key))
@@ -205,8 +211,13 @@ class ValkeyLog:
 
     async def watch(self, key: str, wakeup: Wakeup) -> Watch:
         async def subscribe() -> Watch:
-            async with asyncio.timeout(self._timeout):
-                return await self._subscriptions.watch(self._channel(key), wakeup)
+            try:
+                async with asyncio.timeout(self._timeout):
+                    return await self._subscriptions.watch(self._channel(key), wakeup)
+            except AuthenticationError:
+                # The breaker opens, and its next probe fetches a newer login.
+                self._login.refused = True
+                raise
 
         return await self._breaker.call(subscribe)
 
@@ -280,6 +291,15 @@ class ValkeyLog:
         [result] = await self._client.send([("SET", f"{self._prefix}:probe", 1, "PX", 1000)])
         if isinstance(result, ErrorReply):
             raise ServerFault(result.code)
+
+    async def _probe_again(self) -> None:
+        """Probe for the circuit breaker, in whose own task there is time to fetch a newer login."""
+        try:
+            await self._probe()
+        except ServerFault:
+            await self._login.renew_refused()
+            raise
+        await self._login.renew_refused()
 
     async def check(self) -> None:
         await self._breaker.call(self._probe)

@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 
 import redis.asyncio
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 
 from parley.support.wakeup import Listeners, Wakeup
+from parley.valkey.login import Login
 
 _FAULTS = (RedisError, OSError, TimeoutError)
 
@@ -17,8 +18,10 @@ class Subscriptions:
     A reconnect or a failover may lose messages, so followers must also read now and then without one.
     """
 
-    def __init__(self, client: "redis.asyncio.Redis") -> None:
+    def __init__(self, client: "redis.asyncio.Redis", login: Login) -> None:
+        """`login` is the client's."""
         self._client = client
+        self._login = login
         self._pubsub: redis.asyncio.client.PubSub | None = None
         self._listening: asyncio.Task[None] | None = None
         self._listeners: dict[bytes, Listeners] = {}
@@ -60,10 +63,12 @@ class Subscriptions:
         while True:
             try:
                 message = await pubsub.get_message(timeout=None)
-            except _FAULTS:
+            except _FAULTS as fault:
                 # Messages may have been lost, so every follower reads now, and once more when it is
                 # subscribed anew.
                 self._notify_all()
+                if isinstance(fault, AuthenticationError):
+                    await self._login.renew()
                 await asyncio.sleep(0.5)
                 lost = True
                 continue
