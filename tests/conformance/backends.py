@@ -201,8 +201,9 @@ class MemoryLogStage:
 class ValkeyLogStage:
     """Each log with its own connections."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, prefix: str = "test") -> None:
         self._url = url
+        self._prefix = prefix
         self._logs: list[ValkeyLog] = []
 
     def log(
@@ -210,13 +211,13 @@ class ValkeyLogStage:
         *,
         lease_seconds: float = 10,
         cache_seconds: int = 60,
-        prefix: str = "test",
+        prefix: str = "",
         macs: Macs = MACS,
     ) -> Log:
         log = ValkeyLog(
             self._url,
             macs=macs,
-            prefix=prefix,
+            prefix=prefix or self._prefix,
             timeout=20,
             lease_seconds=lease_seconds,
             cache_seconds=cache_seconds,

@@ -388,6 +388,36 @@ def test_migrate_cannot_read_the_keys() -> None:
         assert not (reads and role == "MigrateRole")
 
 
+def test_the_cache_asks_for_a_password_that_only_its_secret_holds() -> None:
+    assert RESOURCES["Cache"]["Properties"]["UserGroupId"] == {"Ref": "CacheUsers"}
+    users = RESOURCES["CacheUsers"]["Properties"]
+    user = RESOURCES["CacheUser"]["Properties"]
+    assert users["UserIds"] == [{"Ref": "CacheUser"}]
+    [password] = user["AuthenticationMode"]["Passwords"]
+    assert password == {"Fn::Sub": "{{resolve:secretsmanager:${ValkeySecret}:SecretString:password}}"}
+    made = RESOURCES["ValkeySecret"]["Properties"]["GenerateSecretString"]
+    assert json.loads(made["SecretStringTemplate"]) == {"username": user["UserName"]}
+    assert made["GenerateStringKey"] == "password"
+    # What ElastiCache takes; the name is in a URL, and the ids are of an account, for any stack.
+    assert 16 <= made["PasswordLength"] <= 128
+    assert made["ExcludePunctuation"]
+    for resource, name in ((user, "UserId"), (users, "UserGroupId")):
+        text, parts = resource[name]["Fn::Sub"]
+        assert "StackId" in json.dumps(parts)
+        assert re.fullmatch(r"[a-z]([a-z0-9]|-(?!-|$)){0,39}", text.replace("${Tail}", "0123456789ab"))
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_who_uses_the_cache_may_read_its_login_and_migrate_may_not(name: str) -> None:
+    secret = {"Fn::If": ["OwnValkey", {"Ref": "ValkeySecret"}, {"Ref": "AWS::NoValue"}]}
+    role = f"{NAMES[name].removesuffix('Function')}Role"
+    [reads] = [s for owner, s in statements() if owner == role and s["Sid"] == "Secrets"]
+    assert (secret in listed(reads["Resource"])) == (name != "migrate")
+    assert environment(NAMES[name])["VALKEY_SECRET_ARN"] == {
+        "Fn::If": ["OwnValkey", {"Ref": "ValkeySecret"}, ""]
+    }
+
+
 def test_nothing_is_open_to_the_world_but_the_urls() -> None:
     for kind in ("AWS::RDS::DBInstance",):
         for item in of_type(TEMPLATE, kind).values():
