@@ -252,14 +252,15 @@ class TestValkeyLog(LogSuite):
     ) -> None:
         await log.park("good", REPLY, "provider")
         good: Any = server.hget("test:parked", "good")
-        # For another session, with another text, from another source, and without a MAC.
+        # For another session, with another text, from another source, without a MAC, for no text at all.
         server.hset("test:parked", "other", good)
         server.hset("test:parked", "text", good.replace(b"All", b"Lie"))
         server.hset("test:parked", "source", good.replace(b"provider", b"joined"))
         server.hset("test:parked", "old", good[:-16])
+        server.hset("test:parked", b"\xff", good)
         assert await log.parked(10) == [("good", REPLY, "provider")]
         assert server.hkeys("test:parked") == [b"good"]
-        assert [record.getMessage() for record in caplog.records] == ["parked_reply_dropped"] * 4
+        assert [record.getMessage() for record in caplog.records] == ["parked_reply_dropped"] * 5
 
     async def test_a_rotated_key_secret_loses_nothing(self, stage: ValkeyLogStage) -> None:
         before = stage.log()

@@ -262,7 +262,7 @@ class ValkeyLog:
             except ValueError:
                 # Of no use to anybody, and in the way of the others: each call brings `limit` at most.
                 _logger.warning("parked_reply_dropped")
-                await self.unpark(session_id)
+                await self._ask("HDEL", self._parked, name)  # the name's own bytes, which may be no text
         return replies
 
     async def _scan(self, limit: int) -> dict[bytes, bytes]:
