@@ -183,13 +183,13 @@ class ValkeyLog:
         if seed:
             # `whole` may have grown during the first attempt, but the entry's id says `position`.
             text = "".join(whole)[:position]
-        added, make = text.encode(), self._macs.make
-        return (
+        added = text.encode()
+        call: Command = (
             5, *self._keys(key), epoch, owner, position, added, int(seed), self._lease_ms,
             self._linger_ms if end else self._log_ms, self._channel(key), end, done, self._cache_ms,
-            make(b"t", key, epoch, position, added) if added else b"",
-            make(b"e", key, epoch, position + 1, end) if end else b"",
+            self._macs.make(b"t", key, epoch, position, added) if added else b"",
         )  # fmt: skip
+        return (*call, self._macs.make(b"e", key, epoch, position + 1, end)) if end else call
 
     async def read(self, key: str, epoch: int, position: int) -> Slice:
         result = await self._run(scripts.READ, self._keys(key), [epoch, position])

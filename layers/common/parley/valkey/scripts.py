@@ -72,7 +72,7 @@ return {'write', name, running and 1 or 0}
 # `lost` asks for the same call with `seed` and the whole text.
 # KEYS done, log, lease, attached, stops
 # ARGV epoch, owner, position, text, seed, lease ms, log ttl ms, channel, end, done, cache ms, text's MAC,
-# end's MAC
+# end's MAC if there is one
 WRITE = Script("""
 local lease = redis.call('GET', KEYS[3])
 if lease and lease ~= ARGV[2] then return {'fenced'} end
