@@ -24,6 +24,7 @@ from parley.http_server.protocol import HttpProtocol
 from parley.postgres.catalogue import CatalogueError
 from parley.postgres.migrate import migrate
 from parley.settings import SettingsError
+from parley.valkey.client import SHARDED, is_sharded
 
 # Seconds that streams may still run after the signal. Then they end as truncated and their replies are saved.
 _GRACE_SECONDS = 2
@@ -79,6 +80,8 @@ async def _prepare(port: int, data: Path, catalogue: Path, cleanup: contextlib.E
         cleanup.callback(stores.stop)
         addresses = await asyncio.to_thread(stores.wait)
         _point_at(addresses)
+    if not embed_valkey:
+        await _check_valkey(os.environ["VALKEY_URL"])
     environment.set_key_secret(folder.path, shared=shared)
     await _fill(os.environ["DATABASE_URL"], catalogue)
     if not shared or embed_valkey:
@@ -171,6 +174,12 @@ def _point_at(addresses: Addresses) -> None:
         os.environ["DATABASE_URL"] = addresses.database_url
     if addresses.valkey_url:
         os.environ["VALKEY_URL"] = addresses.valkey_url
+
+
+async def _check_valkey(url: str) -> None:
+    # Only this is refused: a Valkey that is away may come back, and Parley serves without one.
+    if url and await is_sharded(url, prefix="parley", timeout=2):
+        raise StartError(SHARDED)
 
 
 async def _fill(database_url: str, catalogue: Path) -> None:

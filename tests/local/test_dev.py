@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from tests.local.laptop import Laptop, gone, kill_all
+from tests.valkey.cluster import cluster
 
 
 @pytest.fixture
@@ -91,6 +92,16 @@ def test_a_page_whose_name_was_made_to_lead_here_is_answered_nothing(used: Path)
                 answer = httpx.get(f"{url}{path}", headers={"host": name}, timeout=30)
                 expected = 404 if status == 200 and path == "/nothing" else status
                 assert answer.status_code == expected, (path, name)
+
+
+def test_one_shard_of_a_valkey_cluster_is_refused_with_a_sentence(used: Path, tmp_path: Path) -> None:
+    with (
+        cluster(tmp_path / "cluster", shards=2) as urls,
+        Laptop(used, env={"VALKEY_URL": urls[0]}) as laptop,
+    ):
+        assert laptop.process.wait(60) == 1
+        assert laptop.process.stderr is not None
+        assert "VALKEY_URL leads to one shard of a cluster" in laptop.process.stderr.read()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

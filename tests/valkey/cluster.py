@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -37,18 +38,22 @@ def cluster(folder: Path, *, shards: int) -> Iterator[list[str]]:
             _until(lambda client=client: client.ping())
         for number, client in enumerate(clients):
             first, last = number * _SLOTS // shards, (number + 1) * _SLOTS // shards - 1
-            client.execute_command("CLUSTER ADDSLOTSRANGE", first, last)
+            _command(client, "CLUSTER ADDSLOTSRANGE", first, last)
             if number:
-                bus = clients[0].config_get("cluster-port")["cluster-port"]
-                client.execute_command("CLUSTER MEET", "127.0.0.1", ports[0], bus)
+                bus = str(clients[0].config_get("cluster-port")["cluster-port"])
+                _command(client, "CLUSTER MEET", "127.0.0.1", ports[0], bus)
         for client in clients:
-            _until(lambda client=client: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
+            _until(lambda client=client: _command(client, "CLUSTER INFO")["cluster_state"] == "ok")
         yield [f"redis://127.0.0.1:{port}/0" for port in ports]
     finally:
         for process in processes:
             process.kill()
         for process in processes:
             process.wait()
+
+
+def _command(client: redis.Redis, *words: str | int) -> Any:
+    return client.execute_command(*words)  # type: ignore[no-untyped-call]
 
 
 def _until(condition: object) -> None:

@@ -14,9 +14,11 @@ from typing import Any, cast
 import hiredis
 from redis.asyncio.connection import SSLConnection, parse_url
 
+from parley.support.logs import logger
 from parley.support.timer import Deadline, has_passed
 from parley.valkey.login import Login
 
+_logger = logger("valkey")
 Argument = str | bytes | int
 Command = tuple[Argument, ...]
 
@@ -24,6 +26,13 @@ Command = tuple[Argument, ...]
 _FAULTS = {
     "LOADING", "CLUSTERDOWN", "MASTERDOWN", "OOM", "READONLY", "MISCONF", "NOREPLICAS", "NOAUTH", "WRONGPASS",
 }  # fmt: skip
+# The server is one of several that share the keys, and this key is another's (Valkey's cluster specification,
+# "MOVED redirection").
+_ELSEWHERE = {"MOVED", "ASK"}
+SHARDED = (
+    "VALKEY_URL leads to one shard of a cluster, and Parley asks one server alone; name a server that has all"
+    " keys, or a cluster's one endpoint for all of them, as ElastiCache Serverless has."
+)
 
 
 class ErrorReply(Exception):
@@ -43,7 +52,11 @@ class ServerFault(Exception):
 
 
 class PipelinedClient:
-    """Sends the commands of one call in one write. Connects when needed, and again after a loss."""
+    """Sends the commands of one call in one write. Connects when needed, and again after a loss.
+
+    `sharded` says that the server has turned out to have some of the keys only. It is asked no more: a log
+    whose keys are anybody's guess would be worse than none.
+    """
 
     def __init__(self, url: str, *, timeout: float, login: Login | None = None) -> None:
         """`timeout`, in seconds, limits a whole call, connecting included. `login` None is the URL's own."""
@@ -57,6 +70,7 @@ class PipelinedClient:
         self._timeout = timeout
         self._connection: _Connection | None = None
         self._opening = asyncio.Lock()
+        self.sharded = False
 
     async def send(self, commands: Sequence[Command]) -> list[Any]:
         """Return the replies in order, `ErrorReply` objects among them.
@@ -64,8 +78,16 @@ class PipelinedClient:
         Raises `ServerFault`, and `OSError` or `TimeoutError` if the server is away or sends invalid data.
         After a lost connection the commands are sent once more, so every command must be repeatable.
         """
+        if self.sharded:
+            raise ServerFault("MOVED")
         replies = await self._send(commands)
         for reply in replies:
+            if isinstance(reply, ErrorReply) and reply.code in _ELSEWHERE:
+                if not self.sharded:
+                    self.sharded = True
+                    _logger.error("valkey_sharded", extra={"reason": SHARDED})
+                await self.close()
+                raise ServerFault(reply.code)
             if isinstance(reply, ErrorReply) and reply.code in _FAULTS:
                 # After a failover the host name leads to another server. This connection would stay with the
                 # old one.
@@ -124,6 +146,21 @@ class PipelinedClient:
         if self._connection is not None:
             self._connection.abort()
             self._connection = None
+
+
+async def is_sharded(url: str, *, prefix: str, timeout: float) -> bool:
+    """Return whether the server at `url` has some of the keys only. False also if it does not answer.
+
+    It is asked to write so many keys that no other shard of a cluster would have none of them.
+    """
+    client = PipelinedClient(url, timeout=timeout)
+    try:
+        await client.send([("SET", f"{prefix}:{{{number}}}:probe", 1, "PX", 1000) for number in range(32)])
+    except (OSError, TimeoutError, ServerFault):
+        pass
+    finally:
+        await client.close()
+    return client.sharded
 
 
 def _pack(commands: Sequence[Command]) -> bytes:
