@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.routing import BaseRoute
 
 from parley.api.app import prepared, stack
@@ -15,6 +16,8 @@ from parley.api.schemas import Wire
 from parley.services import Services
 from parley.settings import Settings
 
+# FastAPI would ask at every request whether OpenTelemetry is set up, and then tell it of requests and errors.
+_NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
 _REFERENCE = "#/components/schemas/{name}"
 
 
@@ -32,7 +35,7 @@ def documented_app(
     routes: list[BaseRoute] = [*placed]
     app = FastAPI(
         title=title, version="1", docs_url=None, redoc_url=None, openapi_url=f"{prefix}/openapi.json",
-        routes=routes, **stack(settings), **options,
+        routes=routes, telemetry=_NO_TELEMETRY, **stack(settings), **options,
     )  # fmt: skip
     document = _document(title, placed)
     # FastAPI makes documents of its own kind of routes.
