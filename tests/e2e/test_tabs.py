@@ -45,6 +45,30 @@ async def test_98_a_tab_that_regenerates_what_is_no_end_any_more_shows_what_is_n
     assert world.fake.calls("tabs") == 3
 
 
+async def test_what_another_tab_asked_is_shown_when_this_one_is_looked_at_again(
+    world: World, page: Page
+) -> None:
+    first, second = await _two_tabs(world, page, "looked-at")
+    again = "document.dispatchEvent(new Event('visibilitychange'))"
+    await page.evaluate(again)
+    await expect(page.locator(".bubble")).to_have_text(["ONE?", "TWO?"])
+    assert await first.shown() == reply_to("TWO?")
+    # While the other tab's question is answered, this one reads along.
+    world.model("looked-at", count=200, delay=0.05)
+    await second.page.bring_to_front()
+    await second.ask("THREE?")
+    await second.some()
+    await page.bring_to_front()
+    await page.evaluate(again)
+    await expect(page.locator(".bubble")).to_have_text(["ONE?", "TWO?", "THREE?"])
+    await first.some()
+    await first.stop.click()
+    await first.finished()
+    await second.finished()
+    assert await first.shown() == await second.shown()
+    assert world.fake.calls("looked-at") == 1
+
+
 async def test_98_a_tab_that_asks_after_what_it_has_not_seen_keeps_its_draft(
     world: World, page: Page
 ) -> None:

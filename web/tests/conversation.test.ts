@@ -322,6 +322,33 @@ describe("a chat that went on elsewhere", () => {
     expect(state).toMatchObject({ handedBack: null, problem: { failure: { code: "chat_moved" } } });
   });
 
+  it("is shown when the page is looked at again, and attached to while it is answered", async () => {
+    const pending = wire({ id: "m4", role: "assistant", status: "pending", replyTo: "m3" });
+    const server = new FakeServer()
+      .on("history", page([question, answer]), page([]), page([other, pending], { revision: 4, activeSessionId: "s2" }))
+      .on("stream", sse([bytesOf("reply")]));
+    const conversation = open(server, "c1");
+    await conversation.refresh();
+    expect(server.to("history")).toHaveLength(0);
+    await conversation.load();
+    await conversation.refresh();
+    expect(texts(conversation.getState())).toEqual(["user: Hello?", "assistant: Hello!"]);
+    await Promise.all([conversation.refresh(), conversation.refresh()]);
+    expect(server.to("history").map(({ query }) => query.get("since"))).toEqual([null, "1", "1"]);
+    const state = await settled(conversation, idle);
+    expect(texts(state)).toEqual(["user: Hello?", "assistant: Hello!", "user: TWO?", "assistant: Hello, world!"]);
+  });
+
+  it("stays as it is shown where it cannot be looked for", async () => {
+    const server = new FakeServer().on("history", page([question, answer]), failure(404, "not_found"), new TypeError("away"));
+    const conversation = open(server, "c1");
+    await conversation.load();
+    const before = conversation.getState();
+    await conversation.refresh();
+    await conversation.refresh();
+    expect(conversation.getState()).toEqual(before);
+  });
+
   it("replaces by the newest page where too much is new", async () => {
     const server = new FakeServer()
       .on("history", page([question, answer], { revision: 3 }), page([other, two], { revision: 500, reset: true, nextBefore: "3" }))

@@ -39,6 +39,7 @@ export class Conversation {
   private readonly batches: Batches;
   private whole = new AbortController();
   private lastSend: Send | null = null;
+  private refreshing = false;
 
   constructor(options: ConversationOptions) {
     this.options = options;
@@ -55,18 +56,40 @@ export class Conversation {
 
   /** Loads the newest page, or what changed since, and attaches to the reply in production, if there is one. */
   async load(): Promise<void> {
-    const { chatId, revision } = this.state;
-    if (chatId === null) return;
-    const { signal } = this.whole;
+    if (this.state.chatId === null) return;
     this.apply({ type: "loading" });
     try {
-      const since = revision === null ? {} : { since: revision };
-      const page = await this.options.client.history(chatId, { ...this.page(), ...since }, signal);
-      this.apply({ type: revision === null || page.reset ? "loaded" : "changed", page });
-      if (page.activeSessionId !== null && this.state.reply === null) this.attach(page.activeSessionId);
+      await this.loadNews(this.state.chatId);
     } catch (thrown) {
       this.fail(thrown, (failure, error) => ({ type: "load failed", failure, missing: error.status === 404 }));
     }
+  }
+
+  /**
+   * Shows what was asked and answered elsewhere meanwhile: another tab, another device. It is nobody's wish, so what
+   * fails of it is not told; the next occasion, or the next question, brings it.
+   */
+  async refresh(): Promise<void> {
+    const { chatId, history, reply } = this.state;
+    if (chatId === null || history !== "loaded" || reply !== null || this.refreshing) return;
+    this.refreshing = true;
+    try {
+      await this.loadNews(chatId);
+    } catch (thrown) {
+      if (!(thrown instanceof ApiError || (thrown instanceof DOMException && thrown.name === "AbortError"))) throw thrown;
+    } finally {
+      this.refreshing = false;
+    }
+  }
+
+  private async loadNews(chatId: string): Promise<void> {
+    const { revision } = this.state;
+    const { signal } = this.whole;
+    const since = revision === null ? {} : { since: revision };
+    const page = await this.options.client.history(chatId, { ...this.page(), ...since }, signal);
+    if (signal.aborted) return;
+    this.apply({ type: revision === null || page.reset ? "loaded" : "changed", page });
+    if (page.activeSessionId !== null && this.state.reply === null) this.attach(page.activeSessionId);
   }
 
   async loadOlder(): Promise<void> {

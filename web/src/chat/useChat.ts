@@ -17,6 +17,7 @@
 import { useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";
 import type { ParleyClient } from "./client";
 import { Conversation, type ConversationOptions } from "./conversation";
+import { browserSignals } from "./signals";
 import { type ChatState, type Message, shown } from "./state";
 
 export interface UseChatOptions extends Omit<ConversationOptions, "client" | "chatId"> {
@@ -77,7 +78,14 @@ export function useChat({ client, chatId, ...options }: UseChatOptions): Chat {
 
   useEffect(() => {
     void conversation.load();
-    return () => conversation.dispose();
+    const signals = latest.current.following?.signals ?? browserSignals;
+    const unsubscribe = signals.on((signal) => {
+      if (signal !== "leave") void conversation.refresh();
+    });
+    return () => {
+      unsubscribe();
+      conversation.dispose();
+    };
   }, [conversation]);
 
   const state = useSyncExternalStore(conversation.subscribe, conversation.getState, conversation.getState);
