@@ -11,7 +11,7 @@ from starlette.types import Scope
 
 from parley.api.event_stream import EventStream
 from parley.aws.lambda_context import lambda_deadline
-from parley.http_server.request_cycle import STREAM
+from parley.http_server.stream_protocol import STREAM
 
 SCOPE: Scope = {"type": "http"}
 
@@ -20,7 +20,7 @@ class Frames:
     """Says pieces, at each of which it may do something else."""
 
     def __init__(self, *pieces: bytes, waits: bool = False, breaks: bool = False) -> None:
-        self.over = False
+        self.over = self.whole = False
         self.closed = False
         self.left = asyncio.Event()
         self._pieces = pieces
@@ -30,7 +30,9 @@ class Frames:
     async def frames(self) -> AsyncGenerator[bytes, None]:
         try:
             for number, piece in enumerate(self._pieces, start=1):
-                self.over = number == len(self._pieces) and not self._waits and not self._breaks
+                self.over = self.whole = (
+                    number == len(self._pieces) and not self._waits and not self._breaks
+                )
                 yield piece
             if self._breaks:
                 raise ValueError("a bug")
@@ -105,11 +107,11 @@ async def test_without_such_work_the_end_comes_with_the_last_frame() -> None:
     assert frames.closed
 
 
-async def test_frames_that_break_off_end_the_response_too() -> None:
+async def test_frames_that_break_off_leave_the_response_without_its_end() -> None:
     connection, frames = Connection(), Frames(b"one", waits=True)
     frames.leave()
     await EventStream(frames)(SCOPE, connection.receive, connection.send)
-    assert connection.bodies() == [(b"one", True), (b"", False)]
+    assert connection.bodies() == [(b"one", True)]
 
 
 async def test_a_client_that_leaves_is_noticed() -> None:

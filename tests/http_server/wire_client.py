@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from parley.http_server.protocol import HttpProtocol
-from parley.http_server.request_cycle import OnComplete
+from parley.http_server.stream_protocol import OnComplete
 from parley.http_server.security_headers import HEADERS
 from parley.support.encoding import from_json
 
@@ -232,6 +232,7 @@ class Source:
         self.begun = False
         self.left = False
         self.over = False
+        self.whole = False
 
     def begin(self, wake: Callable[[], object]) -> None:
         """Have it woken at once, if there is something already."""
@@ -254,7 +255,7 @@ class Source:
         self.takes += 1
         taken = b"".join(self._pieces)
         self._pieces.clear()
-        self.over = self._ends
+        self.over = self.whole = self._ends
         if self.over:
             self._wake = None
         return taken

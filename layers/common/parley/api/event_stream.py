@@ -8,7 +8,7 @@ from typing import Protocol
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from parley.http_server.request_cycle import STREAM, OnComplete, Streamed
+from parley.http_server.stream_protocol import STREAM, OnComplete, Streamed
 from parley.support.sse_decoder import CONTENT_TYPE
 
 _HEADERS = [
@@ -51,11 +51,12 @@ class EventStream(Response):
         frames = self._frames.frames()
         try:
             async for piece in frames:
-                more = self._on_complete is not None or not self._frames.over
+                more = self._on_complete is not None or not self._frames.whole
                 await send({"type": "http.response.body", "body": piece, "more_body": more})
             if self._on_complete is not None:
                 await self._on_complete()
-            if more:
+            # A stream that broke off is left without its end, so that its server breaks the connection.
+            if more and self._frames.whole:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             listening.cancel()

@@ -1,296 +1,266 @@
-"""An HTTP/1.1 protocol for uvicorn that keeps little memory for each of a thousand streams.
+"""uvicorn's HTTP/1.1, with bounds on what one connection may take, and streams that take their socket over.
 
-uvicorn listens, and starts and stops the application. Its option `--http
-parley.http_server.protocol:HttpProtocol` selects this protocol. llhttp parses requests (RFC 9112). There are
-no upgrades, no access log and no bound on the number of connections.
+uvicorn's option `--http parley.http_server.protocol:HttpProtocol` selects this protocol. There are no
+upgrades and no access log.
 """
 
 import asyncio
+import functools
 import math
-import urllib.parse
+import re
 from typing import Any
 
 import httptools
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from parley.http_server.connection import Connection
-from parley.http_server.request_cycle import STREAM, OnComplete, RequestCycle, RequestHead, Streamed
-from parley.http_server.request_parser import BadRequest, RequestParser
-from parley.http_server.response_head import Header, chunk, error_response
-from parley.support.logs import logger
+from parley.http_server.error_response import error_response
+from parley.http_server.reading_deadline import ReadingDeadline
+from parley.http_server.responder import Responder
+from parley.http_server.stream_protocol import OnComplete, Streamed, StreamProtocol
 
-_logger = logger("http")
 # Seconds a client has to send a complete request.
 _REQUEST_SECONDS = 60.0
 # Seconds we keep reading after an error response, so that the client can receive it.
 _LINGER_SECONDS = 1.0
-# Pipelined requests at which reading pauses, and the most to which one read may bring the queue.
-_MOST_WAITING = 16
-_MOST_TOGETHER = 1000
+# Bytes of a request's line and fields, or of a body's framing and trailers. No browser sends more.
+_HEAD_BYTES = 1 << 16
+# Requests that may wait for the response to an earlier one.
+_MOST_PIPELINED = 100
+_VERSIONS = ("1.0", "1.1")
+# RFC 9110, section 7.2: a name or an address, and a port.
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[\w.~!$&'()*+,;=%-]*)(?::[0-9]*)?[ \t]*", re.ASCII)
 
 
-class HttpProtocol(Connection):
-    """One connection, which serves one request at a time or streams one response.
+class _HeadTooLong(Exception):
+    pass
 
-    A streaming connection keeps no task, request, stack frame or parser. The stream calls `_pump`, which
-    takes the bytes that are due and writes them.
+
+class HttpProtocol(ReadingDeadline, HttpToolsProtocol):
+    """One connection, while it does not stream.
+
+    uvicorn's `cycle` is that of the newest request, which may wait behind others in the `pipeline`.
     """
 
-    __slots__ = (
-        "_app", "_app_state", "_chunked", "_cycle", "_head", "_idle_seconds", "_keep", "_on_complete",
-        "_parser", "_queue", "_root_path", "_state", "_streamed",
-    )  # fmt: skip
-
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
-        """Take uvicorn's arguments for a protocol: its `Config`, its `ServerState` and the lifespan state."""
-        super().__init__(_loop or asyncio.get_running_loop())
-        if not config.loaded:
-            config.load()
-        self._app: ASGIApp = config.loaded_app
-        self._root_path: str = config.root_path
-        self._idle_seconds: float = config.timeout_keep_alive
-        self._state = server_state
-        self._app_state = app_state
-        self._keep = True
-        self._queue: list[tuple[RequestCycle, Scope]] = []
-        self._cycle: RequestCycle | None = None
-        self._parser: RequestParser | None = None
-        self._streamed: Streamed | None = None
-        self._on_complete: OnComplete | None = None
-        self._chunked = False
-        self._head = b""
+        HttpToolsProtocol.__init__(self, config, server_state, app_state, _loop)
+        ReadingDeadline.__init__(self, self.transport)
+        self.access_log = False  # a request line holds a session id
+        # Of the request whose response is being made.
+        self._responder: Responder | None = None
+        # Of the request that is being received: the loop's time of its first byte, and its cycle.
+        self._begun: float | None = None
+        self._receiving: Any = None
+        # Bytes read since the last part of a body or the last complete request, and those of the last read.
+        # Only framing and fields can make the first grow, so it bounds heads, chunk extensions and trailers.
+        self._unframed = 0
+        self._read = 0
 
     # Callbacks of the event loop.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._state.connections.add(self)
-        self._expect_a_request()
+        self._await_client()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._listen_no_more()
-        self._queue.clear()
-        self._state.connections.discard(self)
-        streamed, self._streamed = self._streamed, None
-        if streamed is not None:
-            streamed.leave()
-        cycle, self._cycle = self._cycle, None
-        if cycle is not None:
-            cycle.go()
         super().connection_lost(exc)
+        self._cancel_timer()
+        self.pipeline.clear()
+        # uvicorn tells the newest request alone.
+        if self._responder is not None:
+            self._responder.cycle.disconnected = True
+            self._responder.cycle.message_event.set()
 
     def data_received(self, data: bytes) -> None:
-        parser = self._parser
-        if parser is None:
-            # A client should send nothing during its stream. If it does, close the connection afterwards.
-            self._keep = False
+        if self.parser is None:  # after a request that was refused
             return
-        count = parser.count
+        self._read = len(data)
+        self._unframed += self._read
+        begun = self._begun
+        rest: bytes | memoryview = data
         try:
-            parser.feed(data)
-        except BadRequest as error:
-            self._refuse(parser.cycle, error)
-        if self._cycle is None:
-            self._next()
-        if len(self._queue) >= _MOST_WAITING:
-            self.pause_reading()
-        # A request's time starts with its first byte: more bytes of the same request do not extend it.
-        goes_on = parser.begun and parser.count == count
-        if not self.paused and not goes_on:
-            self._await_client()
+            while rest:
+                try:
+                    self.parser.feed_data(rest)
+                    break
+                except httptools.HttpParserUpgrade as upgrade:
+                    rest = memoryview(rest)[upgrade.args[0] :]
+                    self._ignore_upgrade()
+            if self._unframed > _HEAD_BYTES:
+                raise _HeadTooLong
+        except _HeadTooLong:
+            self._refuse(too_long=True)
+        except httptools.HttpParserError as error:
+            self._refuse(too_long=isinstance(error.__context__, _HeadTooLong))
+        else:
+            # A request's time starts with its first byte: more bytes of the same request do not extend it.
+            if not self.flow.write_paused and (begun is None or begun != self._begun):
+                self._await_client()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_reading()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._streamed is not None:
-            self._pump()
-
-    def resume_reading(self) -> None:
-        """Read again, unless too many pipelined requests wait."""
-        if len(self._queue) < _MOST_WAITING:
-            super().resume_reading()
+        if not self.transport.is_closing():
+            self._await_client()
 
     def shutdown(self) -> None:
-        """Close after the current response. uvicorn calls this method before it stops."""
-        self._keep = False
-        self._queue.clear()
-        if self._cycle is not None:
-            self._cycle.keep = False
-        elif self._parser is not None:
+        """Close after the responses that are due. uvicorn calls this method before it stops."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.give_up()
+        else:
+            self.cycle.keep_alive = False
+
+    def _await_client(self) -> None:
+        """Set the deadline of the client's next step: to complete its request, or to begin one."""
+        cycle = self.cycle
+        if self._begun is not None:
+            when = self._begun + _REQUEST_SECONDS
+        elif cycle is None or cycle.response_complete:
+            when = self.loop.time() + (_LINGER_SECONDS if self.parser is None else self.timeout_keep_alive)
+        else:
+            when = math.inf
+        self._reschedule(when)
+
+    def _on_deadline(self) -> None:
+        cycle = self.cycle
+        if self.flow.write_paused or self.transport.is_closing():
+            self._abort_unless_read()
+        elif self.flow.read_paused or (cycle and not cycle.response_complete and not cycle.more_body):
+            # The server has the next step, so the client is not late: its time starts anew.
+            self._begun = self.loop.time()
+            self._await_client()
+        else:
             self.give_up()
 
-    def _patience(self) -> float:
-        cycle, parser = self._cycle, self._parser
-        # While the server has the next step, the client has no deadline.
-        if cycle is not None and cycle.whole:
-            return math.inf
-        if self._queue or self._streamed is not None or self._on_complete is not None:
-            return math.inf
-        if parser is None:
-            return _LINGER_SECONDS
-        return _REQUEST_SECONDS if parser.begun else self._idle_seconds
+    # llhttp's callbacks.
 
-    def _expect_a_request(self) -> None:
-        self._parser = RequestParser(self._begin)
-        self._await_client()
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._begun = self.loop.time()
+        self._receiving = None
 
-    def _listen_no_more(self) -> None:
-        if self._parser is not None:
-            self._parser.end()
-            self._parser = None
+    def on_headers_complete(self) -> None:
+        parser = self.parser
+        if self._read > _HEAD_BYTES or self._unframed > _HEAD_BYTES:
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > _HEAD_BYTES:
+                raise _HeadTooLong
+        version = parser.get_http_version()
+        hosts = [value for name, value in self.headers if name == b"host"]
+        # RFC 9112, section 3.2.
+        fits = len(hosts) == 1 and _HOST.fullmatch(hosts[0]) if hosts else version == "1.0"
+        if not fits or version not in _VERSIONS or len(self.pipeline) >= _MOST_PIPELINED:
+            raise ValueError
+        if parser.should_upgrade():
+            if parser.get_method() == b"CONNECT":
+                raise ValueError
+            return  # `_ignore_upgrade` repeats this head
+        super().on_headers_complete()
+        self._receiving = self.cycle
+        # The application has the list: no fields of a trailer section shall come into it.
+        self.headers = []
 
-    def _refuse(self, cycle: RequestCycle | None, error: BadRequest) -> None:
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self._unframed = 0
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._unframed = 0
+        self._begun = self._receiving = None
+
+    def _should_upgrade(self) -> bool:
+        """Have uvicorn's callbacks pass a request over that asks for an upgrade."""
+        return True
+
+    def _ignore_upgrade(self) -> None:
+        """Read a request again without its wish for an upgrade, as RFC 9110, section 7.8 allows.
+
+        llhttp stops behind the head, and would take a body for the next request.
+        """
+        version = self.parser.get_http_version().encode()
+        head = [b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)]
+        head += [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser.feed_data(b"".join(head) + b"\r\n")
+
+    def _refuse(self, *, too_long: bool) -> None:
         """Send an error response for a malformed request, unless another response is being sent."""
-        if error.too_long:
-            what = (431, "too_large", "The head of the request is too long.")
-        else:
-            what = (400, "invalid_request", "This is no HTTP request.")
-        self._keep = False
-        self._listen_no_more()
-        # Earlier pipelined requests are answered first; the connection then closes without this error.
-        if self._queue and self._queue[-1][0] is cycle:
-            self._queue.pop()
-        if self._queue or (self._cycle is not None and self._cycle is not cycle):
+        cycle, receiving = self.cycle, self._receiving
+        self.parser = None  # type: ignore[assignment]
+        self._begun = self._receiving = None
+        if receiving is None:
+            if cycle is not None and not cycle.response_complete:
+                cycle.keep_alive = False  # earlier requests are answered first
+                return
+        elif self.pipeline:
+            self.pipeline.popleft()
+            last = self.pipeline[0][0] if self.pipeline else self._responder.cycle
+            last.keep_alive = False
+            self.cycle = last
             return
-        if cycle is None or not (cycle.started or cycle.done):
-            self.write(error_response(*what, self.default_headers))
-        if cycle is not None:
-            cycle.go()
+        else:
+            receiving.disconnected = True
+            receiving.waiting_for_100_continue = False
+            receiving.message_event.set()
+        if receiving is None or not receiving.response_started:
+            if too_long:
+                what = (431, "too_large", "The head of the request is too long.")
+            else:
+                what = (400, "invalid_request", "This is no HTTP request.")
+            self.transport.write(error_response(*what, self.server_state.default_headers))
         self._hang_up()
 
-    # Methods for the request cycle (`CycleConnection`).
+    def _hang_up(self) -> None:
+        """Close the write side, and keep reading for a while (RFC 9112, section 9.6).
 
-    @property
-    def default_headers(self) -> list[Header]:
-        """The fields that uvicorn adds to every response, such as Date."""
-        headers: list[Header] = self._state.default_headers
-        return headers
-
-    def answered(self, cycle: RequestCycle) -> None:
-        """Continue with the next request after this cycle's response, or close the connection."""
-        self._cycle = None
-        self._state.total_requests += 1
-        if not cycle.keep or not (self._keep or self._queue):
-            self.give_up()
-            return
-        self._next()
-        self._await_client()
-        self.resume_reading()
-
-    def _begin(self, head: RequestHead) -> RequestCycle | None:
-        transport = self._transport
-        if len(self._queue) >= _MOST_TOGETHER:
-            self._keep = False
-        if transport is None or not self._keep:
-            return None
-        url = httptools.parse_url(head.url)
-        raw_path = url.path or b"/"
-        path = raw_path.decode("ascii")
-        cycle = RequestCycle(self, head)
-        scope: Scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": head.version,
-            "method": head.method,
-            "scheme": "http" if transport.get_extra_info("sslcontext") is None else "https",
-            "root_path": self._root_path,
-            "path": self._root_path + (urllib.parse.unquote(path) if "%" in path else path),
-            "raw_path": self._root_path.encode("ascii") + raw_path,
-            "query_string": url.query or b"",
-            "headers": head.headers,
-            "server": self._address("sockname"),
-            "client": self._address("peername"),
-            "state": self._app_state.copy(),
-            "extensions": {STREAM: cycle.stream},
-        }
-        self._queue.append((cycle, scope))
-        return cycle
-
-    def _next(self) -> None:
-        if self._queue:
-            cycle, scope = self._queue.pop(0)
-            self._cycle = cycle
-            self._spawn(cycle.run(self._app, scope))
-
-    def _spawn(self, work: Any) -> None:
-        task = self._loop.create_task(work)
-        self._state.tasks.add(task)
-        task.add_done_callback(self._state.tasks.discard)
-
-    # The stream.
-
-    def stream(
-        self, cycle: RequestCycle, head: bytes, streamed: Streamed, on_complete: OnComplete | None
-    ) -> None:
-        """Send `head`, stream the body, and await `on_complete` before the end of the response.
-
-        `on_complete` is not awaited if the client has closed the connection before the stream ends.
+        A full close while the client still sends would reset the connection, and the client could lose the
+        response.
         """
-        self._cycle = None
-        if self._transport is None or self._transport.is_closing():
-            streamed.leave()
-            return
-        if not cycle.keep or self._queue or (self._parser is not None and self._parser.begun):
-            self._keep = False
-        # A request that has begun loses its first part with the parser. On a connection that was kept, its
-        # rest would be read as a request of its own (request smuggling): hence no `_keep` above.
-        self._listen_no_more()
-        self._queue.clear()
-        self.resume_reading()
-        self._head = head
-        self._chunked = cycle.chunked
-        self._streamed = streamed
-        self._on_complete = on_complete
-        self._cancel_timer()
-        self._await_client()
-        streamed.begin(self._pump)
-
-    def _pump(self) -> None:
-        streamed = self._streamed
-        if streamed is None or self.paused:
-            return
-        try:
-            piece = streamed.take()
-        except Exception as error:
-            _logger.error("request_broke", exc_info=error)
-            self._streamed = None
-            streamed.leave()
-            self.give_up()
-            return
-        over = streamed.over
-        last = over and self._on_complete is None
-        if self._chunked:
-            piece = chunk(piece, last=last)
-        # The head and the first frame go out in one write.
-        if self._head:
-            piece, self._head = self._head + piece, b""
-        if piece:
-            self.write(piece)
-        if over:
-            self._streamed = None
-            if self._on_complete is None:
-                self._streamed_all()
-            else:
-                self._spawn(self._settle(self._on_complete))
-
-    async def _settle(self, on_complete: OnComplete) -> None:
-        try:
-            await on_complete()
-        except Exception as error:
-            _logger.error("request_broke", exc_info=error)
-            self.give_up()
-            return
-        except BaseException:
-            self.give_up()
-            raise
-        finally:
-            self._on_complete = None
-        if self._chunked:
-            self.write(chunk(b"", last=True))
-        self._streamed_all()
-
-    def _streamed_all(self) -> None:
-        self._state.total_requests += 1
-        if self._keep and self._transport is not None:
-            self._expect_a_request()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self._reschedule(self.loop.time() + _LINGER_SECONDS)
         else:
             self.give_up()
+
+    # Responses.
+
+    def _start_asgi_task(self, cycle: Any, app: ASGIApp) -> None:
+        self._responder = Responder(app, self, cycle)
+        super()._start_asgi_task(cycle, self._responder)
+
+    def on_response_complete(self) -> None:
+        responder, self._responder = self._responder, None
+        if responder is not None:
+            responder.flush()
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        if not self.flow.write_paused:
+            self._await_client()
+
+    def stream(
+        self, cycle: Any, head: bytes, streamed: Streamed, on_complete: OnComplete | None, *, chunked: bool
+    ) -> None:
+        """Hand the connection over to a `StreamProtocol`."""
+        again = None
+        # Of a request that has begun, the first part is lost with the parser. On a connection that was kept,
+        # its rest would be read as a request of its own (request smuggling).
+        if cycle.keep_alive and not self.pipeline and self._begun is None:
+            again = functools.partial(HttpProtocol, self.config, self.server_state, self.app_state, self.loop)
+        stream = StreamProtocol(
+            self.transport, self.server_state, head, streamed, on_complete, chunked=chunked, again=again
+        )
+        self.connections.discard(self)
+        self._cancel_timer()
+        self.flow.resume_reading()
+        self.pipeline.clear()
+        self.parser = self.cycle = self.scope = self._responder = None  # type: ignore[assignment]
+        stream.begin(paused=self.flow.write_paused)

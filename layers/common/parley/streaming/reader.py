@@ -33,14 +33,15 @@ def at_end(reply: Reply, cursor: Cursor | None) -> bool:
 class Reader(Deadline):
     """One reader's stream. `take` returns all frames that are due as one piece of bytes.
 
-    `over` is True after the last frame was taken. It is also True after the stream broke off without an end:
-    at its limit, because its client left, or because it was let go. `is_let_go` tells of the last one.
+    `over` is True after the last frame was taken, and `whole` too. `over` alone is True after the stream broke
+    off without an end: at its limit, because its client left, or because it was let go. `is_let_go` tells of
+    the last one.
     """
 
     __slots__ = (
         "_ahead_until", "_beat", "_buffer", "_counter", "_cursor", "_epoch", "_heartbeat", "_hinted",
         "_left_out", "_notified", "_opened", "_pace", "_position", "_release", "_resting", "_run", "_status",
-        "_until", "_wake", "is_let_go", "over",
+        "_until", "_wake", "is_let_go", "over", "whole",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +84,7 @@ class Reader(Deadline):
         self._left_out: LeftOut | None = None
         self.is_let_go = False
         self.over = False
+        self.whole = False
 
     def begin(self, wake: Callable[[], object]) -> None:
         """Call `wake` from the event loop whenever there may be frames to take."""
@@ -148,7 +150,6 @@ class Reader(Deadline):
         if self.over or (self._resting and not self._over_limit()):
             return b""
         frames: list[bytes] = []
-        ended = False
         run = self._run
         if self._opened or self._may_open():
             if not self._opened:
@@ -157,11 +158,11 @@ class Reader(Deadline):
             frames += self._news()
             if run.result is not None and self._position >= self._length():
                 frames.append(self._closing())
-                ended = True
+                self.whole = True
         if not frames and self._beat:
             frames.append(self._heartbeat_frame())
         self._beat = False
-        if ended or self._over_limit():
+        if self.whole or self._over_limit():
             self._end()
         elif self._slow and self._position < self._length():
             self._resting = True
