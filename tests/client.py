@@ -143,7 +143,9 @@ class Client:
                 await response.aread()
                 raise Refused(response)
             decoder = Decoder()
-            async for chunk in response.aiter_raw():
+            # A reader that is let go has its body broken off; behind the Lambda adapter, it ends.
+            chunks = response.aiter_raw()
+            while (chunk := await _next(chunks)) is not None:
                 reading.comments += chunk.count(HEARTBEAT)
                 for event in decoder.feed(chunk):
                     body = json.loads(event.data)
@@ -195,6 +197,14 @@ class Client:
     async def close(self) -> None:
         """Close the connections."""
         await self.http.aclose()
+
+
+async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:
+    """Return the next chunk; None at the end of the body, and where it breaks off."""
+    try:
+        return await anext(chunks, None)
+    except httpx.RemoteProtocolError:
+        return None
 
 
 def text_of(message: dict[str, Any]) -> str:

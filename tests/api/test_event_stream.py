@@ -30,9 +30,7 @@ class Frames:
     async def frames(self) -> AsyncGenerator[bytes, None]:
         try:
             for number, piece in enumerate(self._pieces, start=1):
-                self.over = self.whole = (
-                    number == len(self._pieces) and not self._waits and not self._breaks
-                )
+                self.over = self.whole = number == len(self._pieces) and not self._waits and not self._breaks
                 yield piece
             if self._breaks:
                 raise ValueError("a bug")

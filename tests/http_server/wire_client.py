@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from parley.http_server.protocol import HttpProtocol
-from parley.http_server.stream_protocol import OnComplete
 from parley.http_server.security_headers import HEADERS
+from parley.http_server.stream_protocol import OnComplete
 from parley.support.encoding import from_json
 
 Header = tuple[bytes, bytes]
@@ -335,39 +335,6 @@ def refused(said: bytes, status: int, code: str) -> None:
     error = from_json(body)["error"]
     assert (error["code"], error["retryable"]) == (code, status >= 500)
     assert error["message"]
-
-
-class Gate:
-    """An application that answers when it is let; counts who came."""
-
-    def __init__(self) -> None:
-        self.open = asyncio.Event()
-        self.came = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.came += 1
-        await self.open.wait()
-        await answer(send, scope["path"].encode())
-
-
-def halves(gate: asyncio.Event) -> ASGIApp:
-    """Return an application that answers `one`, and `two` once the gate is open."""
-
-    async def app(_: Scope, __: Receive, send: Send) -> None:
-        await start(send)
-        await piece(send, b"one", more=True)
-        await gate.wait()
-        await piece(send, b"two")
-
-    return app
-
-
-async def is_answered_for(app: ASGIApp) -> None:
-    """Assert that a client of this application hears of an internal error, and nothing else."""
-    async with serving(app) as served:
-        client = await served.client()
-        await client.say(GET)
-        refused(await client.rest(), 500, "internal")
 
 
 SIZE = 700_000

@@ -4,14 +4,12 @@ uvicorn's option `--http parley.http_server.protocol:HttpProtocol` selects this 
 upgrades and no access log.
 """
 
-import asyncio
 import functools
 import math
 import re
-from typing import Any
+from typing import Any, cast
 
 import httptools
-from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from parley.http_server.error_response import error_response
@@ -51,6 +49,7 @@ class HttpProtocol(ReadingDeadline, HttpToolsProtocol):
         # Of the request that is being received: the loop's time of its first byte, and its cycle.
         self._begun: float | None = None
         self._receiving: Any = None
+        self._refused = False
         # Bytes read since the last part of a body or the last complete request, and those of the last read.
         # Only framing and fields can make the first grow, so it bounds heads, chunk extensions and trailers.
         self._unframed = 0
@@ -72,7 +71,7 @@ class HttpProtocol(ReadingDeadline, HttpToolsProtocol):
             self._responder.cycle.message_event.set()
 
     def data_received(self, data: bytes) -> None:
-        if self.parser is None:  # after a request that was refused
+        if self._refused:
             return
         self._read = len(data)
         self._unframed += self._read
@@ -119,7 +118,7 @@ class HttpProtocol(ReadingDeadline, HttpToolsProtocol):
         if self._begun is not None:
             when = self._begun + _REQUEST_SECONDS
         elif cycle is None or cycle.response_complete:
-            when = self.loop.time() + (_LINGER_SECONDS if self.parser is None else self.timeout_keep_alive)
+            when = self.loop.time() + (_LINGER_SECONDS if self._refused else self.timeout_keep_alive)
         else:
             when = math.inf
         self._reschedule(when)
@@ -191,19 +190,19 @@ class HttpProtocol(ReadingDeadline, HttpToolsProtocol):
     def _refuse(self, *, too_long: bool) -> None:
         """Send an error response for a malformed request, unless another response is being sent."""
         cycle, receiving = self.cycle, self._receiving
-        self.parser = None  # type: ignore[assignment]
+        self._refused = True
         self._begun = self._receiving = None
         if receiving is None:
             if cycle is not None and not cycle.response_complete:
                 cycle.keep_alive = False  # earlier requests are answered first
                 return
-        elif self.pipeline:
+        elif self.pipeline and self._responder is not None:
             self.pipeline.popleft()
-            last = self.pipeline[0][0] if self.pipeline else self._responder.cycle
-            last.keep_alive = False
-            self.cycle = last
+            self.cycle = self.pipeline[0][0] if self.pipeline else self._responder.cycle
+            self.cycle.keep_alive = False
             return
         else:
+            self.cycle = None  # type: ignore[assignment]
             receiving.disconnected = True
             receiving.waiting_for_100_continue = False
             receiving.message_event.set()
@@ -221,17 +220,20 @@ class HttpProtocol(ReadingDeadline, HttpToolsProtocol):
         A full close while the client still sends would reset the connection, and the client could lose the
         response.
         """
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-            self._reschedule(self.loop.time() + _LINGER_SECONDS)
-        else:
+        if not self.transport.can_write_eof():
             self.give_up()
+            return
+        self.transport.write_eof()
+        if self.flow.write_paused:
+            self._await_reading()
+        else:
+            self._await_client()
 
     # Responses.
 
-    def _start_asgi_task(self, cycle: Any, app: ASGIApp) -> None:
-        self._responder = Responder(app, self, cycle)
-        super()._start_asgi_task(cycle, self._responder)
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._responder = responder = Responder(app, self, cycle)
+        super()._start_asgi_task(cycle, cast("Any", responder))
 
     def on_response_complete(self) -> None:
         responder, self._responder = self._responder, None

@@ -36,6 +36,8 @@ class Reader(Deadline):
     `over` is True after the last frame was taken, and `whole` too. `over` alone is True after the stream broke
     off without an end: at its limit, because its client left, or because it was let go. `is_let_go` tells of
     the last one.
+    `over` is True after the last frame was taken, and so is `whole`. `over` alone is True after the stream
+    broke off without an end: at its limit, or because its client left.
     """
 
     __slots__ = (
