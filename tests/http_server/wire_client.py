@@ -160,8 +160,6 @@ async def serving(
     *,
     idle: float = 30.0,
     thin: bool = False,
-    root_path: str = "",
-    app_state: dict[str, Any] | None = None,
 ) -> AsyncIterator[Served]:
     """Serve; `thin` has the kernel hold little. At the end nothing may be left or have gone wrong."""
     options: dict[str, Any] = {"timeout_keep_alive": idle}
@@ -172,7 +170,6 @@ async def serving(
         lifespan="off",
         log_config=None,
         proxy_headers=False,
-        root_path=root_path,
         **options,
     )
     config.load()
@@ -187,7 +184,7 @@ async def serving(
     loop.set_exception_handler(lambda _, context: served.errors.append(context))
 
     def connection() -> HttpProtocol:
-        return HttpProtocol(config=config, server_state=state, app_state=app_state or {})
+        return HttpProtocol(config=config, server_state=state, app_state={})
 
     server = await loop.create_server(connection, sock=listening)
     try:
@@ -339,7 +336,6 @@ def refused(said: bytes, status: int, code: str) -> None:
 
 SIZE = 700_000
 BIG = bytes(range(256)) * (SIZE // 256)
-POST_BIG = POST + b"content-length: %d\r\n\r\n" % len(BIG) + BIG
 
 
 def streaming(source: Source, on_complete: OnComplete | None = None, *headers: Header) -> ASGIApp:

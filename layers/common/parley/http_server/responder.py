@@ -51,9 +51,12 @@ class Responder:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         cycle = self.cycle
         scope["extensions"] = {STREAM: self._stream}
+        if scope["http_version"] == "1.0":
+            cycle.waiting_for_100_continue = False  # RFC 9110, section 10.1.1
+            send = self._send_to_old
         cancelled = False
         try:
-            await self._app(scope, receive, self._send_to_old if scope["http_version"] == "1.0" else send)
+            await self._app(scope, receive, send)
         except asyncio.CancelledError:
             cancelled = True
         except BrokenOff:
