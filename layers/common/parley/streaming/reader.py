@@ -33,11 +33,9 @@ def at_end(reply: Reply, cursor: Cursor | None) -> bool:
 class Reader(Deadline):
     """One reader's stream. `take` returns all frames that are due as one piece of bytes.
 
-    `over` is True after the last frame was taken, and `whole` too. `over` alone is True after the stream broke
-    off without an end: at its limit, because its client left, or because it was let go. `is_let_go` tells of
-    the last one.
     `over` is True after the last frame was taken, and so is `whole`. `over` alone is True after the stream
-    broke off without an end: at its limit, or because its client left.
+    broke off without an end: at its limit, because its client left, or because it was let go. `is_let_go`
+    tells of the last one.
     """
 
     __slots__ = (
