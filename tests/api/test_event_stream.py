@@ -175,12 +175,25 @@ async def test_a_connection_that_streams_by_itself_is_given_the_frames() -> None
         '{"deadline": []}',
     ],
 )
-async def test_no_deadline_outside_lambda(context: str | None) -> None:
+async def test_a_context_without_a_deadline_sets_none(
+    context: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "stream")
     assert lambda_deadline(context, 8) is None
 
 
+async def test_outside_lambda_a_context_is_a_clients_word_and_sets_no_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("AWS_LAMBDA_FUNCTION_NAME", raising=False)
+    assert lambda_deadline(json.dumps({"deadline": (time.time() + 60) * 1000}), 8) is None
+
+
 @pytest.mark.parametrize(("left", "expected"), [(60, 52), (8, 0), (3, 0), (-100, 0)])
-async def test_a_deadline_keeps_a_margin(left: float, expected: float) -> None:
+async def test_a_deadline_keeps_a_margin(
+    left: float, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "stream")
     loop = asyncio.get_running_loop()
     before = loop.time()
     context = json.dumps({"request_id": "r", "deadline": (time.time() + left) * 1000})

@@ -9,6 +9,7 @@ import pytest
 
 from local.fake_provider import reply_to
 from tests.client import Client, Refused, Transcript, eventually, text_of
+from tests.processes import IN_LAMBDA
 from tests.world import World
 
 # Short leases, so that a dead process is noticed within a test's patience.
@@ -195,7 +196,7 @@ async def test_08_a_writer_that_thaws_beside_its_successor_writes_nothing(world:
 
 async def test_11_near_the_deadline_the_partial_is_saved_as_truncated(world: World) -> None:
     model = world.model("row-11", count=2000, delay=0.02)
-    client, other = (world.client(world.server(DEADLINE_MARGIN_SECONDS="25")) for _ in range(2))
+    client, other = (world.client(world.server(**IN_LAMBDA, DEADLINE_MARGIN_SECONDS="25")) for _ in range(2))
     await client.ask("Load everything.", world.model("row-11-warm"))
     started = await client.start("Tell me of row eleven.", model)
     deadline = time.time() + 30
@@ -229,7 +230,8 @@ async def test_11_a_deadline_may_be_a_setting_where_there_is_no_lambda(world: Wo
 
 async def test_11_a_reader_of_another_processes_reply_is_let_go_before_its_end(world: World) -> None:
     model = world.model("row-11-b", count=80, delay=0.1)
-    writer, reader = world.client(world.server()), world.client(world.server(DEADLINE_MARGIN_SECONDS="1"))
+    writer = world.client(world.server())
+    reader = world.client(world.server(**IN_LAMBDA, DEADLINE_MARGIN_SECONDS="1"))
     started = await writer.start("Tell me of the other row eleven.", model)
     whole = Transcript()
     writes = asyncio.create_task(writer.read(started["sessionId"], whole))
@@ -312,7 +314,7 @@ async def test_26_a_reader_that_left_takes_no_place(world: World) -> None:
 
 
 async def test_26_on_lambda_a_follower_that_is_let_go_ends_its_invocation(world: World) -> None:
-    servers = [world.server(**READERS, SESSION_READERS="1") for _ in range(3)]
+    servers = [world.server(**READERS, **IN_LAMBDA, SESSION_READERS="1") for _ in range(3)]
     clients = [world.client(server) for server in servers]
     crowd = await Crowd(world, "row-26-lambda").begin(clients[0])
     for client in clients:

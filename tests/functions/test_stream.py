@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.client import Client, Transcript, eventually, text_of
+from tests.processes import IN_LAMBDA
 from tests.world import World
 
 
@@ -121,7 +122,7 @@ async def test_silence_between_words_is_filled_with_comments(world: World, clien
 
 async def test_lambda_s_deadline_truncates_in_time(world: World) -> None:
     model = world.model("deadline-1", count=1000, delay=0.05)
-    client = world.client(world.server(DEADLINE_MARGIN_SECONDS="28.5"))
+    client = world.client(world.server(**IN_LAMBDA, DEADLINE_MARGIN_SECONDS="28.5"))
     started = await client.start("How long have I got?", model)
     deadline = time.time() + 30
     headers = {"x-amzn-lambda-context": json.dumps({"deadline": deadline * 1000})}
@@ -132,6 +133,16 @@ async def test_lambda_s_deadline_truncates_in_time(world: World) -> None:
     end = json.loads(response.text.strip().rpartition("data: ")[2])
     assert (end["type"], end["finishReason"], end["saved"]) == ("done", "truncated", True)
     assert (await client.reply(started))["status"] == "truncated"
+
+
+async def test_outside_lambda_no_client_sets_a_deadline(world: World, client: Client) -> None:
+    model = world.model("deadline-2", count=20)
+    started = await client.start("How long do I give you?", model)
+    headers = {"x-amzn-lambda-context": json.dumps({"deadline": 0})}
+    response = await stream(client, headers, sessionId=started["sessionId"])
+    end = json.loads(response.text.strip().rpartition("data: ")[2])
+    assert (end["type"], end["finishReason"]) == ("done", "stop")
+    assert (await client.reply(started))["status"] == "complete"
 
 
 async def test_a_reader_that_leaves_costs_nothing(world: World, client: Client) -> None:

@@ -10,13 +10,19 @@ from parley.settings import Settings
 from parley.support.encoding import from_json
 
 
+def in_lambda() -> bool:
+    """Return whether this process is a sandbox of Lambda."""
+    return "AWS_LAMBDA_FUNCTION_NAME" in os.environ
+
+
 def lambda_deadline(context: str | None, margin: float) -> float | None:
     """Return the end of this invocation's work, in the event loop's time; None outside Lambda.
 
     `context` is the header `x-amzn-lambda-context`: Lambda Web Adapter's JSON of the invocation's context.
     Its `deadline` is in milliseconds since the Unix epoch. The work ends `margin` seconds before it.
+    The adapter replaces a header that a client sent. Outside Lambda nobody does, so it is ignored there.
     """
-    if not context:
+    if not context or not in_lambda():
         return None
     try:
         deadline = float(from_json(context)["deadline"])
@@ -32,7 +38,7 @@ def preload(read_settings: Callable[[], Settings], *, tokens: bool) -> None:
     `tokens` says that the first request has a bearer token. A sandbox has its full speed only before its
     first request, and a snapshot keeps the imported modules.
     """
-    if "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:
+    if not in_lambda():
         return
     settings = read_settings()
     needed = {
