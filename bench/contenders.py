@@ -53,6 +53,7 @@ class Parley(Contender):
             "XAI_BASE_URL": f"{self.upstream_url}/v1",
             "KEY_SECRET": KEY_SECRET,
             "AUTH_MODE": "trusted",
+            "ALLOW_TRUSTED": "true",
         }
 
     def command(self) -> Command:

@@ -52,7 +52,7 @@ class Stores:
 
     def _make_tables(self, build: Build, url: str) -> None:
         """Have a build's own function migrate and load the models, and add the users."""
-        env = {"DATABASE_URL": url, "AUTH_MODE": "trusted"}
+        env = {"DATABASE_URL": url, "AUTH_MODE": "trusted", "ALLOW_TRUSTED": "true"}
         with Function(build, "migrate", env, self._folder / f"{build.name}-migrate.log") as function:
             function.invoke({"Catalogue": catalogue(self._models)})
         with psycopg.connect(url, autocommit=True) as connection:

@@ -9,9 +9,9 @@ from pathlib import Path
 from local.files import keep_secret
 
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
-# Trusted mode, since only the laptop's owner reaches 127.0.0.1. The demo model, since a first run has no keys
-# of providers.
-_DEFAULTS = {"AUTH_MODE": "trusted", "DEMO_MODEL": "true", "LOG_LEVEL": "WARNING"}
+# Trusted mode, since `local.dev` listens at 127.0.0.1, which only the laptop's owner reaches. The demo model,
+# since a first run has no keys of providers.
+_DEFAULTS = {"AUTH_MODE": "trusted", "ALLOW_TRUSTED": "true", "DEMO_MODEL": "true", "LOG_LEVEL": "WARNING"}
 
 
 class EnvFileError(ValueError):

@@ -18,7 +18,7 @@ from tests.forkserver import Forked
 
 KEY_SECRET = "a secret that only the tests know, long enough"
 # Makes a server believe that it is a sandbox of Lambda, whose adapter sends an invocation's deadline.
-IN_LAMBDA = {"AWS_LAMBDA_FUNCTION_NAME": "stream", "ALLOW_TRUSTED_IN_LAMBDA": "true"}
+IN_LAMBDA = {"AWS_LAMBDA_FUNCTION_NAME": "stream"}
 # All is plain HTTP here, and to load the certificates that nobody asks for takes longer than a request.
 VERIFY = False
 # Seconds that a machine may take that has much else to do.
@@ -86,6 +86,7 @@ class Server(Process):
         defaults = {
             "KEY_SECRET": KEY_SECRET,
             "AUTH_MODE": "trusted",
+            "ALLOW_TRUSTED": "true",
             "DEMO_MODEL": "true",
             "DEMO_TOKENS_PER_SECOND": "0",
             "LOG_LEVEL": "INFO",

@@ -18,7 +18,7 @@ SECRETS = {
 def test_defaults_make_sense_by_themselves() -> None:
     settings = Settings.from_env({})
     assert settings == Settings()
-    assert (settings.auth_mode, settings.allow_trusted_in_lambda) == ("jwt", False)
+    assert (settings.auth_mode, settings.allow_trusted) == ("jwt", False)
     assert settings.pulse_seconds * 2 <= settings.session_lease_seconds
     assert Settings.from_env({"SESSION_SECONDS": "", "AUTH_MODE": ""}) == settings
 
@@ -69,16 +69,27 @@ def test_nonsense_is_named_and_not_quoted(env: dict[str, str]) -> None:
     assert name not in ("KEY_SECRET", "KEY_SECRET_PREVIOUS") or value not in str(error.value)
 
 
-def test_trusted_mode_needs_a_second_word_in_lambda() -> None:
-    trusted = {"AUTH_MODE": "trusted"}
-    in_lambda = {"AWS_LAMBDA_FUNCTION_NAME": "start"}
-    assert Settings.from_env(trusted).auth_mode == "trusted"
+@pytest.mark.parametrize("place", [{}, {"AWS_LAMBDA_FUNCTION_NAME": "start"}])
+def test_trusted_mode_needs_a_second_word_everywhere(place: dict[str, str]) -> None:
+    trusted = place | {"AUTH_MODE": "trusted"}
+    for more in ({}, {"ALLOW_TRUSTED": "false"}, {"ALLOW_TRUSTED": ""}):
+        with pytest.raises(SettingsError, match=r"also needs ALLOW_TRUSTED=true\.$"):
+            Settings.from_env(trusted | more)
+    assert Settings.from_env(trusted | {"ALLOW_TRUSTED": "true"}).auth_mode == "trusted"
+
+
+def test_a_renamed_setting_is_read_by_its_old_name_where_the_new_one_is_not_set() -> None:
+    old = {"ALLOW_TRUSTED_IN_LAMBDA": "true"}
+    assert Settings.from_env(old).allow_trusted
+    assert Settings.from_env(old | {"ALLOW_TRUSTED": ""}).allow_trusted
+    assert not Settings.from_env(old | {"ALLOW_TRUSTED": "false"}).allow_trusted
+    with pytest.raises(SettingsError, match="^ALLOW_TRUSTED_IN_LAMBDA must be true or false"):
+        Settings.from_env({"ALLOW_TRUSTED_IN_LAMBDA": "yes"})
+
+
+def test_in_lambda_a_function_starts_with_an_issuer_only() -> None:
     with pytest.raises(SettingsError, match="JWT_ISSUER"):
-        Settings.from_env(in_lambda)
-    with pytest.raises(SettingsError, match="ALLOW_TRUSTED_IN_LAMBDA"):
-        Settings.from_env(trusted | in_lambda)
-    both = trusted | in_lambda | {"ALLOW_TRUSTED_IN_LAMBDA": "true"}
-    assert Settings.from_env(both).allow_trusted_in_lambda
+        Settings.from_env({"AWS_LAMBDA_FUNCTION_NAME": "start"})
 
 
 @pytest.mark.parametrize("place", [{}, {"AWS_LAMBDA_FUNCTION_NAME": "start"}])

@@ -38,7 +38,7 @@ def environment(function: str, **settings: str) -> dict[str, str]:
         "AWS_DEFAULT_REGION": "eu-west-1",
         "KEY_SECRET": SECRET,
         "AUTH_MODE": "trusted",
-        "ALLOW_TRUSTED_IN_LAMBDA": "true",
+        "ALLOW_TRUSTED": "true",
         "DEMO_MODEL": "true",
         **settings,
     }

@@ -49,6 +49,7 @@ def settings(demo_database_url: str, monkeypatch: pytest.MonkeyPatch) -> Setting
         "DATABASE_URL": demo_database_url,
         "KEY_SECRET": "s" * 32,
         "AUTH_MODE": "trusted",
+        "ALLOW_TRUSTED": "true",
         "DEMO_MODEL": "true",
     }.items():
         monkeypatch.setenv(name, value)

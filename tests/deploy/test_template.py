@@ -42,6 +42,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in SETTINGS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AUTH_MODE", "trusted")
+    monkeypatch.setenv("ALLOW_TRUSTED", "true")
     bootstrap.settings.cache_clear()
     yield
     bootstrap.settings.cache_clear()
@@ -167,7 +168,7 @@ def test_the_default_deployment_verifies_tokens() -> None:
     assert parameters["AllowTrusted"]["Default"] == "false"
     variables = GLOBALS["Environment"]["Variables"]
     assert variables["AUTH_MODE"] == {"Ref": "AuthMode"}
-    assert variables["ALLOW_TRUSTED_IN_LAMBDA"] == {"Ref": "AllowTrusted"}
+    assert variables["ALLOW_TRUSTED"] == {"Ref": "AllowTrusted"}
 
 
 def refusals(**given: str) -> list[str]:
@@ -205,7 +206,10 @@ def refusals(**given: str) -> list[str]:
     [
         ({"UserPool": "none"}, ["JwtIssuer", "JwtAudience or JwtClientId"]),
         ({"UserPool": "none", "JwtIssuer": "https://issuer.example"}, ["JwtAudience or JwtClientId"]),
-        ({"AuthMode": "trusted"}, ["AllowTrusted"]),
+        ({"AuthMode": "trusted"}, ["AllowTrusted", "UrlAccess"]),
+        ({"AuthMode": "trusted", "AllowTrusted": "true"}, ["UrlAccess"]),
+        ({"UrlAccess": "iam"}, ["Site no"]),
+        ({"UrlAccess": "iam", "Site": "no", "StreamDoor": "api-gateway"}, ["StreamDoor"]),
         ({"Database": "external"}, ["DatabaseSecretArn"]),
         ({"DatabaseLogin": "iam", "DatabaseProxy": "yes"}, ["DatabaseLogin"]),
         ({"DomainName": "chat.example"}, ["CertificateArn"]),
@@ -223,7 +227,7 @@ def test_a_deployment_that_makes_no_sense_is_refused(given: dict[str, str], name
     [
         {},
         {"UserPool": "none", "JwtIssuer": "https://issuer.example", "JwtAudience": "parley"},
-        {"AuthMode": "trusted", "AllowTrusted": "true"},
+        {"AuthMode": "trusted", "AllowTrusted": "true", "UrlAccess": "iam", "Site": "no"},
         {"Database": "external", "DatabaseSecretArn": "arn", "Valkey": "none"},
         {"DatabaseLogin": "iam", "Database": "rds"},
     ],
@@ -243,15 +247,26 @@ def test_each_http_function_has_a_public_url(name: str, mode: str) -> None:
     prefix = function.removesuffix("Function")
     url = RESOURCES[f"{prefix}Url"]["Properties"]
     assert url["InvokeMode"] == mode
-    grants = [
-        item["Properties"]
+    items = [
+        item
         for item in of_type(TEMPLATE, "AWS::Lambda::Permission").values()
         if item["Properties"]["FunctionName"] == url["TargetFunctionArn"]
         and item["Properties"]["Principal"] == "*"
     ]
+    grants = [item["Properties"] for item in items]
+    # With UrlAccess iam, the functions have no public permission and their URLs take signed requests only.
+    assert url["AuthType"] == {"Fn::If": ["PublicUrls", "NONE", "AWS_IAM"]}
+    assert TEMPLATE["Conditions"]["PublicUrls"] == {"Fn::Equals": [{"Ref": "UrlAccess"}, "public"]}
+    assert all(item.get("Condition") == "PublicUrls" for item in items)
     # New URLs need both, and the second must not open the function to anybody's Invoke.
     assert {grant["Action"] for grant in grants} == {"lambda:InvokeFunctionUrl", "lambda:InvokeFunction"}
     assert all(grant.get("FunctionUrlAuthType") or grant.get("InvokedViaFunctionUrl") for grant in grants)
+
+
+def test_with_closed_urls_nobody_is_let_in_who_is_not_named() -> None:
+    for name, item in of_type(TEMPLATE, "AWS::Lambda::Permission").items():
+        if item["Properties"]["Principal"] == "*":
+            assert item.get("Condition") == "PublicUrls", name
 
 
 def test_only_http_functions_are_public() -> None:

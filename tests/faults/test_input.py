@@ -325,7 +325,7 @@ def test_21_a_base64_body_is_decoded(demo_database_url: str, valkey_url: str) ->
     env = {
         "PATH": os.environ["PATH"], "PYTHONPATH": f"{_ROOT / 'layers' / 'common'}{os.pathsep}{_ROOT}",
         "DATABASE_URL": demo_database_url, "VALKEY_URL": valkey_url, "AUTH_MODE": "trusted",
-        "DEMO_MODEL": "true", "KEY_SECRET": "s" * 32,
+        "ALLOW_TRUSTED": "true", "DEMO_MODEL": "true", "KEY_SECRET": "s" * 32,
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", _HANDLER],

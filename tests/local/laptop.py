@@ -16,7 +16,7 @@ from typing import Self
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-_OWN = ("DATABASE_URL", "VALKEY_URL", "KEY_SECRET", "AUTH_MODE", "LOG_LEVEL")
+_OWN = ("DATABASE_URL", "VALKEY_URL", "KEY_SECRET", "AUTH_MODE", "ALLOW_TRUSTED", "LOG_LEVEL")
 
 
 class Laptop:

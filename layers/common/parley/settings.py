@@ -14,9 +14,13 @@ class SettingsError(ValueError):
     """A setting is missing or makes no sense. The message names it and says what would make sense."""
 
 
-def setting(name: str, default: Any, about: str, *, secret: bool = False) -> Any:
-    """Declare a setting: its environment variable, its default and its purpose."""
-    return field(default=default, repr=not secret, metadata={"name": name, "about": about, "secret": secret})
+def setting(name: str, default: Any, about: str, *, secret: bool = False, formerly: str = "") -> Any:
+    """Declare a setting: its environment variable, its default and its purpose.
+
+    `formerly` is the variable's name of the release before, which is read where `name` is not set.
+    """
+    metadata = {"name": name, "about": about, "secret": secret, "formerly": formerly}
+    return field(default=default, repr=not secret, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +68,11 @@ class Settings:
     )
 
     auth_mode: str = setting("AUTH_MODE", "jwt", "`jwt`, or `trusted` to believe userId")
-    allow_trusted_in_lambda: bool = setting(
-        "ALLOW_TRUSTED_IN_LAMBDA", False, "lets AUTH_MODE=trusted start inside Lambda"
+    allow_trusted: bool = setting(
+        "ALLOW_TRUSTED",
+        False,
+        "lets AUTH_MODE=trusted start: only a laptop, or an authenticating gateway, reaches this server",
+        formerly="ALLOW_TRUSTED_IN_LAMBDA",
     )
     jwt_issuer: str = setting("JWT_ISSUER", "", "issuer of the tokens, as their iss says")
     jwt_audience: str = setting("JWT_AUDIENCE", "", "the aud that tokens must have")
@@ -150,7 +157,9 @@ class Settings:
         env = os.environ if env is None else env
         values: dict[str, Any] = {}
         for item in fields(cls):
-            name = item.metadata["name"]
+            name, formerly = item.metadata["name"], item.metadata["formerly"]
+            if formerly and not env.get(name):
+                name = formerly
             raw = env.get(name)
             if raw is not None and raw != "":
                 values[item.name] = _read(name, raw, item.type)
@@ -161,11 +170,8 @@ class Settings:
     def _check(self, *, in_lambda: bool) -> None:
         if self.auth_mode not in ("jwt", "trusted"):
             raise SettingsError("AUTH_MODE must be jwt or trusted.")
-        if self.auth_mode == "trusted" and in_lambda and not self.allow_trusted_in_lambda:
-            raise SettingsError(
-                "AUTH_MODE=trusted believes any userId, so inside Lambda it also needs"
-                " ALLOW_TRUSTED_IN_LAMBDA=true."
-            )
+        if self.auth_mode == "trusted" and not self.allow_trusted:
+            raise SettingsError("AUTH_MODE=trusted believes any userId, so it also needs ALLOW_TRUSTED=true.")
         if self.auth_mode == "jwt" and in_lambda and not self.jwt_issuer:
             raise SettingsError("AUTH_MODE=jwt needs JWT_ISSUER.")
         if self.jwt_issuer and not self.jwt_audience and not self.jwt_client_id:
