@@ -54,6 +54,7 @@ class Parley(Contender):
             "KEY_SECRET": KEY_SECRET,
             "AUTH_MODE": "trusted",
             "ALLOW_TRUSTED": "true",
+            "SHARE_CONTEXT_FREE": "true",
         }
 
     def command(self) -> Command:

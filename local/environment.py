@@ -10,8 +10,11 @@ from local.files import keep_secret
 
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
 # Trusted mode, since `local.dev` listens at 127.0.0.1, which only the laptop's owner reaches. The demo model,
-# since a first run has no keys of providers.
-_DEFAULTS = {"AUTH_MODE": "trusted", "ALLOW_TRUSTED": "true", "DEMO_MODEL": "true", "LOG_LEVEL": "WARNING"}
+# since a first run has no keys of providers. Users share replies, since all of them are the laptop's owner.
+_DEFAULTS = {
+    "AUTH_MODE": "trusted", "ALLOW_TRUSTED": "true", "DEMO_MODEL": "true", "SHARE_CONTEXT_FREE": "true",
+    "LOG_LEVEL": "WARNING",
+}  # fmt: skip
 
 
 class EnvFileError(ValueError):

@@ -1,5 +1,6 @@
 """Serves the built web UI, or the one-file reference page if the web UI is not built."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -37,10 +38,14 @@ def _file(path: str) -> Path | None:
     if path == "api" or path.startswith("api/"):
         return None
     for root in (_WEB / "dist", _WEB / "public"):
-        candidate = (root / path).resolve()
-        # The path may contain `..` or a symbolic link that leaves the folder.
-        if candidate.is_file() and candidate.is_relative_to(root):
-            return candidate
+        # A name with a NUL, or one that is too long for the file system, is no file's.
+        with contextlib.suppress(ValueError, OSError):
+            candidate = (root / path).resolve()
+            # The path may contain `..` or a symbolic link that leaves the folder.
+            if candidate.is_file() and candidate.is_relative_to(root) and not path.endswith("/"):
+                return candidate
+    if "\0" in path:
+        return None
     # The page's own addresses: "/" and "/chat/…", which the web UI routes in the browser.
     if path and path != "chat" and not path.startswith("chat/"):
         return None

@@ -88,6 +88,7 @@ class Server(Process):
             "AUTH_MODE": "trusted",
             "ALLOW_TRUSTED": "true",
             "DEMO_MODEL": "true",
+            "SHARE_CONTEXT_FREE": "true",
             "DEMO_TOKENS_PER_SECOND": "0",
             "LOG_LEVEL": "INFO",
         }

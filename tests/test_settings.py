@@ -19,6 +19,8 @@ def test_defaults_make_sense_by_themselves() -> None:
     settings = Settings.from_env({})
     assert settings == Settings()
     assert (settings.auth_mode, settings.allow_trusted) == ("jwt", False)
+    # Nothing of one user reaches another unless somebody decides that it may.
+    assert not settings.share_context_free
     assert settings.pulse_seconds * 2 <= settings.session_lease_seconds
     assert Settings.from_env({"SESSION_SECONDS": "", "AUTH_MODE": ""}) == settings
 
@@ -32,7 +34,7 @@ def test_defaults_make_sense_by_themselves() -> None:
         ("HEARTBEAT_SECONDS", "0.5", "heartbeat_seconds", 0.5),
         ("DEMO_MODEL", "true", "demo_model", True),
         ("DEMO_MODEL", "1", "demo_model", True),
-        ("SHARE_CONTEXT_FREE", "False", "share_context_free", False),
+        ("SHARE_CONTEXT_FREE", "True", "share_context_free", True),
         ("ALLOWED_ORIGINS", "https://a.example, https://b.example,", "allowed_origins",
          ("https://a.example", "https://b.example")),
         ("LOG_LEVEL", "DEBUG", "log_level", "DEBUG"),
@@ -83,7 +85,7 @@ def test_a_renamed_setting_is_read_by_its_old_name_where_the_new_one_is_not_set(
     assert Settings.from_env(old).allow_trusted
     assert Settings.from_env(old | {"ALLOW_TRUSTED": ""}).allow_trusted
     assert not Settings.from_env(old | {"ALLOW_TRUSTED": "false"}).allow_trusted
-    with pytest.raises(SettingsError, match="^ALLOW_TRUSTED_IN_LAMBDA must be true or false"):
+    with pytest.raises(SettingsError, match=r"^ALLOW_TRUSTED_IN_LAMBDA must be true or false"):
         Settings.from_env({"ALLOW_TRUSTED_IN_LAMBDA": "yes"})
 
 

@@ -133,7 +133,8 @@ async def test_23_clocks_may_differ_a_little(verifier: JwtVerifier) -> None:
     ("changes", "passes"),
     [
         ({"token_use": "access", "client_id": "client", "aud": None}, True),
-        ({"token_use": "id", "aud": "client"}, True),
+        ({"token_use": "id", "aud": "client"}, False),
+        ({"token_use": "id", "aud": "client", "client_id": "client"}, False),
         ({"token_use": "access", "client_id": "other", "aud": None}, False),
         ({"token_use": "id", "aud": "other"}, False),
         ({"token_use": "id", "aud": ["client"]}, False),
@@ -151,6 +152,14 @@ async def test_23_a_token_of_cognito_is_for_its_client(
     else:
         with pytest.raises(Unauthorized):
             await verifier.verify(token(**changes))
+
+
+@pytest.mark.parametrize("token_use", ["id", "refresh", "", 1])
+async def test_23_an_audience_alone_takes_no_id_token_of_cognito(
+    token_use: object, verifier: JwtVerifier
+) -> None:
+    assert await verifier.verify(token(token_use="access")) == "user-1"
+    assert await refused(verifier, token(token_use=token_use))
 
 
 async def refused(verifier: JwtVerifier, text: str) -> bool:

@@ -287,6 +287,38 @@ async def test_21_an_unknown_path(client: Client) -> None:
     assert missing.json()["error"]["code"] == "not_found"
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/%00",
+        "/a%00b",
+        "/chat/%00",
+        "/assets/%00.js",
+        "/simple.html%00",
+        "/api/%00",
+        "/api/chat/stream%00",
+        "/" + "a" * 300,
+    ],
+)
+async def test_21_a_path_that_no_file_can_have_is_not_found(shared: World, client: Client, path: str) -> None:
+    url = shared.common_server().url
+    response = await client.http.get(url + path)
+    assert response.status_code == 404, response.text
+    assert response.json()["error"]["code"] == "not_found"
+    assert "request_broke" not in shared.common_server().output()
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/chat/list/", "/api/chat/start/", "/api/ready/", "/simple.html/", "/sign-in/"]
+)
+async def test_21_a_slash_too_many_leads_nowhere(shared: World, client: Client, path: str) -> None:
+    # A redirect would repeat the name that the client says the server has.
+    response = await client.http.get(shared.common_server().url + path, headers={"host": "evil.example"})
+    assert response.status_code == 404
+    assert "location" not in response.headers
+    assert "evil.example" not in response.text
+
+
 _HANDLER = """
 import json, sys
 from functions.start.app import handler

@@ -115,7 +115,7 @@ async def test_30_a_provider_that_asks_for_more_time_than_there_is(
     assert shared.fake.calls(model) == 1
     # Near the deadline of an invocation, less is too much: no attempt is announced, none is waited for.
     model = shared.model(f"busy-short-{wire}", wire, status=429, retry_after="50")
-    client = shared.client(shared.common_server(**IN_LAMBDA))
+    client = shared.client(shared.common_server(0, **IN_LAMBDA))
     client.http.headers["x-amzn-lambda-context"] = json.dumps({"deadline": (time.time() + 55) * 1000})
     reading, _ = await _ends(client, model, "How long are you busy, then?", status="failed", text="")
     assert reading.end is not None

@@ -22,7 +22,8 @@ def test_the_process_wins_over_the_file_and_the_file_over_the_defaults(tmp_path:
     (tmp_path / ".env").write_text("VALKEY_URL=redis://file\nDEMO_MODEL=false\n")
     env = {"VALKEY_URL": ""}
     prepare(tmp_path, env)
-    defaults = {"AUTH_MODE": "trusted", "ALLOW_TRUSTED": "true", "LOG_LEVEL": "WARNING"}
+    defaults = {"AUTH_MODE": "trusted", "ALLOW_TRUSTED": "true", "SHARE_CONTEXT_FREE": "true"}
+    defaults |= {"LOG_LEVEL": "WARNING"}
     assert env == defaults | {"VALKEY_URL": "", "DEMO_MODEL": "false"}
 
 

@@ -77,7 +77,7 @@ class Settings:
     jwt_issuer: str = setting("JWT_ISSUER", "", "issuer of the tokens, as their iss says")
     jwt_audience: str = setting("JWT_AUDIENCE", "", "the aud that tokens must have")
     jwt_client_id: str = setting(
-        "JWT_CLIENT_ID", "", "for Cognito: the client_id, with a token_use, that tokens must have"
+        "JWT_CLIENT_ID", "", "for Cognito: the client_id that access tokens must have"
     )
     jwt_jwks_url: str = setting("JWT_JWKS_URL", "", "the issuer's keys; empty is its /.well-known/jwks.json")
     allowed_origins: tuple[str, ...] = setting(
@@ -98,7 +98,7 @@ class Settings:
     )
 
     share_context_free: bool = setting(
-        "SHARE_CONTEXT_FREE", True, "lets users share replies to prompts without context"
+        "SHARE_CONTEXT_FREE", False, "lets users share replies to prompts without context"
     )
     cache_seconds: int = setting("CACHE_SECONDS", 3600, "how long a finished reply answers equal questions")
     cache_replay_tokens_per_second: float = setting(

@@ -13,7 +13,9 @@ from starlette.responses import Response
 from parley.api.operations import Operation
 from parley.api.responses import error_response, json_response
 from parley.api.schemas import error_body
+from parley.api.services import USER, services_of
 from parley.domain.errors import ParleyError
+from parley.domain.ids import pseudonym
 from parley.http_server.request_limits import RequestLimits
 from parley.http_server.security_headers import SecurityHeaders
 from parley.services import Services
@@ -64,7 +66,18 @@ def prepared(app: Starlette, services: Callable[[], Services]) -> Starlette:
 
 async def _on_parley_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ParleyError)
+    if error.status < 500:
+        _log_refusal(request, error.code)
     return error_response(error)
+
+
+def _log_refusal(request: Request, code: str) -> None:
+    # Only routes raise these errors, and no route has a parameter in its path: the path is the route's own.
+    fields = {"code": code, "path": request.scope["path"]}
+    user = request.scope.get(USER)
+    if user is not None:
+        fields["user"] = pseudonym(services_of(request).settings.key_secret, user)
+    _logger.info("request_refused", extra=fields)
 
 
 async def _on_misconfigured(request: Request, error: Exception) -> Response:

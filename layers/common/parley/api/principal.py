@@ -2,6 +2,7 @@
 
 from starlette.requests import Request
 
+from parley.api.services import USER
 from parley.domain.errors import Forbidden, InvalidRequest, Unauthorized
 from parley.domain.ids import is_subject
 from parley.services import Services
@@ -18,11 +19,12 @@ async def principal(request: Request, services: Services, claimed: str | None) -
     if services.settings.auth_mode == "trusted":
         if claimed is None:
             raise InvalidRequest("userId is required.", field="userId")
+        request.scope[USER] = claimed
         return claimed
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token or services.verifier is None:
         raise Unauthorized("A bearer token is required.")
-    subject = await services.verifier.verify(token.strip())
+    subject = request.scope[USER] = await services.verifier.verify(token.strip())
     if claimed is not None and claimed != subject:
         raise Forbidden("userId is not the token's subject.", field="userId")
     return subject

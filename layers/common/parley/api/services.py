@@ -6,6 +6,9 @@ from starlette.requests import Request
 
 from parley.services import Services
 
+# The scope's entry for the user's id, once the request is known to be theirs.
+USER = "parley.user"
+
 
 def services_of(request: Request) -> Services:
     """Return the services of the application that received the request."""

@@ -16,11 +16,11 @@ _LONGEST = 16_384
 
 
 class JwtVerifier:
-    """Verifies tokens of `issuer` for `audience`, or for the Cognito client `client_id`.
+    """Verifies access tokens of `issuer` for `audience`, or for the Cognito client `client_id`.
 
-    Cognito's access tokens have no `aud`: `client_id` names the client, and `token_use` is `access`. In its
-    ID tokens `aud` names the client, and `token_use` is `id`. Raises `SettingsError` if the issuer is
-    missing, or both the audience and the client.
+    Cognito's access tokens have no `aud`: `client_id` names the client, and `token_use` is `access`. Its ID
+    tokens, whose `token_use` is `id`, tell a page who signed in and are refused: they open nothing. Raises
+    `SettingsError` if the issuer is missing, or both the audience and the client.
     """
 
     def __init__(self, *, issuer: str, audience: str = "", client_id: str = "", jwks_url: str = "") -> None:
@@ -73,18 +73,18 @@ class JwtVerifier:
             leeway=_LEEWAY_SECONDS,
             options={"require": ["exp", "iss", "sub"], "verify_aud": bool(self._audience)},
         )
-        if self._client_id and not self._of_client(claims):
+        if not self._is_access(claims):
             raise jwt.InvalidAudienceError
         subject = claims["sub"]
         if not isinstance(subject, str) or not is_subject(subject):
             raise jwt.MissingRequiredClaimError("sub")
         return subject
 
-    def _of_client(self, claims: dict[str, Any]) -> bool:
-        match claims.get("token_use"):
-            case "access":
-                return bool(claims.get("client_id") == self._client_id)
-            case "id":
-                return bool(claims.get("aud") == self._client_id)
-            case _:
-                return False
+    def _is_access(self, claims: dict[str, Any]) -> bool:
+        """Tell whether Cognito's own claims make this an access token for the client.
+
+        Other issuers have no `token_use`: there `audience` alone tells an access token from an ID token.
+        """
+        if not self._client_id:
+            return bool(claims.get("token_use", "access") == "access")
+        return bool(claims.get("token_use") == "access" and claims.get("client_id") == self._client_id)

@@ -16,6 +16,7 @@ _OLD = 32
 # so that no generation key is the key of session ids.
 _KEY_LABEL = b"parley key of session ids 1"
 _ID_LABEL = b"parley session id 1 "
+_PSEUDONYM_LABEL = b"parley key of pseudonyms 1"
 
 
 def new_id() -> str:
@@ -31,6 +32,15 @@ def is_id(value: str) -> bool:
 def is_subject(value: str) -> bool:
     """Tell whether `value` could name a user: 1 to 128 printable ASCII characters without a space."""
     return _SUBJECT.fullmatch(value) is not None
+
+
+def pseudonym(secret: str, user_id: str) -> str:
+    """Return 12 URL-safe characters that stand for a user in the log, the same as long as `secret` is.
+
+    Without the secret nobody can tell whose they are; a plain hash tells whoever has a list of users.
+    """
+    key = hmac.digest(secret.encode(), _PSEUDONYM_LABEL, "sha256")
+    return base64.urlsafe_b64encode(hmac.digest(key, user_id.encode(), "sha256")[:9]).decode("ascii")
 
 
 class SessionIds:
