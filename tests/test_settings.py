@@ -1,5 +1,7 @@
 """Settings are read strictly, and secrets are not shown."""
 
+from pathlib import Path
+
 import pytest
 
 from parley.settings import Settings, SettingsError
@@ -101,6 +103,16 @@ def test_an_issuer_needs_to_know_whom_its_tokens_are_for(place: dict[str, str]) 
         Settings.from_env(issuer)
     for name in ("JWT_AUDIENCE", "JWT_CLIENT_ID"):
         assert Settings.from_env(issuer | {name: "parley"}).auth_mode == "jwt"
+
+
+def test_authorities_that_are_not_there_are_no_database_that_is_away(tmp_path: Path) -> None:
+    url = "postgresql://u:hidden@h/d?sslmode=verify-full&sslrootcert="
+    with pytest.raises(SettingsError, match=r"^DATABASE_URL must have an sslrootcert") as error:
+        Settings.from_env({"DATABASE_URL": f"{url}{tmp_path}/of-no-region.pem"})
+    assert "hidden" not in str(error.value)
+    (tmp_path / "of-a-region.pem").touch()
+    for there in (f"{tmp_path}/of-a-region.pem", "system", ""):
+        assert Settings.from_env({"DATABASE_URL": url + there}).database_url == url + there
 
 
 def test_secrets_are_read_but_not_shown() -> None:

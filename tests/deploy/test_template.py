@@ -7,10 +7,12 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from cryptography import x509
 from starlette.testclient import TestClient
 
 from local.parameters import parameters
@@ -27,6 +29,7 @@ SETTINGS = {item.metadata["name"]: item for item in fields(Settings)}
 # What the platform reads, not Parley.
 PLATFORM = re.compile(r"AWS_LWA_[A-Z_]+|AWS_LAMBDA_EXEC_WRAPPER|POWERTOOLS_METRICS_NAMESPACE")
 HTTP = ("start", "history", "stream")
+CERTIFICATES = sorted((ROOT / "layers/common/parley/aws/certificates").iterdir())
 
 
 def folder(name: str) -> str:
@@ -154,6 +157,41 @@ def test_secrets_are_in_no_environment() -> None:
         urls = json.dumps([variables["DATABASE_URL"], variables["VALKEY_URL"]])
         assert "@" not in urls.replace('"parley_app@"', "")
     assert all(SETTINGS[name].metadata["secret"] for name in keys_template())
+
+
+def test_the_stack_s_database_shows_its_certificate() -> None:
+    assert TEMPLATE["Parameters"]["DatabaseTls"]["Default"] == "verify-full"
+    checks = {
+        "Fn::If": [
+            "ChecksCertificate",
+            {
+                "Fn::Sub": "sslmode=verify-full"
+                "&sslrootcert=/opt/python/parley/aws/certificates/${AWS::Region}.pem"
+            },
+            "sslmode=require",
+        ]
+    }
+    for function in FUNCTIONS:
+        url, values = environment(function)["DATABASE_URL"]["Fn::If"][1]["Fn::Sub"]
+        assert url.endswith(":5432/parley?${Tls}")
+        assert values["Tls"] == checks
+
+
+@pytest.mark.parametrize("file", CERTIFICATES, ids=lambda file: file.stem)
+def test_a_region_s_file_has_the_authorities_of_its_databases_and_proxies(file: Path) -> None:
+    found = x509.load_pem_x509_certificates(file.read_bytes())
+    names = [one.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value for one in found]
+    kinds = ("RSA2048", "RSA4096", "ECC384")
+    assert names == [f"Amazon RDS {file.stem} Root CA {kind} G1" for kind in kinds] + [
+        f"Amazon Root CA {number}" for number in range(1, 5)
+    ]
+    for one in found:
+        one.verify_directly_issued_by(one)
+        assert one.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+
+
+def test_most_regions_have_a_file() -> None:
+    assert {"us-east-1", "eu-west-1", "eu-central-1", "ap-southeast-2"} <= {one.stem for one in CERTIFICATES}
 
 
 def test_the_local_environment_names_only_declared_variables() -> None:

@@ -7,7 +7,9 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, get_args, get_origin
+from urllib.parse import parse_qs, urlsplit
 
 
 class SettingsError(ValueError):
@@ -178,6 +180,10 @@ class Settings:
             raise SettingsError("JWT_ISSUER needs JWT_AUDIENCE or JWT_CLIENT_ID.")
         if self.database_iam and self.database_secret_arn:
             raise SettingsError("DATABASE_IAM and DATABASE_SECRET_ARN exclude each other.")
+        authorities = parse_qs(urlsplit(self.database_url).query).get("sslrootcert", ["system"])[0]
+        if authorities != "system" and not Path(authorities).is_file():
+            # Otherwise every connection fails, and the database seems to be away.
+            raise SettingsError("DATABASE_URL must have an sslrootcert that is a file here, or system.")
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise SettingsError("LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR.")
         self.check_key_secrets()
