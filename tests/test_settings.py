@@ -115,6 +115,49 @@ def test_authorities_that_are_not_there_are_no_database_that_is_away(tmp_path: P
         assert Settings.from_env({"DATABASE_URL": url + there}).database_url == url + there
 
 
+PLAIN = {
+    "http://127.0.0.1:8080/v1": True,
+    "http://[::1]:8080/v1": True,
+    "http://localhost:4000": True,
+    "http://litellm:4000/v1": True,
+    "http://10.0.0.7:8000/v1": True,
+    "http://172.16.0.7": True,
+    "http://192.168.1.20:11434/v1": True,
+    "http://[fd00::7]/v1": True,
+    "http://gpu.local:8080": True,
+    "http://vllm.models.svc.cluster.local/v1": True,
+    "http://gateway.internal.:8080": True,
+    "https://api.example/v1": True,
+    "http://api.example/v1": False,
+    "HTTP://api.example/v1": False,
+    " http://api.example/v1": False,
+    "http://8.8.8.8/v1": False,
+    "http://172.32.0.7/v1": False,
+    "http://[2606:4700::1]/v1": False,
+    "http://[::ffff:8.8.8.8]/v1": False,
+    "http://134744072/v1": False,
+    "http://0x08080808/v1": False,
+    "http://127.0.0.1.evil.example/v1": False,
+    "http://localhost.evil.example/v1": False,
+    "http://127.0.0.1@evil.example/v1": False,
+    "http://evillocal.example/v1": False,
+}
+
+
+@pytest.mark.parametrize("provider", ["OPENAI", "ANTHROPIC", "XAI"])
+@pytest.mark.parametrize(("url", "is_safe"), PLAIN.items())
+def test_a_key_crosses_the_internet_by_tls_only(provider: str, url: str, is_safe: bool) -> None:
+    without_key = {f"{provider}_BASE_URL": url, f"{provider}_API_KEY": " "}
+    assert Settings.from_env(without_key)
+    with_key = without_key | {f"{provider}_API_KEY": "hidden"}
+    if is_safe:
+        assert Settings.from_env(with_key)
+        return
+    with pytest.raises(SettingsError) as error:
+        Settings.from_env(with_key)
+    assert str(error.value) == f"{provider}_BASE_URL must be an https URL, since a key is sent to it."
+
+
 def test_secrets_are_read_but_not_shown() -> None:
     settings = Settings.from_env(SECRETS)
     assert settings.openai_api_key == "hidden-4"

@@ -39,6 +39,9 @@ class KeyServer:
         self.asked = 0
         self.status = 200
         self.delay = 0.0
+        # While this is not set, whoever asks waits.
+        self.held = threading.Event()
+        self.held.set()
         self.body: bytes | None = None
         self.headers: dict[str, str] = {}
         server = self
@@ -47,6 +50,7 @@ class KeyServer:
             def do_GET(self) -> None:
                 server.asked += 1
                 time.sleep(server.delay)
+                server.held.wait(60)
                 self.send_response(server.status)
                 for name, value in server.headers.items():
                     self.send_header(name, value)

@@ -17,6 +17,7 @@ from parley.auth import jwks
 from parley.auth.jwt import JwtVerifier
 from parley.domain.errors import Unauthorized
 from parley.settings import Settings, SettingsError
+from tests.client import eventually
 from tests.tokens import EC, EC384, ISSUER, OTHER, RSA, WEAK, KeyServer, claims, published, token
 
 
@@ -201,7 +202,42 @@ async def test_23_a_removed_key_is_forgotten(
     assert await verifier.verify(token()) == "user-1"
     monkeypatch.setattr(jwks, "_PAUSE", 0.0)
     monkeypatch.setattr(jwks, "_FRESH", 0.0)
-    assert await refused(verifier, token())
+
+    async def forgotten() -> bool:
+        return await refused(verifier, token())
+
+    await eventually(forgotten)
+
+
+async def test_23_a_known_key_waits_for_no_refresh(
+    verifier: JwtVerifier, server: KeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await verifier.verify(token()) == "user-1"
+    monkeypatch.setattr(jwks, "_PAUSE", 0.0)
+    monkeypatch.setattr(jwks, "_FRESH", 0.0)
+    monkeypatch.setattr(jwks, "_TIMEOUT", 30.0)
+    server.held.clear()
+    try:
+        # The host answers only when all of them are through, and is asked once.
+        for _ in range(5):
+            assert await verifier.verify(token()) == "user-1"
+        await eventually(lambda: server.asked == 2)
+        unknown = asyncio.create_task(refused(verifier, token(OTHER, "new")))
+        assert await verifier.verify(token()) == "user-1"
+        # Nor do others of the event loop's threads wait, however many tokens of unknown keys there are.
+        more = [asyncio.create_task(refused(verifier, token(kid=f"kid-{n}"))) for n in range(50)]
+        await asyncio.sleep(0)
+        assert await asyncio.to_thread(lambda: "through") == "through"
+        assert not any(task.done() for task in (unknown, *more))
+        assert server.asked == 2
+        # Who gives up waiting takes the keys from nobody.
+        more.pop().cancel()
+        server.keys = [published(OTHER, "new")]
+    finally:
+        server.held.set()
+    assert not await unknown
+    assert all(await asyncio.gather(*more))
+    assert server.asked == 2
 
 
 @pytest.mark.parametrize(

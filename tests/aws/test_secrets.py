@@ -118,6 +118,14 @@ async def test_a_key_secret_that_is_too_short_is_refused_wherever_it_comes_from(
     assert "too short" not in str(error.value)
 
 
+async def test_a_key_of_the_secret_crosses_the_internet_by_tls_only(manager: Any) -> None:
+    arn = create(manager, {"XAI_API_KEY": "hidden"})
+    held = Secrets(Settings(keys_secret_arn=arn, xai_base_url="http://api.example/v1"))
+    with pytest.raises(SettingsError, match=r"^XAI_BASE_URL must be an https URL") as error:
+        held.keys()
+    assert "hidden" not in str(error.value)
+
+
 async def test_a_refused_key_is_fetched_anew(manager: Any) -> None:
     arn = create(manager, {"OPENAI_API_KEY": "sk-1"})
     held = Secrets(Settings(keys_secret_arn=arn))

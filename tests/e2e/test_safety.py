@@ -80,6 +80,20 @@ async def test_62_a_link_is_opened_without_a_way_back(world: World, page: Page) 
         assert await popup.evaluate("[opener, document.referrer]") == [None, ""]
 
 
+async def test_62_a_link_that_names_another_host_tells_where_it_leads(world: World, page: Page) -> None:
+    world.model(
+        "luring",
+        tokens=("[https://bank.example](https://evil", ".example/login) and [there](https://a.example)"),
+    )
+    chat = ChatPage(page, world.server().url, "luring")
+    await chat.open()
+    await chat.ask("Where is my bank?")
+    await chat.finished()
+    links = chat.reply.get_by_role("link")
+    await expect(links).to_have_text(["https://bank.example (evil.example)", "there"])
+    await expect(links.locator(".host")).to_be_visible()
+
+
 async def test_62_the_policy_stops_what_slips_through(world: World, page: Page) -> None:
     server = world.server()
     rules = json.loads(_POLICY.read_text("utf-8"))

@@ -2,7 +2,7 @@ import { renderToStaticMarkup } from "react-dom/server";
 import { describe, expect, it } from "vitest";
 import { Blocks } from "../src/markdown/blocks";
 import { decodeEntities } from "../src/markdown/entities";
-import { safeUrl } from "../src/markdown/links";
+import { hiddenHost, safeUrl } from "../src/markdown/links";
 import { Markdown } from "../src/markdown/Markdown";
 import { mend } from "../src/markdown/mend";
 import { piecesOf } from "../src/markdown/pieces";
@@ -140,6 +140,42 @@ describe("markup", () => {
     const shown = html("<script>alert(1)</script>\n\na <b onclick=x>b</b>\n\n<img src=x onerror=y>");
     expect(shown).not.toMatch(/<(script|b|img)/);
     expect(shown).toContain("&lt;script&gt;alert(1)&lt;/script&gt;");
+  });
+
+  it.each([
+    ["https://bank.example/login", "https://evil.example/", "evil.example"],
+    ["bank.example", "https://bank.example.evil.example/", "bank.example.evil.example"],
+    ["bank.example", "https://bank.example@evil.example/", "evil.example"],
+    ["Log in at bank.example now", "https://evil.example:8443/bank.example", "evil.example"],
+    ["bank\u200B.example", "https://evil.example/", "evil.example"],
+    ["ba\u00ADnk.example", "https://evil.example/", "evil.example"],
+    ["bank\u3002example", "https://evil.example/", "evil.example"],
+    ["ｂａｎｋ.example", "https://evil.example/", "evil.example"],
+    ["192.0.2.1", "https://192.0.2.2/", "192.0.2.2"],
+    ["b\u0430nk.example", "https://b\u0430nk.example/", "xn--bnk-6cd.example"],
+    ["this", "https://b\u0430nk.example/", "xn--bnk-6cd.example"],
+    ["help@bank.example", "mailto:help@evil.example", "evil.example"],
+    ["help@bank.example", "mailto:help", "?"],
+    ["help@bank.example", "mailto:help@bank.example?cc=me@evil.example", null],
+    ["help@bank.example", "mailto:help@bank.example", null],
+    ["bank.example", "https://bank.example/login?at=evil.example", null],
+    ["BANK.example", "https://www.bank.example/", null],
+    ["https://bank.example./", "https://bank.example/", null],
+    ["b\u00FCcher.example (xn--bcher-kva.example)", "https://b\u00FCcher.example/", null],
+    ["the log in page, e.g. this, of version 1.2.3", "https://bank.example/", null],
+    ["", "https://bank.example/", null],
+  ])("%j to %s tells %j", (text, address, host) => {
+    expect(hiddenHost(text, new URL(address).href)).toBe(host);
+  });
+
+  it("tells the host of a link whose text names another", () => {
+    const shown = '<span class="host"> (evil.example)</span></a>';
+    expect(html("[**bank**.example](https://evil.example/)")).toContain(shown);
+    expect(html("[bank&#46;example](https://evil.example/)")).toContain(shown);
+    expect(html("[`bank.example`](https://evil.example/)")).toContain(shown);
+    expect(html("![bank.example](https://evil.example/p.png)")).toContain(shown);
+    expect(html("[bank.example][1]\n\n[1]: https://evil.example/")).toContain(shown);
+    expect(html("<https://evil.example/> https://evil.example/bank [there](https://evil.example/)")).not.toContain("host");
   });
 
   it("links only to the web and to mail, and loads no picture", () => {

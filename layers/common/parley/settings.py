@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, get_args, get_origin
 from urllib.parse import parse_qs, urlsplit
@@ -187,6 +188,7 @@ class Settings:
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise SettingsError("LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR.")
         self.check_key_secrets()
+        self.check_provider_urls()
         # A lease must outlast a renewal that comes late.
         if self.pulse_seconds * 2 > self.session_lease_seconds:
             raise SettingsError("SESSION_LEASE_SECONDS must be at least twice PULSE_SECONDS.")
@@ -199,6 +201,42 @@ class Settings:
         ):
             if value and len(value) < 32:
                 raise SettingsError(f"{name} must have at least 32 characters.")
+
+    def check_provider_urls(self) -> None:
+        """Check that no provider's key leaves a private network in plain text. Raises `SettingsError`."""
+        for provider in ("openai", "anthropic", "xai"):
+            url, key = getattr(self, f"{provider}_base_url"), getattr(self, f"{provider}_api_key")
+            if key.strip() and not _is_safe(url):
+                name = f"{provider.upper()}_BASE_URL"
+                raise SettingsError(f"{name} must be an https URL, since a key is sent to it.")
+
+
+# Names that the Internet does not have: RFC 6761, RFC 6762 (and Kubernetes's cluster.local), RFC 8375, and
+# ICANN's reservation of `internal`.
+_PRIVATE_NAMES = (".localhost", ".local", ".home.arpa", ".internal")
+
+
+def _is_safe(url: str) -> bool:
+    """Tell whether a key may be sent to `url`: by TLS, or within this machine or a private network.
+
+    Model servers and gateways of one's own speak plain HTTP, mostly beside Parley: in a LAN, or as a
+    container with a name of one label. Whoever reads along there is inside already; on the Internet anybody
+    on the way can.
+    """
+    try:
+        parts = urlsplit(url.strip())
+        host = (parts.hostname or "").rstrip(".")
+    except ValueError:
+        return True  # no URL: nothing is sent, and the first request says so
+    if parts.scheme.lower() != "http":
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        # A label that begins with a digit may be an address in another form: 134744072 is 8.8.8.8.
+        return host[:1].isalpha() and ("." not in host or host.endswith(_PRIVATE_NAMES))
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return not (mapped or address).is_global
 
 
 def _read(name: str, raw: str, kind: object) -> Any:

@@ -3,7 +3,7 @@
 import type { Token, Tokens } from "marked";
 import { Fragment, type ReactNode } from "react";
 import { decodeEntities } from "./entities";
-import { safeUrl } from "./links";
+import { hiddenHost, safeUrl } from "./links";
 
 export function Inline({ tokens }: { tokens: Token[] | undefined }): ReactNode {
   return tokens?.map((token, index) => <Fragment key={index}>{inline(token as Tokens.Generic)}</Fragment>);
@@ -22,7 +22,7 @@ function inline(token: Tokens.Generic): ReactNode {
     case "br":
       return <br />;
     case "link":
-      return <Link address={String(token.href)}><Inline tokens={token.tokens} /></Link>;
+      return <Link address={String(token.href)} text={textOf(token)}><Inline tokens={token.tokens} /></Link>;
     case "image":
       return <Picture address={String(token.href)} about={String(token.text)} />;
     case "escape":
@@ -36,14 +36,22 @@ function inline(token: Tokens.Generic): ReactNode {
   }
 }
 
-function Link({ address, children }: { address: string; children: ReactNode }): ReactNode {
+function Link({ address, text, children }: { address: string; text: string; children: ReactNode }): ReactNode {
   const url = safeUrl(decodeEntities(address));
   if (url === null) return children;
+  const host = hiddenHost(text, url);
   return (
     <a href={url} target="_blank" rel="noopener noreferrer nofollow">
       {children}
+      {host === null ? null : <span className="host"> ({host})</span>}
     </a>
   );
+}
+
+/** What a reader sees of a token. */
+function textOf(token: Tokens.Generic): string {
+  if (token.tokens) return token.tokens.map((inner) => textOf(inner as Tokens.Generic)).join("");
+  return token.type === "codespan" ? String(token.text) : decodeEntities(String(token.text ?? token.raw));
 }
 
 /** A picture is offered as a link: loading it would tell its server that, and when, this was read. */
@@ -51,7 +59,7 @@ function Picture({ address, about }: { address: string; about: string }): ReactN
   const label = `Image: ${decodeEntities(about) || "untitled"}`;
   return (
     <span className="picture">
-      <Link address={address}>{label}</Link>
+      <Link address={address} text={label}>{label}</Link>
     </span>
   );
 }

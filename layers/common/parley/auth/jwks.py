@@ -5,6 +5,7 @@ import json
 import threading
 import time
 import urllib.request
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any
 from urllib.parse import urlsplit
 
@@ -17,8 +18,9 @@ from parley.support.logs import logger
 
 _logger = logger("jwks")
 
-# Seconds. A key that the issuer removes is refused after `_FRESH`. If the issuer's host does not answer, all
-# keys are refused after `_KEPT`. `_PAUSE` separates two fetches, and `_TIMEOUT` limits one.
+# Seconds. A key that the issuer removes is refused after `_FRESH`, once the fetch has ended that a token begins
+# then. If the issuer's host does not answer, all keys are refused after `_KEPT`. `_PAUSE` separates two fetches,
+# and `_TIMEOUT` limits one.
 _FRESH = 3600.0
 _KEPT = 86_400.0
 _PAUSE = 10.0
@@ -43,31 +45,46 @@ class Jwks:
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched = float("-inf")
         self._asked = float("-inf")
+        self._fetching: Future[None] | None = None
+        # A thread of its own: those of the event loop open connections to Postgres, which tokens of unknown
+        # keys would hold up while the issuer's host is slow.
+        self._thread = ThreadPoolExecutor(1, "jwks")
 
     async def key(self, kid: str) -> jwt.PyJWK | None:
-        """Return the key with this `kid`, or None. Never raises, and takes a few seconds at most."""
-        if kid in self._keys and _age(self._fetched) < _FRESH:
+        """Return the key with this `kid`, or None. Never raises, and takes a few seconds at most.
+
+        A known key is returned at once: its renewal is not waited for.
+        """
+        age = _age(self._fetched)
+        if kid in self._keys and age < _FRESH:
             return self._keys[kid]
-        # In a thread, with a thread lock: a sandbox may run each invocation in its own event loop.
-        await asyncio.to_thread(self._refresh, kid)
+        fetching = self._refresh()
+        if fetching is not None and (kid not in self._keys or age >= _KEPT):
+            # Shielded, since others wait for it too. A sandbox may run each invocation in its own event loop.
+            await asyncio.shield(asyncio.wrap_future(fetching))
         return self._keys.get(kid) if _age(self._fetched) < _KEPT else None
 
-    def _refresh(self, kid: str) -> None:
+    def _refresh(self) -> Future[None] | None:
+        """Begin a fetch, and return it, or the one that runs; None if the last one was a moment ago."""
         with self._lock:
-            if kid in self._keys and _age(self._fetched) < _FRESH:
-                return
+            if self._fetching is not None and not self._fetching.done():
+                return self._fetching
             if _age(self._asked) < _PAUSE:
-                return
+                return None
             self._asked = time.time()
-            try:
-                keys = _parse(_fetch(self._url))
-            except Exception as error:
-                # Any error of the fetch leaves the token unverified. Such a token is refused, and the service
-                # is not at fault.
-                _logger.warning("jwks_unavailable", extra={"error": type(error).__name__})
-                return
-            self._keys = keys
-            self._fetched = time.time()
+            self._fetching = self._thread.submit(self._renew)
+            return self._fetching
+
+    def _renew(self) -> None:
+        try:
+            keys = _parse(_fetch(self._url))
+        except Exception as error:
+            # Any error of the fetch leaves the token unverified. Such a token is refused, and the service
+            # is not at fault.
+            _logger.warning("jwks_unavailable", extra={"error": type(error).__name__})
+            return
+        self._keys = keys
+        self._fetched = time.time()
 
 
 _LOOPBACK = {("http", name) for name in ("127.0.0.1", "localhost", "::1")}

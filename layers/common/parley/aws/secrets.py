@@ -136,6 +136,7 @@ def _with_keys(settings: Settings, text: str) -> Settings:
             values[names[name]] = value
     filled = replace(settings, **values)
     filled.check_key_secrets()
+    filled.check_provider_urls()
     return filled
 
 
