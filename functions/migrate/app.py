@@ -30,7 +30,8 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     A Delete event changes nothing, so that the data stays. An event without a `ResponseURL` was invoked by
     hand: the invoker gets the response or the exception. The event's `Catalogue`, a table of plans and
     models, is loaded as well: only this function reaches the deployed database. The resource property
-    `LetIn` names the role that may log in with IAM.
+    `LetIn` names the role that the other functions log in as, and `LetInSecret` the secret with its password;
+    without that the role logs in with IAM.
     """
     if event.get("RequestType") == "Delete":
         return _answer(event, "SUCCESS", "The schema and the data stay.", [])
@@ -40,8 +41,9 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         settings = Settings.from_env()
         configure(settings.log_level)
         applied = asyncio.run(_migrate(settings, until, read(event.get("Catalogue", {}))))
-        if user := event.get("ResourceProperties", {}).get("LetIn"):
-            asyncio.run(_let_in(settings, user))
+        properties = event.get("ResourceProperties", {})
+        if user := properties.get("LetIn"):
+            asyncio.run(_let_in(settings, user, properties.get("LetInSecret", "")))
     except Exception as error:
         _logger.exception("migration_failed")
         if "ResponseURL" not in event:
@@ -76,8 +78,10 @@ async def _migrate(settings: Settings, until: float, catalogue: Catalogue) -> li
             await asyncio.sleep(_PAUSE_SECONDS)
 
 
-async def _let_in(settings: Settings, user: str) -> None:
-    await let_in(await Secrets(settings).database_url(), user)
+async def _let_in(settings: Settings, user: str, secret: str) -> None:
+    secrets = Secrets(settings)
+    password = await asyncio.to_thread(secrets.password, secret, user) if secret else ""
+    await let_in(await secrets.database_url(), user, password)
 
 
 def _answer(event: dict[str, Any], status: str, reason: str, applied: list[str]) -> dict[str, Any]:

@@ -70,9 +70,15 @@ async def test_the_user_may_do_what_the_functions_do_and_no_more(own_postgres: A
     with psycopg.connect(own_postgres.database_url, autocommit=True) as owner:
         # RDS has this role; whoever has it logs in by token alone.
         owner.execute("create role rds_iam")
+        is_member = "select pg_has_role(%s, 'rds_iam', 'member')"
         for _ in range(2):
             await roles.let_in(own_postgres.database_url, USER)
-        owner.execute(f"alter role {USER} password 'in-place-of-a-token'")
+            assert owner.execute(is_member, [USER]).fetchone() == (True,)
+        for password in ("the first", "in-place-of-a-token"):
+            await roles.let_in(own_postgres.database_url, USER, password)
+            assert owner.execute(is_member, [USER]).fetchone() == (False,)
+        [[held]] = owner.execute("select rolpassword from pg_authid where rolname = %s", [USER]).fetchall()
+        assert held.startswith("SCRAM-SHA-256$")
     parts = urlsplit(own_postgres.database_url)
     url = f"postgresql://{USER}:in-place-of-a-token@127.0.0.1:{parts.port}/parley"
     its = bootstrap.build(Settings(database_url=url, key_secret="s" * 32, demo_model=True))
@@ -96,6 +102,15 @@ async def test_the_user_may_do_what_the_functions_do_and_no_more(own_postgres: A
                 user.execute(forbidden.encode())
         with pytest.raises(errors.InsufficientPrivilege):
             user.execute("create role another")
+
+
+async def test_a_user_with_a_password_needs_no_rds(own_postgres: Addresses) -> None:
+    await roles.let_in(own_postgres.database_url, USER, "it's a 'password'")
+    parts = urlsplit(own_postgres.database_url)
+    with psycopg.connect(
+        host="127.0.0.1", port=parts.port, dbname="parley", user=USER, password="it's a 'password'"
+    ) as user:
+        assert user.execute("select current_user").fetchone() == (USER,)
 
 
 def test_a_role_needs_no_secret() -> None:

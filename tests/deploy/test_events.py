@@ -16,6 +16,7 @@ from functions.stream import app as stream
 from local.embedded import Addresses
 from local.sam_local import EVENTS, ROUTES, with_routes
 from parley import bootstrap
+from parley.aws.secrets import SecretsManager
 from parley.settings import Settings
 from tests.deploy.templates import ROOT, load, of_type
 from tests.functions.in_process import CONTEXT, history, start
@@ -131,6 +132,28 @@ def test_cloudformation_lets_the_functions_roles_in(
             roles = connection.execute("select from pg_roles where rolname = %s", [user]).fetchall()
             assert len(roles) == found
     assert f"{user}@" in json.dumps(load()["Globals"])
+
+
+def test_cloudformation_gives_the_functions_user_its_password(
+    own_postgres: Addresses, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = {"arn": '{"username": "parley_app", "password": "of-the-secret"}'}
+    monkeypatch.setattr(SecretsManager, "fetch", lambda _, arn: held[arn])
+    monkeypatch.setattr(migrate, "_put", lambda *_: None)
+    monkeypatch.setenv("DATABASE_URL", own_postgres.database_url)
+    asked = event("migrate") | {"RequestType": "Update", "ResponseURL": "https://answers.example/"}
+    asked["ResourceProperties"] |= {"LetIn": "parley_app", "LetInSecret": "arn"}
+    assert migrate.handler(asked, Context())["Status"] == "SUCCESS"
+    with psycopg.connect(own_postgres.database_url) as connection:
+        said = connection.execute("select rolpassword from pg_authid where rolname = 'parley_app'").fetchone()
+        assert said is not None
+        assert said[0].startswith("SCRAM-SHA-256$")
+    # Of somebody else: the role would have a password that the functions do not have.
+    held["arn"] = '{"username": "somebody", "password": "of-the-secret"}'
+    answer = migrate.handler(asked, Context())
+    assert answer["Status"] == "FAILED"
+    assert "LetInSecret" in answer["Reason"]
+    assert "of-the-secret" not in answer["Reason"]
 
 
 def test_a_setting_that_no_function_could_start_with_fails_the_deployment(

@@ -423,6 +423,8 @@ def test_each_function_has_a_role_of_its_own(name: str) -> None:
     prefix = NAMES[name].removesuffix("Function")
     assert role == f"{prefix}Role"
     assert "Policies" not in properties
+    # Neither does the old code lose a right while the migration runs.
+    assert RESOURCES[role].get("DependsOn") == (None if name == "migrate" else "Schema")
     login = {"Fn::If": ["IamLogin", {"Ref": "LoginPolicy"}, {"Ref": "AWS::NoValue"}]}
     shared = [{"Ref": "CommonPolicy"}] + ([login] if name != "migrate" else [])
     assert RESOURCES[role]["Properties"]["ManagedPolicyArns"] == shared
@@ -439,6 +441,56 @@ def test_migrate_cannot_read_the_keys() -> None:
     for role, statement in statements():
         reads = {"Ref": "KeysSecret"} in listed(statement["Resource"])
         assert not (reads and role == "MigrateRole")
+
+
+OWNER = {
+    "Fn::If": [
+        "Aurora",
+        {"Fn::GetAtt": ["AuroraCluster", "MasterUserSecret.SecretArn"]},
+        {
+            "Fn::If": [
+                "Rds",
+                {"Fn::GetAtt": ["RdsInstance", "MasterUserSecret.SecretArn"]},
+                {"Ref": "DatabaseSecretArn"},
+            ]
+        },
+    ]
+}
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_only_migrate_logs_in_as_the_schema_s_owner(name: str) -> None:
+    # By a role, or by the password of a user that migrate lets in. A database elsewhere has one login.
+    login = {"Fn::If": ["PasswordLogin", {"Ref": "DatabaseUserSecret"}, {"Ref": "DatabaseSecretArn"}]}
+    user: Node = {"Fn::If": ["IamLogin", "", login]}
+    assert environment(NAMES[name])["DATABASE_SECRET_ARN"] == (OWNER if name == "migrate" else user)
+    role = f"{NAMES[name].removesuffix('Function')}Role"
+    [reads] = [s for owner, s in statements() if owner == role and s["Sid"] == "Secrets"]
+    allowed = listed(reads["Resource"])
+    assert (OWNER in allowed) == (name == "migrate")
+    assert "MasterUserSecret" not in json.dumps(allowed) or name == "migrate"
+    assert {"Fn::If": ["IamLogin", {"Ref": "AWS::NoValue"}, login]} in allowed or name == "migrate"
+
+
+def test_the_database_s_user_has_a_password_of_its_own_or_none() -> None:
+    schema = RESOURCES["Schema"]["Properties"]
+    secret = RESOURCES["DatabaseUserSecret"]
+    made = secret["Properties"]["GenerateSecretString"]
+    assert schema["LetIn"] == {"Fn::If": ["OwnDatabase", "parley_app", ""]}
+    assert schema["LetInSecret"] == {"Fn::If": ["PasswordLogin", {"Ref": "DatabaseUserSecret"}, ""]}
+    assert secret["Condition"] == "PasswordLogin"
+    assert json.loads(made["SecretStringTemplate"]) == {"username": "parley_app"}
+    assert (made["GenerateStringKey"], made["ExcludePunctuation"]) == ("password", True)
+    # Either of the two logins, for any database of the stack.
+    conditions = TEMPLATE["Conditions"]
+    by_role = {"Fn::Equals": [{"Ref": "DatabaseLogin"}, "iam"]}
+    own = {"Condition": "OwnDatabase"}
+    assert conditions["IamLogin"] == {"Fn::And": [own, by_role]}
+    assert conditions["PasswordLogin"] == {"Fn::And": [own, {"Fn::Not": [by_role]}]}
+    proxied = [auth["SecretArn"] for auth in RESOURCES["DatabaseProxyEndpoint"]["Properties"]["Auth"]]
+    assert {"Ref": "DatabaseUserSecret"} in proxied
+    [reads] = [s for owner, s in statements() if owner == "DatabaseProxyRole"]
+    assert listed(reads["Resource"]) == [proxied[1], proxied[0]]
 
 
 def test_the_cache_asks_for_a_password_that_only_its_secret_holds() -> None:

@@ -18,9 +18,9 @@ from parley.support.logs import logger
 
 _logger = logger("jwks")
 
-# Seconds. A key that the issuer removes is refused after `_FRESH`, once the fetch has ended that the next token
-# begins. If the issuer's host does not answer, all keys are refused after `_KEPT`. `_PAUSE` separates two
-# fetches, and `_TIMEOUT` limits one.
+# Seconds. A key that the issuer removes is refused after `_FRESH`: its next token begins the fetch.
+# If the issuer's host does not answer, all keys are refused after `_KEPT`. `_PAUSE` separates two fetches;
+# `_TIMEOUT` limits one.
 _FRESH = 3600.0
 _KEPT = 86_400.0
 _PAUSE = 10.0

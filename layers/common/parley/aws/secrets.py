@@ -55,6 +55,16 @@ class Secrets:
             return url
         return self._read(arn, lambda text: _with_login(url, text, "VALKEY_SECRET_ARN"), refused)
 
+    def password(self, arn: str, user: str) -> str:
+        """Return the password of `user` in a secret in RDS's format.
+
+        Raises `Unavailable`, `SettingsError`.
+        """
+        secret = self._read(arn, lambda text: _object(text, "LetInSecret"), None)
+        if secret.get("username") != user or not secret.get("password"):
+            raise SettingsError(f"The secret LetInSecret must have the username {user} and a password.")
+        return secret["password"]
+
     def keys(self, refused: Settings | None = None) -> Settings:
         """Return the settings with the missing secrets filled in. Values from the environment stay.
 
