@@ -47,7 +47,8 @@ deploy-check: $(installed) .venv-checkov/.installed build  ## Check the template
 	@.venv-deploy/bin/cfn-lint template.yaml
 	@cd .venv-checkov && LOG_LEVEL=CRITICAL bin/checkov --file ../template.yaml --framework cloudformation \
 		--quiet --compact
-	@$(python) -m pytest -q -p no:cacheprovider tests/deploy/test_template.py tests/deploy/built.py
+	@$(python) -m pytest -q -p no:cacheprovider tests/deploy/test_template.py tests/deploy/translated.py \
+		tests/deploy/built.py
 
 runtime-check: $(installed) build/host/.built  ## Run what was built under Lambda's runtime emulator
 	@$(python) -m pytest -q -p no:cacheprovider tests/deploy/runtime.py

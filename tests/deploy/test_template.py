@@ -19,6 +19,7 @@ from local.parameters import parameters
 from local.site_config import site_config
 from parley import bootstrap
 from parley.settings import Settings
+from tests.deploy import names
 from tests.deploy.templates import ROOT, Node, load, of_type, walk
 
 TEMPLATE = load()
@@ -542,6 +543,75 @@ def test_data_outlives_the_stack() -> None:
         assert RESOURCES[name]["DeletionPolicy"] == "Snapshot"
         assert RESOURCES[name]["UpdateReplacePolicy"] == "Snapshot"
     assert RESOURCES["Users"]["DeletionPolicy"] == "Retain"
+
+
+# `make deploy-check` asks the same of what SAM makes of the template (tests/deploy/translated.py).
+
+
+def test_two_stacks_fit_into_one_account_and_region() -> None:
+    assert names.fixed(TEMPLATE) == []
+
+
+def test_a_stack_of_one_name_fits_into_two_regions() -> None:
+    assert names.without_region(TEMPLATE) == []
+
+
+def test_a_stack_with_the_longest_name_keeps_every_limit() -> None:
+    assert names.too_long(TEMPLATE) == []
+    assert f"at most {len(names.STACK)} characters" in (ROOT / "docs/deploy.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("kind", "properties", "found"),
+    [
+        ("AWS::SNS::Topic", {"TopicName": "alarms"}, ["fixed"]),
+        ("AWS::SNS::Topic", {"TopicName": {"Fn::Sub": "${AWS::Region}-alarms"}}, ["fixed"]),
+        ("AWS::SNS::Topic", {"TopicName": {"Ref": "AWS::StackName"}}, []),
+        ("AWS::CloudFront::Function", {"Name": {"Ref": "AWS::StackName"}}, ["without_region"]),
+        ("AWS::ElastiCache::ServerlessCache", {"ServerlessCacheName": {"Fn::Sub": "${AWS::StackName}-cache"}},
+         ["too_long"]),
+        ("AWS::Serverless::LayerVersion", {}, ["fixed"]),
+        (
+            "AWS::Serverless::Function",
+            {"Events": {"Often": {"Type": "ScheduleV2", "Properties": {}}}},
+            ["fixed"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_name_that_collides_is_found(kind: str, properties: Node, found: list[str]) -> None:
+    template = {"Resources": {"It": {"Type": kind, "Properties": properties}}}
+    checks = {"fixed": names.fixed, "without_region": names.without_region, "too_long": names.too_long}
+    assert [name for name in checks if name in found and checks[name](template)] == found
+    assert found or not any(check(template) for check in checks.values())
+
+
+def test_the_api_before_the_stream_has_the_stage_of_the_template_alone() -> None:
+    assert TEMPLATE["Globals"]["Api"]["OpenApiVersion"] == "3.0.1"
+    assert RESOURCES["StreamApi"]["Properties"]["StageName"] == "live"
+
+
+@pytest.mark.parametrize("by_api", [True, False])
+def test_the_alarm_of_the_stream_counts_the_failures_of_every_door(by_api: bool) -> None:
+    def chosen(node: Any) -> Any:
+        if isinstance(node, dict) and "Fn::If" in node:
+            condition, yes, no = node["Fn::If"]
+            assert condition == "StreamByApi"
+            return yes if by_api else no
+        return node
+
+    metrics = [
+        item for item in map(chosen, RESOURCES["StreamErrors"]["Properties"]["Metrics"]) if "Ref" not in item
+    ]
+    [total] = [item for item in metrics if item["ReturnData"]]
+    counted = {item["Id"]: item["MetricStat"]["Metric"] for item in metrics if not item["ReturnData"]}
+    assert set(re.findall(r"FILL\((\w+), 0\)", chosen(total["Expression"]))) == set(counted)
+    assert "refusals" in counted
+    if by_api:
+        [dimension] = counted["door"]["Dimensions"]
+        assert (counted["door"]["Namespace"], counted["door"]["MetricName"]) == ("AWS/ApiGateway", "5XXError")
+        assert dimension == {"Name": "ApiName", "Value": RESOURCES["StreamApi"]["Properties"]["Name"]}
+    else:
+        assert "door" not in counted
 
 
 def test_every_parameter_and_condition_is_used_and_listed() -> None:
