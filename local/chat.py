@@ -58,6 +58,25 @@ class _Patience:
         self._since = time.monotonic()
 
 
+async def first_model(client: httpx.AsyncClient, user: str) -> str:
+    """Return the id of the first model that the user can ask. Raises `Refused`."""
+    patience = _Patience()
+    while True:
+        try:
+            response = await client.get("/api/chat/models", params={"userId": user})
+        except httpx.TransportError as error:
+            await patience.wait(_words(error))
+            continue
+        if response.status_code == 200:
+            models = response.json()["models"]
+            for model in models:
+                if model["available"]:
+                    return str(model["id"])
+            named = ", ".join(f"{model['id']} ({model['unavailableBecause']})" for model in models)
+            raise Refused(f"there is no model that {user} can ask: {named or 'none is on offer'}.")
+        await _pause_or_refuse(patience, response)
+
+
 async def start(client: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:
     """Send a prompt and return the body of the 201 response. Raises `Refused`."""
     # With the key, repeating a start whose response was lost opens no second session.
@@ -175,9 +194,10 @@ async def _chat(options: argparse.Namespace) -> int:
     timeout = httpx.Timeout(10, read=_SILENCE_SECONDS)
     async with httpx.AsyncClient(base_url=options.url, timeout=timeout, trust_env=False) as client:
         chat_id: str | None = options.chat
+        model = options.model or await first_model(client, options.user)
         well = True
         for prompt in [options.prompt] if options.prompt else _typed():
-            body = {"prompt": prompt, "modelId": options.model, "userId": options.user}
+            body = {"prompt": prompt, "modelId": model, "userId": options.user}
             started = await start(client, body | ({"chatId": chat_id} if chat_id else {}))
             chat_id = started["chatId"]
             try:
@@ -205,7 +225,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m local.chat", description=__doc__)
     parser.add_argument("prompt", nargs="?")
     parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--model", default="demo")
+    parser.add_argument("--model", help="the first one that the user can ask, unless this names another")
     parser.add_argument("--user", default="demo-free")
     parser.add_argument("--chat", help="go on in this chat")
     try:

@@ -12,24 +12,35 @@ from parley.postgres.catalogue import CatalogueError, load, read
 
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
 _USERS = (("demo-free", "free"), ("demo-pro", "pro"))
-# On the default plan, if an edited catalogue no longer has the user's plan.
+# On the default plan, if the catalogue does not have the user's plan.
 _USER = """
 insert into users (id, plan_id)
-select %s, p.id from plans p where p.is_default or p.id = %s order by p.is_default limit 1
-on conflict do nothing
+select %(user)s, p.id from plans p where p.is_default or p.id = %(plan)s and p.id = any(%(plans)s)
+order by p.is_default limit 1
+on conflict (id) do update set plan_id = excluded.plan_id where users.plan_id <> all(%(plans)s)
+"""
+_EVERYBODY = """
+update users set plan_id = p.id from plans p where p.is_default and users.plan_id <> all(%(plans)s)
 """
 
 
 async def seed(database_url: str, catalogue: Path = CATALOGUE) -> None:
     """Load the catalogue's plans and models, and insert the demo users that are missing.
 
-    Plans and models that the catalogue does not name stay as they are. Raises psycopg's errors, `OSError`,
-    `TOMLDecodeError` and `CatalogueError`.
+    Where the catalogue has plans, the users of others move: a demo user to its own plan if the catalogue has
+    that, everybody else to the default one. Raises psycopg's errors, `OSError`, `TOMLDecodeError` and
+    `CatalogueError`.
     """
-    await load(database_url, read(tables(catalogue)))
+    given = read(tables(catalogue))
+    await load(database_url, given)
     connection = await psycopg.AsyncConnection.connect(database_url, connect_timeout=10)
     async with connection, connection.cursor() as cursor:
-        await cursor.executemany(_USER, _USERS)
+        if not (plans := [plan.id for plan in given.plans]):
+            await cursor.execute("select id from plans")
+            plans = [row[0] for row in await cursor.fetchall()]
+        for user, plan in _USERS:
+            await cursor.execute(_USER, {"user": user, "plan": plan, "plans": plans})
+        await cursor.execute(_EVERYBODY, {"plans": plans})
 
 
 def tables(catalogue: Path) -> dict[str, Any]:

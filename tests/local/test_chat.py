@@ -147,6 +147,34 @@ async def test_an_error_is_told_with_when_to_come_again(
     assert capsys.readouterr().err == told
 
 
+def models(*given: tuple[str, bool]) -> bytes:
+    body = [
+        {"id": name, "available": can, "unavailableBecause": None if can else "model_not_configured"}
+        for name, can in given
+    ]
+    return answer(200, json.dumps({"models": body}).encode(), "application/json")
+
+
+async def test_the_chat_asks_the_first_model_that_its_user_can_ask() -> None:
+    script = Script([b"", models(("gone", False), ("mine", True), ("other", True))])
+    async with client_of(script) as client:
+        assert await chat.first_model(client, "demo-free") == "mine"
+    assert script.requests[0].startswith("GET /api/chat/models?userId=demo-free ")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([("mine", False)], r"no model that me can ask: mine \(model_not_configured\)"),
+        ([], "none is on offer"),
+    ],
+)
+async def test_a_chat_with_nobody_to_ask_says_so(given: list[tuple[str, bool]], said: str) -> None:
+    async with client_of(Script([models(*given)])) as client:
+        with pytest.raises(chat.Refused, match=said):
+            await chat.first_model(client, "me")
+
+
 async def test_a_start_is_repeated_with_the_same_key() -> None:
     script = Script([b"", answer(201, b'{"sessionId":"s"}', "application/json")])
     async with client_of(script) as client:

@@ -252,7 +252,7 @@ def test_a_database_that_does_not_answer_is_a_clear_error(data: Path) -> None:
     assert "Traceback" not in errors
 
 
-def test_a_catalogue_of_ones_own(data: Path, tmp_path: Path) -> None:
+def test_a_catalogue_of_ones_own(used: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.toml"
     own.write_text(
         """
@@ -272,14 +272,15 @@ context_characters = 8000
 """
     )
     env = {"OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}
-    with Laptop(data, env=env, catalogue=own) as laptop:
+    # On data that another catalogue filled before.
+    with Laptop(used, env=env, catalogue=own) as laptop:
         models = httpx.get(f"{laptop.ready()}/api/chat/models", params={"userId": "demo-pro"}).json()[
             "models"
         ]
         assert [(model["id"], model["available"]) for model in models] == [("mine", True)]
         assert laptop.end(signal.SIGTERM) == 0
     own.write_text("[[models]]\nid = 3")
-    with Laptop(data, catalogue=own) as laptop:
+    with Laptop(used, catalogue=own) as laptop:
         assert "own.toml makes no sense" in laptop.errors()
-    with Laptop(data, catalogue=tmp_path / "nowhere.toml") as laptop:
+    with Laptop(used, catalogue=tmp_path / "nowhere.toml") as laptop:
         assert "nowhere.toml cannot be read" in laptop.errors()

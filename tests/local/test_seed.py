@@ -33,6 +33,7 @@ max_output_tokens = 10
 context_characters = 100
 """
 FREE = MODEL.format(title="Demo", plans='["free"]')
+ON_OFFER = "select id from models where enabled order by rank"
 
 
 async def rows(database_url: str, query: str) -> list[tuple[object, ...]]:
@@ -58,6 +59,7 @@ async def test_a_second_seed_changes_only_what_the_catalogue_changed(
     before = await rows(demo_database_url, count)
     await seed(demo_database_url, catalogue)
     assert await rows(demo_database_url, count) == before
+    assert await rows(demo_database_url, ON_OFFER) == [("demo",)]
     assert await rows(demo_database_url, "select title from models where id = 'demo'") == [("New",)]
     plans = await rows(demo_database_url, "select plan_id from plan_models where model_id = 'demo'")
     assert plans == [("pro",)]
@@ -158,6 +160,37 @@ async def test_a_catalogue_may_have_other_plans(database_url: str, tmp_path: Pat
     await seed(database_url, catalogue)
     users = await rows(database_url, "select id, plan_id from users order by id")
     assert users == [("demo-free", "team"), ("demo-pro", "pro")]
+
+
+async def test_users_and_models_follow_another_catalogue_and_come_back(
+    demo_database_url: str, tmp_path: Path
+) -> None:
+    async with await psycopg.AsyncConnection.connect(demo_database_url) as connection:
+        await connection.execute("insert into users (id, plan_id) values ('ada', 'pro'), ('bob', 'free')")
+    users = "select id, plan_id from users order by id"
+    before = await rows(demo_database_url, users)
+    offered = await rows(demo_database_url, ON_OFFER)
+    own = tmp_path / "own.toml"
+    own.write_text(
+        PLAN.replace('"free"', '"team"')
+        + MODEL.format(title="Mine", plans='["team"]').replace('"demo"', '"mine"', 1)
+    )
+    await seed(demo_database_url, own)
+    assert await rows(demo_database_url, users) == [(name, "team") for name, _ in before]
+    assert await rows(demo_database_url, ON_OFFER) == [("mine",)]
+    # Without models or without plans, what is on offer and who is on which plan is not what it speaks of.
+    own.write_text(PLAN.replace('"free"', '"team"'))
+    await seed(demo_database_url, own)
+    assert await rows(demo_database_url, ON_OFFER) == [("mine",)]
+    await seed(demo_database_url)
+    assert await rows(demo_database_url, ON_OFFER) == offered
+    back = {"ada": "free", "bob": "free", "demo-free": "free", "demo-pro": "pro"}
+    assert await rows(demo_database_url, users) == sorted(back.items())
+    # A plan that somebody was given is kept where the catalogue has it.
+    async with await psycopg.AsyncConnection.connect(demo_database_url) as connection:
+        await connection.execute("update users set plan_id = 'pro' where id in ('ada', 'demo-free')")
+    await seed(demo_database_url)
+    assert await rows(demo_database_url, users) == sorted((back | {"ada": "pro", "demo-free": "pro"}).items())
 
 
 async def test_prices_are_kept_exactly(demo_database_url: str, tmp_path: Path) -> None:

@@ -180,8 +180,8 @@ def _require_once(table: str, ids: Iterable[str]) -> None:
 async def load(database_url: str, catalogue: Catalogue) -> list[str]:
     """Insert or update the catalogue's plans and models in one transaction. Return the models' ids.
 
-    Plans and models that the catalogue does not name stay as they are. Raises psycopg's errors. Raises
-    `CatalogueError` if a model names an unknown plan, or a plan whose tokens per day are fewer than the
+    Where the catalogue has models, those that it does not name are disabled. Plans that it does not name stay
+    as they are, since users are on them. Raises psycopg's errors. Raises `CatalogueError` if a model names an unknown plan, or a plan whose tokens per day are fewer than the
     tokens that one prompt to the model may take.
     """
     connection = await psycopg.AsyncConnection.connect(database_url, connect_timeout=10)
@@ -198,6 +198,8 @@ async def load(database_url: str, catalogue: Catalogue) -> list[str]:
         )
         # Replaced as a whole, so that a plan loses the models that no longer name it.
         ids = [model.id for model in catalogue.models]
+        if ids:
+            await cursor.execute("update models set enabled = false where enabled and id <> all(%s)", [ids])
         await cursor.execute("delete from plan_models where model_id = any(%s)", [ids])
         await cursor.executemany(
             "insert into plan_models (plan_id, model_id) values (%s, %s)",
