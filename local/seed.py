@@ -6,9 +6,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import psycopg
-
 from parley.postgres.catalogue import CatalogueError, load, read
+from parley.postgres.connecting import plain_connection
 
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
 _USERS = (("demo-free", "free"), ("demo-pro", "pro"))
@@ -33,7 +32,7 @@ async def seed(database_url: str, catalogue: Path = CATALOGUE) -> None:
     """
     given = read(tables(catalogue))
     await load(database_url, given)
-    connection = await psycopg.AsyncConnection.connect(database_url, connect_timeout=10)
+    connection = await plain_connection(database_url)
     async with connection, connection.cursor() as cursor:
         if not (plans := [plan.id for plan in given.plans]):
             await cursor.execute("select id from plans")

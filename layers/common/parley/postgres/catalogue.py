@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-import psycopg
 from psycopg.types.json import Jsonb
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from parley.domain.conversation import Model, ModelOptions
 from parley.domain.limits import CHARACTERS_A_TOKEN, most
+from parley.postgres.connecting import plain_connection
 
 _PLAN = """
 insert into plans (id, title, is_default, requests_per_minute, concurrent_streams, tokens_per_day)
@@ -181,10 +181,10 @@ async def load(database_url: str, catalogue: Catalogue) -> list[str]:
     """Insert or update the catalogue's plans and models in one transaction. Return the models' ids.
 
     Where the catalogue has models, those that it does not name are disabled. Plans that it does not name stay
-    as they are, since users are on them. Raises psycopg's errors. Raises `CatalogueError` if a model names an unknown plan, or a plan whose tokens per day are fewer than the
-    tokens that one prompt to the model may take.
+    as they are, since users are on them. Raises psycopg's errors. Raises `CatalogueError` if a model names an
+    unknown plan, or a plan whose tokens per day are fewer than the tokens that one prompt to the model may take.
     """
-    connection = await psycopg.AsyncConnection.connect(database_url, connect_timeout=10)
+    connection = await plain_connection(database_url)
     async with connection, connection.cursor() as cursor:
         await cursor.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
         # The new default may come before the old one in the file, and a unique index allows one at a time.

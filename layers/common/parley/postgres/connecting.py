@@ -26,6 +26,14 @@ async def connect(url: str, timeout: float) -> psycopg.Connection[Row]:
         raise
 
 
+async def plain_connection(url: str) -> "psycopg.AsyncConnection[Row]":
+    """Return a connection of psycopg's own, not in autocommit mode, for work that is done once.
+
+    It prepares no statement, whose name a pooler would lead to another session. Raises psycopg's errors.
+    """
+    return await psycopg.AsyncConnection.connect(url, connect_timeout=10, prepare_threshold=None)
+
+
 def _in_a_thread(work: "Callable[[], psycopg.Connection[Row]]") -> "Future[psycopg.Connection[Row]]":
     """Run blocking work in a daemon thread, for which the process does not wait when it exits."""
     future: Future[psycopg.Connection[Row]] = Future()
@@ -46,6 +54,7 @@ def _connect(url: str, timeout: float) -> psycopg.Connection[Row]:
     return psycopg.connect(
         url,
         autocommit=True,
+        prepare_threshold=None,
         connect_timeout=max(2, round(timeout)),
         # In milliseconds. Data unacknowledged for 40 % of the timeout is lost, which leaves time to repeat
         # the statement on a new connection.

@@ -22,3 +22,10 @@ BROKEN = (psycopg.OperationalError, psycopg.InterfaceError, OSError, *_STALE_PLA
 # The server runs but accepts no connection now: wait until the deadline. While connecting, libpq reports
 # the server's message but not its SQLSTATE, so the message is all there is to match.
 CROWDED = ("too many", "connection slots", "starting up", "shutting down", "recovery mode")
+# The same of PgBouncer and of RDS Proxy, which may also say it to a connection that they accepted.
+POOLER_CROWDED = (
+    "no more connections allowed",
+    "query_wait_timeout",
+    "server_login_retry",
+    "Timed-out waiting to acquire",
+)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from parley.domain.errors import StoreUnavailable
 from parley.postgres.batch import Arguments
 from parley.postgres.connection import Connection, DeadlineExceeded
-from parley.postgres.errors import AGAIN, BROKEN, CROWDED
+from parley.postgres.errors import AGAIN, BROKEN, CROWDED, POOLER_CROWDED
 from parley.postgres.opener import Opener, UrlSource
 from parley.postgres.prepared import Row
 from parley.postgres.transaction import DecisionFailed, Transaction
@@ -219,7 +219,8 @@ class Pool:
             except BROKEN as error:
                 reason = error
                 self._take_back(connection, error)
-                crowded = connection is None and any(words in str(error) for words in CROWDED)
+                signs = CROWDED + POOLER_CROWDED if connection is None else POOLER_CROWDED
+                crowded = any(words in str(error) for words in signs)
                 if not crowded and not isinstance(error, AGAIN):
                     broken += 1
                     # Idle connections may all be stale, so only a new one's failure proves an outage: the

@@ -1,7 +1,8 @@
 """Creates the Postgres role that the functions log in as, who may not change the schema."""
 
-import psycopg
 from psycopg import sql
+
+from parley.postgres.connecting import plain_connection
 
 
 async def let_in(database_url: str, user: str, password: str = "") -> None:
@@ -11,7 +12,7 @@ async def let_in(database_url: str, user: str, password: str = "") -> None:
     migration: grants cover the tables that exist when they are made. Raises psycopg's errors.
     """
     role = sql.Identifier(user)
-    connection = await psycopg.AsyncConnection.connect(database_url, connect_timeout=10)
+    connection = await plain_connection(database_url)
     async with connection:
         found = await connection.execute("select from pg_roles where rolname = %s", [user])
         if await found.fetchone() is None:
