@@ -29,7 +29,7 @@ dev: $(installed)  ## Serve Parley on this laptop; PORT=8000 DATA=.data CATALOGU
 	elif ! $(MAKE) --no-print-directory --silent web/dist/index.html; then \
 		echo "The web UI could not be built (see above), so Parley serves its plain page instead."; \
 	fi
-	@exec $(python) -m local.dev --port "$(PORT)" --data "$(DATA)" $(if $(CATALOGUE),--catalogue "$(CATALOGUE)") \
+	@exec $(python) -m local.dev --port="$(PORT)" --data "$(DATA)" $(if $(CATALOGUE),--catalogue "$(CATALOGUE)") \
 		--follow-parent
 
 chat: $(installed)  ## Ask a running Parley from the terminal; PROMPT="What is AI?" PORT=8000

@@ -64,6 +64,8 @@ async def first_model(client: httpx.AsyncClient, user: str) -> str:
     while True:
         try:
             response = await client.get("/api/chat/models", params={"userId": user})
+        except httpx.UnsupportedProtocol:
+            raise
         except httpx.TransportError as error:
             await patience.wait(_words(error))
             continue
@@ -85,6 +87,8 @@ async def start(client: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, An
     while True:
         try:
             response = await client.post("/api/chat/start", json=body, headers=headers)
+        except httpx.UnsupportedProtocol:
+            raise
         except httpx.TransportError as error:
             await patience.wait(_words(error))
             continue
@@ -232,6 +236,11 @@ def main() -> int:
         return asyncio.run(_chat(parser.parse_args()))
     except Refused as error:
         print(f"Parley: {error}", file=sys.stderr)
+        return 1
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+        print(
+            "Parley: --url must be a URL that begins with http:// or https://; PORT a port.", file=sys.stderr
+        )
         return 1
     except KeyboardInterrupt:
         return 130

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -18,12 +19,12 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from local import environment
 from local.embedded import Addresses, EmbeddedError, EmbeddedStores
 from local.loop import new_event_loop
-from local.running import DataFolder, Running
+from local.running import DataFolder, DataFolderError, Running
 from local.seed import CATALOGUE, seed
 from parley.http_server.protocol import HttpProtocol
 from parley.postgres.catalogue import CatalogueError
 from parley.postgres.migrate import migrate
-from parley.settings import SettingsError
+from parley.settings import Settings, SettingsError
 from parley.valkey.client import SHARDED, is_sharded
 
 # Seconds that streams may still run after the signal. Then they end as truncated and their replies are saved.
@@ -41,7 +42,7 @@ class StartError(Exception):
 def main() -> int:
     """Serve until Ctrl-C, SIGTERM or SIGHUP, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m local.dev", description=__doc__)
-    parser.add_argument("--port", type=int, default=8000, help="port on 127.0.0.1; 0 takes a free one")
+    parser.add_argument("--port", default="8000", help="port on 127.0.0.1; 0 takes a free one")
     parser.add_argument("--data", type=Path, default=Path(".data"), help="folder of the embedded stores")
     parser.add_argument("--catalogue", type=Path, default=CATALOGUE, help="file of the plans and models")
     parser.add_argument("--follow-parent", action="store_true", help="stop when the parent process is gone")
@@ -54,7 +55,7 @@ def main() -> int:
                 listener = runner.run(_prepare(options.port, options.data, options.catalogue, cleanup))
             with asyncio.Runner(loop_factory=new_event_loop) as runner:
                 runner.run(_serve(listener, options.data, follow_parent=options.follow_parent))
-    except (StartError, EmbeddedError, SettingsError, environment.EnvFileError) as error:
+    except (StartError, EmbeddedError, SettingsError, DataFolderError, environment.EnvFileError) as error:
         print(f"Parley cannot start: {error}", file=sys.stderr)
         return 1
     except (asyncio.CancelledError, KeyboardInterrupt):
@@ -62,13 +63,16 @@ def main() -> int:
     return 0
 
 
-async def _prepare(port: int, data: Path, catalogue: Path, cleanup: contextlib.ExitStack) -> socket.socket:
+async def _prepare(port: str, data: Path, catalogue: Path, cleanup: contextlib.ExitStack) -> socket.socket:
     """Start the stores, migrate and seed the database, and return the listening socket.
 
-    `cleanup` stops the stores and closes the socket. Raises `StartError`, `EmbeddedError` and `EnvFileError`.
+    `cleanup` stops the stores and closes the socket. Raises `StartError`, `EmbeddedError`, `EnvFileError`,
+    `DataFolderError` and `SettingsError`.
     """
     _Stop()
     environment.prepare(Path.cwd())
+    # Before anything is made for settings that could not serve.
+    Settings.from_env()
     shared = bool(os.environ.get("DATABASE_URL"))
     embed_valkey = "VALKEY_URL" not in os.environ
     folder = DataFolder(data)
@@ -153,12 +157,16 @@ class _Server(uvicorn.Server):
             print(self._ready, flush=True)
 
 
-def _listen(port: int) -> socket.socket:
+def _listen(given: str) -> socket.socket:
+    if not (given.isascii() and given.isdecimal() and int(given) <= 65535):
+        raise StartError(f"PORT={given} must be a number from 0 to 65535; 0 takes a free one.")
+    port = int(given)
     try:
         return socket.create_server(("127.0.0.1", port), backlog=2048)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
+        why = "is not free" if error.errno == errno.EADDRINUSE else "cannot be used"
         raise StartError(
-            f"port {port} of 127.0.0.1 is not free ({getattr(error, 'strerror', None) or error});"
+            f"port {port} of 127.0.0.1 {why} ({error.strerror or error});"
             " choose another one, as in `make dev PORT=8001`."
         ) from None
 
@@ -188,6 +196,12 @@ async def _fill(database_url: str, catalogue: Path) -> None:
         await seed(database_url, catalogue)
     except psycopg.OperationalError as error:
         raise StartError(f"the database does not answer: {error}") from None
+    except psycopg.Error as error:
+        # Not its text, which may quote the URL with its password.
+        raise StartError(
+            f"the database of DATABASE_URL cannot be used ({type(error).__name__}): it must be a URL of a"
+            " Postgres whose user may make tables; behind PgBouncer DATABASE_PREPARE must be false."
+        ) from None
     except OSError as error:
         raise StartError(f"the catalogue {catalogue} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, CatalogueError) as error:

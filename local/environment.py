@@ -18,7 +18,7 @@ _DEFAULTS = {
 
 
 class EnvFileError(ValueError):
-    """A line of `.env` is not an assignment. The message gives the line's number."""
+    """`.env` is no text, or a line of it is not an assignment. The message gives the line's number."""
 
 
 def read_env(text: str, source: str = ".env") -> dict[str, str]:
@@ -48,7 +48,10 @@ def prepare(folder: Path, env: MutableMapping[str, str] = os.environ) -> None:
     A variable that is set already keeps its value, even an empty one: an empty VALKEY_URL means no Valkey.
     """
     file = folder / ".env"
-    given = read_env(file.read_text("utf-8")) if file.is_file() else {}
+    try:
+        given = read_env(file.read_text("utf-8")) if file.is_file() else {}
+    except UnicodeDecodeError:
+        raise EnvFileError(".env must be text in UTF-8.") from None
     for name, value in (_DEFAULTS | given).items():
         env.setdefault(name, value)
 

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from local import environment
-from local.embedded import EmbeddedStores
-from local.running import DataFolder
+from local.embedded import EmbeddedError, EmbeddedStores
+from local.running import DataFolder, DataFolderError
 from parley import bootstrap
 from parley.postgres.migrate import migrate
+from parley.settings import Settings, SettingsError
 from parley.usecases.purge import purge
 
 
@@ -21,9 +22,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m local.purge", description=__doc__)
     parser.add_argument("--data", type=Path, default=Path(".data"))
     options = parser.parse_args()
-    environment.prepare(Path.cwd())
-    with _stores(options.data):
-        counts = asyncio.run(_purge())
+    try:
+        environment.prepare(Path.cwd())
+        Settings.from_env()
+        with _stores(options.data):
+            counts = asyncio.run(_purge())
+    except (EmbeddedError, SettingsError, DataFolderError, environment.EnvFileError) as error:
+        sys.exit(f"The purge cannot run: {error}")
     for name, count in counts.items():
         print(f"{name.replace('_', ' '):18} {count}")
     return 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,11 +19,24 @@ class Running:
     valkey_url: str
 
 
+class DataFolderError(ValueError):
+    """The data folder cannot be one. The message names the setting and says why."""
+
+
 class DataFolder:
     """A data folder, which one server at a time may use."""
 
     def __init__(self, path: Path) -> None:
-        self.path = private_folder(path.absolute())
+        """Make the folder unless it exists. Raises `DataFolderError` if it is none that can be written."""
+        try:
+            self.path = private_folder(path.absolute())
+            descriptor, probe = tempfile.mkstemp(dir=self.path)
+            os.close(descriptor)
+            os.unlink(probe)
+        except OSError as error:
+            raise DataFolderError(
+                f"DATA={path} must be a folder that can be made or written: {error.strerror}."
+            ) from None
         self._note = self.path / "server.json"
 
     def claim(self) -> bool:

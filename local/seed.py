@@ -50,9 +50,12 @@ def tables(catalogue: Path) -> dict[str, Any]:
 if __name__ == "__main__":
     # Prints the event that `make seed` sends to the migrate function. Only that function reaches a deployed
     # database.
-    given = tables(Path(sys.argv[1]) if len(sys.argv) > 1 else CATALOGUE)
+    file = Path(sys.argv[1]) if len(sys.argv) > 1 else CATALOGUE
     try:
+        given = tables(file)
         read(given)
-    except CatalogueError as error:
+    except OSError as error:
+        sys.exit(f"The catalogue {file} cannot be read: {error.strerror}.")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, CatalogueError) as error:
         sys.exit(f"The catalogue makes no sense: {error}")
     print(json.dumps({"Catalogue": given}))

@@ -104,7 +104,11 @@ def main() -> int:
     parser.add_argument("--stream-url", help="the stream function's own URL")
     parser.add_argument("--model", default="demo")
     parser.add_argument("--user", default="demo-free")
-    return asyncio.run(_smoke(parser.parse_args()))
+    try:
+        return asyncio.run(_smoke(parser.parse_args()))
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        print(f"FAILED: no answer from the URL: {error or type(error).__name__}")
+        return 1
 
 
 if __name__ == "__main__":

@@ -30,7 +30,10 @@ def test_defaults_make_sense_by_themselves() -> None:
 @pytest.mark.parametrize(
     ("name", "raw", "field", "value"),
     [
-        ("DATABASE_URL", " a b ", "database_url", " a b "),
+        ("DATABASE_URL", "postgresql://h1:5432,h2:5433/d", "database_url", "postgresql://h1:5432,h2:5433/d"),
+        ("DATABASE_URL", "postgresql:///d?host=/run", "database_url", "postgresql:///d?host=/run"),
+        ("VALKEY_URL", "unix:///run/valkey.sock", "valkey_url", "unix:///run/valkey.sock"),
+        ("VALKEY_PREFIX", " a b ", "valkey_prefix", " a b "),
         ("SESSION_SECONDS", "5", "session_seconds", 5),
         ("RETENTION_DAYS", "0", "retention_days", 0),
         ("HEARTBEAT_SECONDS", "0.5", "heartbeat_seconds", 0.5),
@@ -63,6 +66,17 @@ def test_a_variable_is_its_setting_s_value(name: str, raw: str, field: str, valu
         {"KEY_SECRET_PREVIOUS": "too short"},
         {"SESSION_LEASE_SECONDS": "9"},
         {"LOG_LEVEL": "LOUD"},
+        {"SESSION_SECONDS": "99999999999999"},
+        {"DATABASE_POOL_SIZE": "0"},
+        {"PROVIDER_TOTAL_SECONDS": "0.0"},
+        {"DATABASE_URL": "secret"},
+        {"DATABASE_URL": "mysql://u:secret@h/d"},
+        {"VALKEY_URL": "secret@h:6379"},
+        {"VALKEY_URL": "redis://:secret@h:65536"},
+        {"VALKEY_URL": "redis://"},
+        {"OPENAI_BASE_URL": "127.0.0.1:8080/v1"},
+        {"ANTHROPIC_BASE_URL": "https://[::1"},
+        {"XAI_BASE_URL": "ftp://x.example"},
     ],
 )
 def test_nonsense_is_named_and_not_quoted(env: dict[str, str]) -> None:
@@ -71,6 +85,7 @@ def test_nonsense_is_named_and_not_quoted(env: dict[str, str]) -> None:
     [[name, value]] = env.items()
     assert str(error.value).startswith(f"{name} must")
     assert name not in ("KEY_SECRET", "KEY_SECRET_PREVIOUS") or value not in str(error.value)
+    assert "secret" not in str(error.value)
 
 
 @pytest.mark.parametrize("place", [{}, {"AWS_LAMBDA_FUNCTION_NAME": "start"}])

@@ -79,7 +79,7 @@ class PostgresStage:
     @classmethod
     async def load(cls, url: str) -> "PostgresStage":
         """Return a stage on a migrated database, to which the catalogue is added."""
-        await load(url, read({"plans": PLANS, "models": MODELS}))
+        await load(url, read({"plans": PLANS, "models": MODELS}, ["maker"]))
         return cls(url)
 
     async def _execute(self, statement: str, *arguments: object) -> list[Any]:

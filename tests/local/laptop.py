@@ -26,12 +26,13 @@ class Laptop:
         self,
         data: Path,
         *,
-        port: int = 0,
+        port: int | str = 0,
         env: Mapping[str, str] | None = None,
         parent: bool = False,
         catalogue: Path | None = None,
+        parent_folder: Path | None = None,
     ) -> None:
-        command = [sys.executable, "-m", "local.dev", "--port", str(port), "--data", str(data)]
+        command = [sys.executable, "-m", "local.dev", f"--port={port}", "--data", str(data)]
         if catalogue is not None:
             command += ["--catalogue", str(catalogue)]
         if parent:
@@ -39,10 +40,11 @@ class Laptop:
             command = ["sh", "-c", '"$@" --follow-parent & wait', "sh", *command]
         clean = {name: value for name, value in os.environ.items() if name not in _OWN}
         path = os.pathsep.join((str(ROOT), str(ROOT / "layers" / "common")))
-        data.parent.mkdir(parents=True, exist_ok=True)
+        runs_in = parent_folder or data.parent
+        runs_in.mkdir(parents=True, exist_ok=True)
         self.process = subprocess.Popen(
             command,
-            cwd=data.parent,
+            cwd=runs_in,
             env=clean | {"PYTHONPATH": path} | dict(env or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -201,6 +201,52 @@ def test_a_port_in_use_is_named_and_nothing_stays(data: Path) -> None:
     assert not (data / "stores").exists()
 
 
+@pytest.mark.parametrize(
+    ("env", "port", "said"),
+    [
+        ({}, "70000", "PORT=70000 must be a number from 0 to 65535"),
+        ({}, "-1", "PORT=-1 must be a number from 0 to 65535"),
+        ({}, "web", "PORT=web must be a number from 0 to 65535"),
+        ({"DATABASE_URL": "hush"}, "0", "DATABASE_URL must be a URL"),
+        (
+            {"DATABASE_URL": "postgresql://u:hush@127.0.0.1:x/d", "VALKEY_URL": ""},
+            "0",
+            'connection option "port"',
+        ),
+        (
+            {"DATABASE_URL": "postgresql://u:hush@127.0.0.1/d?x=1", "VALKEY_URL": ""},
+            "0",
+            "DATABASE_URL cannot be used",
+        ),
+        ({"VALKEY_URL": "hush:6379"}, "0", "VALKEY_URL must be a URL"),
+        ({"OPENAI_BASE_URL": "hush"}, "0", "OPENAI_BASE_URL must be a URL"),
+        ({"SESSION_SECONDS": "long"}, "0", "SESSION_SECONDS must be a whole number above 0"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named_in_one_line(
+    data: Path, env: dict[str, str], port: str, said: str
+) -> None:
+    with Laptop(data, port=port, env=env) as laptop:
+        assert laptop.process.wait(60) == 1
+        errors = laptop.errors()
+    assert errors.startswith("Parley cannot start: ")
+    assert said in errors
+    assert errors.count("\n") == 1
+    assert "hush" not in errors
+    assert not (data / "stores").exists()
+
+
+@pytest.mark.parametrize("inside", [".", "below"])
+def test_a_folder_that_cannot_be_one_is_named_in_one_line(tmp_path: Path, inside: str) -> None:
+    (tmp_path / "file").write_text("")
+    data = tmp_path / "file" / inside
+    with Laptop(data, parent_folder=tmp_path) as laptop:
+        assert laptop.process.wait(60) == 1
+        errors = laptop.errors()
+    assert errors.startswith(f"Parley cannot start: DATA={data} must be a folder")
+    assert errors.count("\n") == 1
+
+
 def test_a_second_server_on_one_folder_is_told_who_has_it(used: Path, left_behind: Path) -> None:
     with Laptop(used) as first:
         url = first.ready()

@@ -91,6 +91,10 @@ async def test_two_servers_may_seed_at_once(database_url: str) -> None:
         (FREE.replace('["free"]', '"free"'), ["models, demo, plans", "list"]),
         (FREE + "prices = { input = -1, output = 1 }", ["models, demo, prices.input", "greater than"]),
         (FREE + "prices = { input = 1 }", ["models, demo, prices.output", "required"]),
+        (
+            FREE.replace('provider = "demo"', 'provider = "acme"'),
+            ["models, demo, provider", "anthropic, demo, openai"],
+        ),
         (FREE + FREE, ["models, demo, id", "another entry"]),
         (FREE + "context_tokens = 100", ["models, demo", "either context_characters or context_tokens"]),
         (FREE.replace("context_characters = 100", ""), ["models, demo", "either context_characters or"]),

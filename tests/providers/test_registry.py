@@ -7,9 +7,10 @@ import sys
 import pytest
 
 from local.fake_provider import FakeProvider
+from parley.domain.conversation import PROVIDERS
 from parley.domain.errors import ProviderFault
 from parley.domain.events import Finish
-from parley.providers.registry import ConfiguredModels
+from parley.providers.registry import _ADAPTERS, ConfiguredModels
 from parley.settings import Settings
 from tests.providers.chat_models import KEY, question
 
@@ -141,3 +142,7 @@ print(sorted({"openai", "anthropic", "httpx2", "aiohttp", "pydantic"} & set(sys.
         [sys.executable, "-c", script], env={"PYTHONPATH": "layers/common"}, capture_output=True, check=True
     )
     assert done.stdout.decode().splitlines()[-1] == "[]"
+
+
+def test_a_catalogue_may_name_every_adapter_and_no_other() -> None:
+    assert set(_ADAPTERS) == PROVIDERS

@@ -3,7 +3,6 @@
 `python -m local.readme` makes the tables of README.md and docs/configuration.md from this file.
 """
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -11,6 +10,23 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, get_args, get_origin
 from urllib.parse import parse_qs, urlsplit
+
+# Numbers that nothing works with at zero: a pool of none, a wait of no time, a batch of no rows.
+_ABOVE_ZERO = {
+    "DATABASE_POOL_SIZE", "DATABASE_TIMEOUT", "VALKEY_TIMEOUT_MS", "REPLY_CHARACTERS", "SESSION_SECONDS",
+    "PROMPT_CHARACTERS", "BODY_BYTES", "HEARTBEAT_SECONDS", "LEASE_SECONDS", "SESSION_LEASE_SECONDS",
+    "PULSE_SECONDS", "PROVIDER_FIRST_TOKEN_SECONDS", "PROVIDER_GAP_SECONDS", "PROVIDER_TOTAL_SECONDS",
+    "PROVIDER_ATTEMPTS", "PURGE_BATCH",
+}  # fmt: skip
+# Postgres's integer, and far above what makes sense.
+_HIGHEST = 2**31 - 1
+_SCHEMES = {
+    "DATABASE_URL": ("postgresql", "postgres"),
+    "VALKEY_URL": ("redis", "rediss", "unix"),
+    "OPENAI_BASE_URL": ("https", "http"),
+    "ANTHROPIC_BASE_URL": ("https", "http"),
+    "XAI_BASE_URL": ("https", "http"),
+}
 
 
 class SettingsError(ValueError):
@@ -189,18 +205,23 @@ class Settings:
             raise SettingsError("LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR.")
         self.check_key_secrets()
         self.check_provider_urls()
+        for item in fields(self):
+            if schemes := _SCHEMES.get(item.metadata["name"]):
+                _check_url(item.metadata["name"], getattr(self, item.name), schemes)
         # A lease must outlast a renewal that comes late.
         if self.pulse_seconds * 2 > self.session_lease_seconds:
             raise SettingsError("SESSION_LEASE_SECONDS must be at least twice PULSE_SECONDS.")
 
     def check_key_secrets(self) -> None:
-        """Check the secrets that keys are made of. Raises `SettingsError`."""
+        """Check what a secret may bring: what keys are made of, and Valkey's URL. Raises `SettingsError`."""
         for name, value in (
             ("KEY_SECRET", self.key_secret),
             ("KEY_SECRET_PREVIOUS", self.key_secret_previous),
         ):
             if value and len(value) < 32:
                 raise SettingsError(f"{name} must have at least 32 characters.")
+        # The secret of the keys may hold it too.
+        _check_url("VALKEY_URL", self.valkey_url, _SCHEMES["VALKEY_URL"])
 
     def check_provider_urls(self) -> None:
         """Check that no provider's key leaves a private network in plain text. Raises `SettingsError`."""
@@ -209,6 +230,25 @@ class Settings:
             if key.strip() and not _is_safe(url):
                 name = f"{provider.upper()}_BASE_URL"
                 raise SettingsError(f"{name} must be an https URL, since a key is sent to it.")
+
+
+def _check_url(name: str, value: str, schemes: tuple[str, ...]) -> None:
+    """Refuse what is no URL with a host, without quoting it: it may hold a password."""
+    if not value:
+        return
+    try:
+        parts = urlsplit(value.strip())
+        # libpq takes several hosts, each with a port of its own, and a host among its parameters.
+        fits = parts.scheme in schemes and (
+            schemes[0] == "postgresql" or parts.scheme == "unix" or bool(parts.hostname and parts.port != 0)
+        )
+    except ValueError:
+        fits = False
+    if not fits:
+        shown = " or ".join(f"{scheme}://" for scheme in schemes)
+        raise SettingsError(
+            f"{name} must be a URL that begins with {shown}, with a host and a port that can be."
+        )
 
 
 # Names that the Internet does not have: RFC 6761, RFC 6762 (and Kubernetes's cluster.local), RFC 8375, and
@@ -246,12 +286,13 @@ def _read(name: str, raw: str, kind: object) -> Any:
         if kind is int or kind is float:
             number = int(raw) if kind is int else float(raw)
             # NaN fails this comparison too.
-            if not 0 <= number < math.inf:
+            if not 0 <= number <= _HIGHEST or (number == 0 and name in _ABOVE_ZERO):
                 raise ValueError
             return number
         if get_origin(kind) is tuple and get_args(kind):
             return tuple(part.strip() for part in raw.split(",") if part.strip())
     except (KeyError, ValueError):
-        expected = "true or false" if kind is bool else "a number from 0 up"
+        least = "above 0" if name in _ABOVE_ZERO else "from 0"
+        expected = "true or false" if kind is bool else f"a{' whole' * (kind is int)} number {least}"
         raise SettingsError(f"{name} must be {expected}.") from None
     return raw

@@ -52,6 +52,10 @@ class ModelOptions(Struct, frozen=True):
     stream_usage: bool | None = None
 
 
+# A test holds that these are the adapters (providers/registry.py).
+PROVIDERS = frozenset({"anthropic", "demo", "openai", "xai"})
+
+
 class Model(Struct, frozen=True):
     """A model that users can choose. `name` is the provider's name for it.
 

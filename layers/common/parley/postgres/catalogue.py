@@ -1,6 +1,6 @@
 """Validates a catalogue of plans and models, and writes it into the database."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -8,7 +8,7 @@ from psycopg.types.json import Jsonb
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from parley.domain.conversation import Model, ModelOptions
+from parley.domain.conversation import PROVIDERS, Model, ModelOptions
 from parley.domain.limits import CHARACTERS_A_TOKEN, most
 from parley.postgres.connecting import plain_connection
 
@@ -141,8 +141,11 @@ class Catalogue(_Entry):
     models: list[ModelEntry] = []
 
 
-def read(tables: object) -> Catalogue:
-    """Validate a catalogue decoded from TOML or JSON. Raises `CatalogueError`."""
+def read(tables: object, providers: Collection[str] = PROVIDERS) -> Catalogue:
+    """Validate a catalogue decoded from TOML or JSON, whose models are of `providers`.
+
+    Raises `CatalogueError`.
+    """
     try:
         catalogue = Catalogue.model_validate(tables)
     except ValidationError as error:
@@ -150,6 +153,11 @@ def read(tables: object) -> Catalogue:
         raise CatalogueError(f"{_place(tables, first['loc'])}: {first['msg']}.") from None
     for table, entries in (("plans", catalogue.plans), ("models", catalogue.models)):
         _require_once(table, [entry.id for entry in entries])
+    for model in catalogue.models:
+        if model.provider not in providers:
+            raise CatalogueError(
+                f"models, {model.id}, provider: must be one of {', '.join(sorted(providers))}."
+            )
     defaults = [plan.id for plan in catalogue.plans if plan.default]
     if catalogue.plans and len(defaults) != 1:
         named = ", ".join(defaults) or "none"
@@ -182,7 +190,7 @@ async def load(database_url: str, catalogue: Catalogue) -> list[str]:
 
     Where the catalogue has models, those that it does not name are disabled. Plans that it does not name stay
     as they are, since users are on them. Raises psycopg's errors. Raises `CatalogueError` if a model names an
-    unknown plan, or a plan whose tokens per day are fewer than the tokens that one prompt to the model may take.
+    unknown plan, or a plan with fewer tokens per day than one prompt to the model may take.
     """
     connection = await plain_connection(database_url)
     async with connection, connection.cursor() as cursor:
