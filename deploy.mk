@@ -78,14 +78,14 @@ keys:  ## Put OPENAI_API_KEY, ANTHROPIC_API_KEY, XAI_API_KEY, VALKEY_URL of your
 		aws secretsmanager put-secret-value --secret-id "$$arn" --secret-string "file://$$file" > /dev/null && \
 		echo "Saved. Running sandboxes fetch a key anew when theirs is refused; deploy again to replace them all."
 
-seed: $(installed)  ## Load plans and models into the database of STAGE; CATALOGUE=local/catalogue.toml
+seed: $(serving)  ## Load plans and models into the database of STAGE; CATALOGUE=local/catalogue.toml
 	@file=$$(mktemp) && trap 'rm -f "$$file"' EXIT && PYTHONPATH=layers/common:. $(python) -m local.seed $(CATALOGUE) > "$$file" && \
 		aws lambda invoke --function-name $(STACK)-migrate --payload "fileb://$$file" /dev/stdout
 
 logs:  ## Follow the logs of STAGE
 	@$(sam) logs --stack-name $(STACK) --tail
 
-smoke: $(installed)  ## Prove that tokens arrive one by one; URL=https://… (the site, or the laptop) TOKEN=…
+smoke: $(serving)  ## Prove that tokens arrive one by one; URL=https://… (the site, or the laptop) TOKEN=…
 	@PYTHONPATH=layers/common:. $(python) -m local.smoke $(if $(URL),--url "$(URL)") $(ARGS)
 
 # ARGS=--skip-pull-image does with the image that is there.
@@ -96,12 +96,12 @@ sam-local: $(installed) ## Run every function in Lambda's container image, where
 	@$(MAKE) --no-print-directory build/host/.built
 	@PYTHONPATH=layers/common:. $(python) -m local.sam_local $(ARGS)
 
-lock-deploy: $(installed)  ## Resolve the deployment's tools anew
+lock-deploy: $(serving)  ## Resolve the deployment's tools anew
 	@for set in deploy checkov; do $(python) -m uv pip compile --quiet --universal --python-version 3.13 \
-		--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock-deploy" \
+		--generate-hashes --no-strip-extras --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock-deploy" \
 		$(LOCK) requirements-$$set.in --output-file requirements-$$set.txt || exit 1; done
 
-.venv-deploy/.installed .venv-checkov/.installed: .venv-%/.installed: requirements-%.txt | $(installed)
+.venv-deploy/.installed .venv-checkov/.installed: .venv-%/.installed: requirements-%.txt | $(serving)
 	@test -n "$(python313)" || { { \
 		echo "Building for Lambda needs Python 3.13, the one that Lambda runs, and none was found on the path or"; \
 		echo "in pyenv. Install it, or name it: make python313=/path/to/python3.13 ..."; } >&2; exit 1; }

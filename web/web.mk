@@ -3,6 +3,7 @@
 WEB_MODULES := web/node_modules/.package-lock.json
 
 $(WEB_MODULES): web/package-lock.json | web-node
+	@echo "Installing the packages of the web UI ..."
 	cd web && npm ci --no-audit --no-fund
 	@touch $@
 
