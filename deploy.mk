@@ -37,7 +37,7 @@ build/host/.built: template.yaml $(code) .venv-deploy/.installed
 	@mkdir -p build
 	@sed 's/arm64/$(lambda_machine)/; s/LambdaAdapterLayerArm64/LambdaAdapterLayer$(adapter_machine)/' \
 		template.yaml > build/host.yaml
-	@$(sam) build --template build/host.yaml --base-dir . --build-dir build/host
+	@ARCHITECTURE=$(lambda_machine) $(sam) build --template build/host.yaml --base-dir . --build-dir build/host
 	@find build/host -name __pycache__ -prune -exec rm -rf {} +
 	@$(compile_all) build/host/CommonLayer/python build/host/*Function
 	@touch $@

@@ -2,10 +2,15 @@
 
 import importlib.util
 import json
+import re
+import shutil
 import struct
+import subprocess
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
 from tests.deploy.templates import ROOT, load, of_type
 
@@ -34,6 +39,41 @@ def test_the_layer_carries_parley_whole() -> None:
     for path in source.rglob("*"):
         if path.is_file() and "__pycache__" not in path.parts:
             assert (LAYER / "parley" / path.relative_to(source)).read_bytes() == path.read_bytes()
+
+
+def locked() -> dict[str, tuple[str, str]]:
+    """Return the version and the lines of each package of the layer's lock."""
+    text = (ROOT / "layers/common/requirements.txt").read_text("utf-8")
+    found = re.finditer(r"^([\w.-]+)(?:\[[^\]]*\])?==(\S+)[^\n]*\n(?: .*\n)*", text, re.MULTILINE)
+    return {canonicalize_name(item[1]): (item[2], item[0]) for item in found}
+
+
+def test_the_layer_has_the_packages_of_the_lock_and_no_other() -> None:
+    lock = {name: version for name, (version, _) in locked().items()}
+    built = {canonicalize_name(item.name): item.version for item in distributions(path=[str(LAYER)])}
+    assert len(built) > 30
+    assert built.items() <= lock.items()
+    # What is left out is for another platform.
+    for name in lock.keys() - built.keys():
+        assert ";" in locked()[name][1].partition("\n")[0], name
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_wheel_that_is_not_the_lock_s_is_not_built(tmp_path: Path, whole: bool) -> None:
+    lines = locked()["msgspec"][1]
+    if not whole:
+        lines = re.sub(r"(?<=sha256:)[0-9a-f]{64}", "0" * 64, lines)
+    (tmp_path / "requirements.txt").write_text(lines)
+    (tmp_path / "parley").mkdir()
+    shutil.copy(ROOT / "layers/common/Makefile", tmp_path)
+    given = [f"ARTIFACTS_DIR={tmp_path}/out", f"PYTHON={ROOT}/.venv-deploy/bin/python"]
+    made = subprocess.run(
+        ["make", "build-CommonLayer", *given],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (made.returncode == 0) == whole, made.stderr
+    assert (tmp_path / "out/python/msgspec").exists() == whole
+    assert whole or "DO NOT MATCH THE HASHES" in made.stderr
 
 
 def test_every_module_is_compiled_and_needs_no_check() -> None:

@@ -111,10 +111,14 @@ def test_functions_and_layer_are_of_one_kind() -> None:
     assert GLOBALS["Architectures"] == ["arm64"]
     assert layer["Properties"]["CompatibleRuntimes"] == ["python3.13"]
     assert layer["Properties"]["CompatibleArchitectures"] == ["arm64"]
-    # Without the second, SAM fills the layer with the libraries of whoever builds it.
-    assert layer["Metadata"] == {"BuildMethod": "python3.13", "BuildArchitecture": "arm64"}
+    assert layer["Metadata"] == {"BuildMethod": "makefile", "BuildArchitecture": "arm64"}
     assert layer["Properties"]["ContentUri"] == "layers/common"
-    # SAM puts the folder's content into python/; one more level and Lambda would import nothing.
+    recipe = (ROOT / "layers/common/Makefile").read_text("utf-8")
+    assert f"build-{next(iter(of_type(TEMPLATE, 'AWS::Serverless::LayerVersion')))}:" in recipe
+    assert "--require-hashes" in recipe
+    assert "--only-binary :all:" in recipe
+    assert "ARCHITECTURE ?= arm64" in recipe
+    # The recipe puts the folder's content into python/; one more level and Lambda would import nothing.
     assert (ROOT / "layers/common/parley/__init__.py").is_file()
     assert not (ROOT / "layers/common/python").exists()
     for function in FUNCTIONS.values():
