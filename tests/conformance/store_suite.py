@@ -270,7 +270,7 @@ class StoreSuite(StoreFixtures):
         assert [message.status for message in kept] == ["complete", "failed", "complete", "pending"]
         assert kept[1].error_code == "session_expired"
         assert kept[1].completed_at is not None
-        last = Turn(Role.USER, "And now?", again.message_id)
+        last = Turn(Role.USER, "And now?", again.message_id, 2)
         assert (await store.session(again.session_id)).turns[-1] == last
 
     async def test_regenerate_answers_the_last_question_anew(self, store: Store) -> None:
@@ -355,6 +355,7 @@ class StoreSuite(StoreFixtures):
         kept = [message for message in await messages(store, chat) if message.superseded_by is None]
         shown = [message.id for message in kept]
         assert [entry.message_id for entry in session.turns] == shown[session.earlier : -1]
+        assert [entry.above for entry in session.turns] == list(range(session.earlier, 7))
 
     async def test_regenerate_with_another_model(self, store: Store) -> None:
         chat = (await turn(store, "Why?", user="bob")).chat_id

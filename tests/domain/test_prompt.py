@@ -110,11 +110,12 @@ def test_what_is_left_out_ends_where_what_is_sent_begins(
     history: list[Turn], budget: int, earlier: int
 ) -> None:
     chat = [
-        replace(turn, message_id=str(number)) for number, turn in enumerate([*history, user("Why?")], earlier)
+        replace(turn, message_id=str(number), above=number)
+        for number, turn in enumerate([*history, user("Why?")], earlier)
     ]
     kept = normalise(chat, whole=not earlier)
     sent = trim(kept, room(budget))
-    missing = left_out(earlier, chat, kept, sent)
+    missing = left_out(earlier, kept, sent)
     if missing is None:
         assert not earlier
         assert sent == kept
@@ -124,14 +125,14 @@ def test_what_is_left_out_ends_where_what_is_sent_begins(
 
 
 def test_nothing_is_left_out_where_nothing_was_asked() -> None:
-    assert left_out(0, (), (), ()) is None
-    assert left_out(4, (), (), ()) is None
+    assert left_out(0, (), ()) is None
+    assert left_out(4, (), ()) is None
 
 
 def test_a_question_that_was_not_answered_is_not_left_out_for_lack_of_room() -> None:
     chat = (user("Lost?"), assistant(""), user("Why?"))
     kept = normalise(chat)
-    assert left_out(0, chat, kept, trim(kept, room(40))) is None
+    assert left_out(0, kept, trim(kept, room(40))) is None
 
 
 @given(turns, st.integers(0, 40), st.integers(0, 40))

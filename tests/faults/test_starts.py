@@ -211,7 +211,7 @@ async def test_98_a_tab_that_does_not_know_what_another_asked_changes_nothing(
             two["messageId"],
             two["replyId"],
         ]
-        assert refused.error["revision"] == seen["revision"]
+        assert (refused.error["revision"], refused.error["reset"]) == (seen["revision"], True)
         since = await here.history(chat, since=refused.error["revision"])
         assert since["messages"] == []
     assert (_count(shared), await here.history(chat)) == (before, seen)
@@ -222,6 +222,30 @@ async def test_98_a_tab_that_does_not_know_what_another_asked_changes_nothing(
     assert reading.text == reply_to("THREE?")
     shown = [text_of(m) for m in (await there.history(chat))["messages"] if m["supersededBy"] is None]
     assert shown == ["ONE?", reply_to("ONE?"), "TWO?", reply_to("TWO?"), "THREE?", reply_to("THREE?")]
+
+
+async def test_98_what_a_refused_start_is_told_is_all_that_its_revision_stands_for(
+    shared: World, clients: list[Client]
+) -> None:
+    model = shared.model("told")
+    here, there = clients[:2]
+    one, _ = await here.ask("ONE?", model)
+    chat = one["chatId"]
+    two, _ = await here.ask("TWO?", model, chatId=chat)
+    # A blank reply stands beside the good one; that is what this client shows.
+    blank = await here.start(None, model, chatId=chat, replaces=two["replyId"])
+    await here.stop(blank["sessionId"])
+    shown = await here.history(chat)
+    better, _ = await there.ask(None, model, chatId=chat, replaces=blank["replyId"])
+    refused = await _refusal(here.start("THREE?", model, chatId=chat, parentId=blank["replyId"]))
+    error = refused.error
+    assert error["reset"] is False
+    known = {message["id"]: message for message in shown["messages"]}
+    known |= {message["id"]: message for message in error["messages"]}
+    page = await here.history(chat)
+    assert error["revision"] == page["revision"]
+    assert sorted(known.values(), key=lambda message: int(message["position"])) == page["messages"]
+    assert known[two["replyId"]]["supersededBy"] == better["replyId"]
 
 
 async def test_98_both_tabs_ask_at_once_from_the_same_end(shared: World, clients: list[Client]) -> None:

@@ -64,8 +64,8 @@ async def test_a_start_in_a_chat_that_has_gone_on_is_told_what_is_new(here: Site
         response = await here.http.post("/chat/start", json=body)
         error = response.json()["error"]
         assert (response.status_code, error["code"], error["retryable"]) == (409, "chat_moved", False)
-        assert error["messages"] == json.loads(to_json(page.messages))[1:]
-        assert error["revision"] == page.revision
+        assert error["messages"] == json.loads(to_json(page.messages))
+        assert (error["revision"], error["reset"]) == (page.revision, True)
     again = changed(**chat, replaces=second["replyId"], prompt=GONE)
     assert (await here.http.post("/chat/start", json=again)).status_code == 201
 

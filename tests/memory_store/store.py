@@ -79,17 +79,22 @@ class MemoryStore:
 
     def _turns(self, row: SessionRow) -> tuple[Turn, ...]:
         last = self._database.messages[row.message_id].position
+        shown = [
+            message
+            for message in self._database.messages_of(row.chat_id)
+            if message.position <= last
+            and message.superseded_by is None
+            and message.reply_to != row.message_id
+        ]
         return tuple(
             # What a provider refused is not sent again, nor is its question.
             Turn(
                 message.role,
                 "" if message.message().status is Status.FILTERED else message.text,
                 message.id,
+                above,
             )
-            for message in self._database.messages_of(row.chat_id)
-            if message.position <= last
-            and message.superseded_by is None
-            and message.reply_to != row.message_id
+            for above, message in enumerate(shown)
         )
 
     async def attach(
@@ -244,7 +249,8 @@ class MemoryStore:
 
     async def history_from(self, user_id: str, chat_id: str, message_id: str, limit: int) -> Page:
         chat, rows = self._messages(user_id, chat_id)
-        first = next((row.position for row in rows if row.id == message_id), 0)
+        known = next((row.reply_to or row.id for row in rows if row.id == message_id), None)
+        first = next((row.position for row in rows if row.id == known), 0)
         return self._page(chat, [row for row in rows if row.position >= first], limit)
 
     def _messages(self, user_id: str, chat_id: str) -> tuple[ChatRow, list[MessageRow]]:

@@ -53,12 +53,15 @@ class Narrow(ScriptedModel):
         super().__init__()
         self._room = room
         self._counts = counts
+        self.fails = False
 
     async def stream(self, question: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         size = sum(len(turn.text) for turn in question.turns)
         if size > self._room:
             self.requests.append(question)
             raise self._counts(size)
+        if self.fails:
+            raise ProviderFault("provider_bad_request", "No.")
         async for event in super().stream(question):
             yield event
 
@@ -187,6 +190,19 @@ async def test_a_context_that_is_too_long_is_asked_again_with_fewer_turns(
             assert missing is None
         else:
             assert missing == LeftOut(2 * number + 1 - len(asked), asked[0].message_id)
+    # What was not answered counts too where it lies above.
+    model.fails = True
+    failed = await process.ask("Lost?", chat_id=chat)
+    await answer(failed)
+    model.fails = False
+    for number in range(6, 9):
+        run = await process.ask(f"Question {number}?", chat_id=chat)
+        await answer(run)
+        assert run.generation is not None
+        missing = run.generation.buffer.left_out
+        assert missing is not None
+        shown = (await process.store.history("ada", run.session.chat_id, None, 99)).messages
+        assert [message.id for message in shown].index(missing.first_sent) == missing.messages
     assert len(model.requests) > 6
     assert len(model.requests[-1].turns) > 1
 

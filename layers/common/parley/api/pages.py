@@ -39,10 +39,18 @@ def page_body(page: Page, limit: int = PAGE_BYTES, *, reset: bool = False) -> Hi
 
 
 def news_of(page: Page) -> dict[str, object]:
-    """Return what a page adds to an error: its messages, as far as they fit, and the chat's revision."""
-    messages = page_body(page).messages
-    known = [message_body(message) for message in page.messages[len(page.messages) - len(messages) :]]
-    return {"messages": known, "revision": page.revision}
+    """Return what a page adds to an error: its messages, as far as they fit, and the chat's revision.
+
+    Messages that are too many, or that are all of the chat's, take the place of all that a client knows.
+    """
+    fitting = page_body(page)
+    messages = page.messages[len(page.messages) - len(fitting.messages) :]
+    reset = fitting.next_before is not None or messages[0].position == 1
+    return {
+        "messages": [message_body(message) for message in messages],
+        "revision": page.revision,
+        "reset": reset,
+    }
 
 
 def _first_that_fits(encoded: Sequence[bytes], limit: int) -> int:

@@ -230,6 +230,7 @@ class ErrorDetail(Wire, frozen=True):
     remaining: RemainingBody | UnsetType = UNSET
     messages: list[MessageBody] | UnsetType = UNSET
     revision: int | UnsetType = UNSET
+    reset: bool | UnsetType = UNSET
 
 
 class ErrorBody(Wire, frozen=True):

@@ -18,17 +18,22 @@ class Role(StrEnum):
 
 
 class Turn(Struct, frozen=True):
-    """One message as a model sees it. `message_id` is for us alone, and no part of the question."""
+    """One message as a model sees it.
+
+    `message_id`, and `above`, the number of messages above it in the chat, are for us alone and no part of
+    the question.
+    """
 
     role: Role
     text: str
     message_id: str = ""
+    above: int = 0
 
 
 class LeftOut(Struct, frozen=True):
     """The earlier turns of a chat that a model is not sent, because its context does not take them.
 
-    `messages` counts questions and replies; `first_sent` is the id of the first message that is sent.
+    `messages` counts all that stand above the first one that is sent, `first_sent` is that one's id.
     """
 
     messages: int

@@ -190,9 +190,10 @@ class Store(Protocol):
         ...
 
     async def history_from(self, user_id: str, chat_id: str, message_id: str, limit: int) -> Page:
-        """Return a message and those after it, oldest first, at most the newest `limit`.
+        """Return all that may differ for who knows the chat up to a message: its question, and all after it.
 
-        For a message that the chat does not have, they are the newest. Raises `NotFound`, `UserDisabled`.
+        They come oldest first, at most the newest `limit`. For a message that the chat does not have, they
+        are the newest. Raises `NotFound`, `UserDisabled`.
         """
         ...
 

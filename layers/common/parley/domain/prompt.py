@@ -54,18 +54,15 @@ def trim(turns: Sequence[Turn], model: Model) -> tuple[Turn, ...]:
     return _newest(turns, tokens, tokens_of)
 
 
-def left_out(
-    earlier: int, turns: Sequence[Turn], kept: Sequence[Turn], sent: Sequence[Turn]
-) -> LeftOut | None:
-    """Return what the model is not sent of `turns`, before which the chat has `earlier` messages.
+def left_out(earlier: int, kept: Sequence[Turn], sent: Sequence[Turn]) -> LeftOut | None:
+    """Return what the model is not sent of a chat, of which `earlier` messages were not even read.
 
     `kept` are the turns normalised, `sent` those trimmed. None: the context takes them all. What was not
     answered is never sent, which is no lack of room; it counts where it lies among what is left out.
     """
     if not sent or (not earlier and len(sent) == len(kept)):
         return None
-    before = next(index for index, turn in enumerate(turns) if turn is sent[0])
-    return LeftOut(earlier + before, sent[0].message_id)
+    return LeftOut(sent[0].above, sent[0].message_id)
 
 
 def shortened(turns: Sequence[Turn], fault: ContextTooLong, *, again: bool) -> tuple[Turn, ...] | None:

@@ -33,8 +33,11 @@ select c.title, c.revision, s.id as active_session_id, c.role, u.disabled_at is 
 HISTORY = _HISTORY.format(wanted="m.position < coalesce(%(before)s::bigint, 9223372036854775807)")
 CHANGES = _HISTORY.format(wanted="m.revision > %(since)s")
 HISTORY_FROM = _HISTORY.format(
+    # From its question on: a later reply may have taken the place of an earlier one beside it.
     wanted="""m.position >= coalesce(
-           (select k.position from messages k where k.id = %(message)s and k.chat_id = c.id), 0)"""
+           (select coalesce(q.position, k.position)
+              from messages k left join messages q on q.id = k.reply_to
+             where k.id = %(message)s and k.chat_id = c.id), 0)"""
 )
 
 

@@ -93,7 +93,10 @@ class SessionRow(NamedTuple):
             epoch=self.epoch,
             leased=self.leased,
             model=model_of(self.model),
-            turns=tuple(Turn(_ROLES[role], text_of(parts), id_) for role, parts, id_ in self.turns or ()),
+            turns=tuple(
+                Turn(_ROLES[role], text_of(parts), id_, above)
+                for above, (role, parts, id_) in enumerate(self.turns or (), self.earlier or 0)
+            ),
             earlier=self.earlier or 0,
             generation_key=self.generation_key,
             reply=reply_of(self) if self.state == SessionState.ENDED else None,

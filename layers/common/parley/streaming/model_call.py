@@ -101,8 +101,7 @@ class ModelCall:
                     self._report(fault, request, attempt)
                     return Failed(fault.fault, fault.message, fault.may_retry)
                 _logger.info("context_shortened", extra={"turns": len(turns), "before": len(request.turns)})
-                before = request.left_out.messages if request.left_out is not None else 0
-                missing = LeftOut(before + len(request.turns) - len(turns), turns[0].message_id)
+                missing = LeftOut(turns[0].above, turns[0].message_id)
                 request = dataclasses.replace(request, turns=turns, left_out=missing)
                 self._buffer.leave_out(missing)
                 shorter = True

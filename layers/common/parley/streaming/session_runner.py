@@ -81,7 +81,7 @@ class SessionRunner:
             return known
         kept = normalise(session.turns, whole=not session.earlier)
         sent = trim(kept, session.model)
-        request = ModelRequest(session.model, sent, left_out(session.earlier, session.turns, kept, sent))
+        request = ModelRequest(session.model, sent, left_out(session.earlier, kept, sent))
         bypass = session.id if session.regenerate else None
         key = session.generation_key or self._keys.key_for(
             session.model, request.turns, session.user_id, bypass
