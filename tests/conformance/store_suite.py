@@ -26,6 +26,7 @@ from parley.domain.events import Completed, End, Failed, FinishReason, Status, U
 from parley.domain.ports import Store
 from parley.domain.prompt import normalise, trim
 from parley.domain.results import Attached, Ended, LeaseStatus, Orphan, Overtaken, Saved, Stop, Stopping
+from parley.support.encoding import INVISIBLE, is_blank
 from tests.conformance.backends import Stage
 from tests.conformance.requests import STOP, new_session, turn
 
@@ -320,6 +321,21 @@ class StoreSuite(StoreFixtures):
         following = await store.start(new_session("And?", chat_id=good.chat_id))
         turns = normalise((await store.session(following.session_id)).turns)
         assert [entry.text for entry in turns] == ["Why?", "Because.", "And?"]
+
+    async def test_a_reply_that_shows_nothing_goes_with_the_next_try_and_one_that_shows_something_stays(
+        self, store: Store
+    ) -> None:
+        # Postgres's text holds no NUL.
+        blanks = INVISIBLE.replace("\0", "")
+        stopped = Completed(FinishReason.STOPPED)
+        tried = await store.start(new_session())
+        for text in (blanks, "\u200b", f"{blanks}.{blanks}"):
+            await store.finish(tried.session_id, Reply(2, text, stopped), "provider")
+            again = await store.start(new_session(None, chat_id=tried.chat_id, regenerate=True))
+            kept = [each for each in await messages(store, tried.chat_id) if each.superseded_by is None]
+            before = [] if is_blank(text) else [tried.reply_id]
+            assert [message.id for message in kept] == [tried.message_id, *before, again.reply_id]
+            tried = again
 
     @pytest.mark.parametrize("reason", [FinishReason.STOP, FinishReason.LENGTH, FinishReason.STOPPED])
     async def test_a_new_reply_that_answers_takes_the_place_of_all_others(

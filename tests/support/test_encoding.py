@@ -1,5 +1,7 @@
 """Text that every store and wire can carry, however a provider cut it."""
 
+import sys
+import unicodedata
 from typing import Any
 
 import pytest
@@ -99,6 +101,14 @@ def test_a_value_that_is_of_another_type_itself_is_refused() -> None:
 )  # fmt: skip
 def test_a_text_is_blank_where_nothing_of_it_can_be_seen(text: str, blank: bool) -> None:
     assert is_blank(text) is blank
+
+
+def test_every_space_control_and_format_character_is_blank_and_no_other_is() -> None:
+    # Characters that this Python's version of Unicode does not have are left out.
+    characters = [chr(code) for code in range(sys.maxunicode + 1)]
+    known = [character for character in characters if unicodedata.category(character) != "Cn"]
+    blank = [one for one in known if one.isspace() or unicodedata.category(one) in ("Cc", "Cf")]
+    assert [one for one in known if is_blank(one)] == blank
 
 
 @given(st.text(max_size=12), st.lists(st.integers(1, 5)))
