@@ -14,14 +14,15 @@ from pathlib import Path
 
 import psycopg
 import uvicorn
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from local import environment
+from local.allowed_hosts import AllowedHosts
 from local.embedded import Addresses, EmbeddedError, EmbeddedStores
 from local.loop import new_event_loop
 from local.running import DataFolder, DataFolderError, Running
 from local.seed import CATALOGUE, seed
 from parley.http_server.protocol import HttpProtocol
+from parley.http_server.security_headers import SecurityHeaders
 from parley.postgres.catalogue import CatalogueError
 from parley.postgres.migrate import migrate
 from parley.settings import Settings, SettingsError
@@ -101,7 +102,7 @@ async def _serve(listener: socket.socket, data: Path, *, follow_parent: bool) ->
 
     server = _Server(
         uvicorn.Config(
-            TrustedHostMiddleware(app, _NAMES, www_redirect=False),
+            SecurityHeaders(AllowedHosts(app, _NAMES)),  # a refusal has the fields of every response
             http=HttpProtocol, ws="none", lifespan="on", log_config=None, access_log=False,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         ),

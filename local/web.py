@@ -7,6 +7,8 @@ from pathlib import Path
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 _WEB = Path(__file__).resolve().parent.parent / "web"
 
@@ -17,13 +19,21 @@ def policy() -> str:
     return "; ".join(f"{name} {' '.join(values)}" for name, values in directives.items())
 
 
+class _PageRoute(Route):
+    """A route of pages. It has no part in the API, where a wrong method is a 405."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["path"] == "/api" or scope["path"].startswith("/api/"):
+            return Match.NONE, {}
+        return super().matches(scope)
+
+
 def mount_web(app: FastAPI) -> None:
-    """Add the web UI's route. Call it after the other routes are added: the route matches every path."""
+    """Add the web UI's route. Call it after the other routes: it matches every path outside of the API."""
     csp = policy()
 
-    @app.api_route("/{path:path}", methods=["GET", "HEAD"], include_in_schema=False)
-    async def page(path: str, request: Request) -> Response:
-        found = _file(path)
+    async def page(request: Request) -> Response:
+        found = _file(request.path_params["path"])
         if found is None:
             raise HTTPException(404)
         response = FileResponse(found)
@@ -33,10 +43,10 @@ def mount_web(app: FastAPI) -> None:
         response.headers["cache-control"] = "public, max-age=31536000, immutable" if hashed else "no-cache"
         return response
 
+    app.router.routes.append(_PageRoute("/{path:path}", page, methods=["GET"]))
+
 
 def _file(path: str) -> Path | None:
-    if path == "api" or path.startswith("api/"):
-        return None
     for root in (_WEB / "dist", _WEB / "public"):
         # A name with a NUL, or one that is too long for the file system, is no file's.
         with contextlib.suppress(ValueError, OSError):

@@ -92,6 +92,10 @@ def test_a_page_whose_name_was_made_to_lead_here_is_answered_nothing(used: Path)
                 answer = httpx.get(f"{url}{path}", headers={"host": name}, timeout=30)
                 expected = 404 if status == 200 and path == "/nothing" else status
                 assert answer.status_code == expected, (path, name)
+                assert answer.headers["x-content-type-options"] == "nosniff"
+                if status == 400:
+                    assert answer.headers["cache-control"] == "no-store"
+                    assert answer.json()["error"]["code"] == "invalid_request"
 
 
 def test_one_shard_of_a_valkey_cluster_is_refused_with_a_sentence(used: Path, tmp_path: Path) -> None:
