@@ -5,10 +5,12 @@ import gc
 
 import pytest
 import uvicorn
+from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from parley.http_server import protocol, reading_deadline
 from parley.http_server.protocol import HttpProtocol
+from parley.http_server.request_limits import RequestLimits
 from tests.http_server.wire_client import (
     BIG,
     CHUNKED,
@@ -237,6 +239,35 @@ async def test_a_malformed_body_is_refused_and_its_reader_told(bad: bytes, toget
         refused(await client.rest(), 400, "invalid_request")
         await served.until_idle()
     assert heard[-1] == {"type": "http.disconnect"}
+
+
+@pytest.mark.parametrize("how", ["leaves", "finishes", "is malformed"])
+async def test_a_body_that_is_never_whole_leaves_no_line_in_the_log(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, _: Send) -> None:
+        begun.set()
+        try:
+            await Request(scope, receive).body()
+        finally:
+            ended.set()
+
+    async with serving(RequestLimits(app, 1000)) as served:
+        client = await served.client()
+        await client.say(POST + b"transfer-encoding: chunked\r\n\r\n2\r\nhe\r\n")
+        await begun.wait()
+        if how == "leaves":
+            client.leave()
+        elif how == "finishes":
+            client.finish()
+        else:
+            await client.say(b"nonsense")
+            refused(await client.rest(), 400, "invalid_request")
+        await ended.wait()
+        await served.until_idle()
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -6,6 +6,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from starlette.requests import Request as Starlette
 from starlette.types import Receive, Scope, Send
 
 from parley.http_server.request_limits import BrokenOff, RequestLimits
@@ -131,6 +132,24 @@ async def test_a_bug_is_answered_and_its_words_go_nowhere(said: StringIO) -> Non
     entry = from_json(said.getvalue())
     assert (entry["message"], entry["error"], entry["path"]) == ("request_broke", "ValueError", "/chat/start")
     assert SECRET not in said.getvalue()
+
+
+@pytest.mark.parametrize("started", [False, True])
+async def test_a_client_that_leaves_within_its_body_is_no_bug(said: StringIO, started: bool) -> None:
+    async def reads(scope: Scope, receive: Receive, send: Send) -> None:
+        if started:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        await Starlette(scope, receive).body()
+
+    request = Request(b"half of a", b"body")
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"} if request.taken else await request.receive()
+
+    await RequestLimits(reads, MOST)(request.scope, receive, request.send)
+    assert request.taken == 1
+    assert len(request.sent) == started
+    assert said.getvalue() == ""
 
 
 async def test_an_answer_that_breaks_off_is_cut_and_its_words_go_nowhere(said: StringIO) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from parley.support.encoding import to_json
@@ -66,6 +67,8 @@ class RequestLimits:
             if started:
                 raise BrokenOff from None
             await self._refuse(noted)
+        except ClientDisconnect:
+            pass  # the client left before its body was whole: no bug, and nobody to answer
         except Exception as error:
             _logger.error("request_broke", exc_info=error, extra={"path": scope["path"]})
             if started:
