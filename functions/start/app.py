@@ -13,7 +13,15 @@ from parley.api.operations import Operation
 from parley.api.principal import principal
 from parley.api.requests import read_body
 from parley.api.responses import json_response
-from parley.api.schemas import StartBody, StartedBody, StopBody, StoppedBody, started_body
+from parley.api.schemas import (
+    IDEMPOTENCY_KEY_CHARACTERS,
+    IdempotencyKey,
+    StartBody,
+    StartedBody,
+    StopBody,
+    StoppedBody,
+    started_body,
+)
 from parley.api.services import services_of
 from parley.aws.lambda_context import preload
 from parley.domain.errors import InvalidRequest
@@ -30,8 +38,9 @@ async def start(request: Request) -> Response:
     """
     services, idempotency_key = services_of(request), request.headers.get("idempotency-key")
     body = await read_body(request, StartBody)
-    if idempotency_key is not None and not 1 <= len(idempotency_key) <= 200:
-        raise InvalidRequest("Idempotency-Key must be 1 to 200 characters.", field="Idempotency-Key")
+    if idempotency_key is not None and not 1 <= len(idempotency_key) <= IDEMPOTENCY_KEY_CHARACTERS:
+        message = f"Idempotency-Key must be 1 to {IDEMPOTENCY_KEY_CHARACTERS} characters."
+        raise InvalidRequest(message, field="Idempotency-Key")
     start_request = sessions.StartRequest(
         user_id=await principal(request, services, body.user_id),
         prompt=body.prompt,
@@ -74,7 +83,7 @@ OPERATIONS = [
         {201: StartedBody},
         refusals=(400, 401, 403, 404, 409, 413, 415, 429, 503),
         takes=StartBody,
-        headers=("idempotency-key",),
+        headers={"idempotency-key": IdempotencyKey},
     ),
     Operation(
         "POST",

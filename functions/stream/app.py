@@ -86,7 +86,7 @@ OPERATIONS = [
         {200: CONTENT_TYPE, 204: None},
         refusals=(400, 403, 404, 410, 503),
         query=StreamQuery,
-        headers=("last-event-id",),
+        headers={"last-event-id": str},
     )
 ]
 ROUTES = [*OPERATIONS, *health.OPERATIONS]

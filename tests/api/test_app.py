@@ -18,7 +18,7 @@ from parley.api.app import create_app
 from parley.api.openapi import documented_app
 from parley.api.operations import Operation
 from parley.api.responses import json_response
-from parley.api.schemas import ChatListQuery, StartBody, StoppedBody, UsageBody
+from parley.api.schemas import ChatListQuery, IdempotencyKey, StartBody, StoppedBody, UsageBody
 from parley.domain.errors import InvalidRequest, NotFound
 from parley.services import Services
 from parley.settings import Settings, SettingsError
@@ -161,7 +161,7 @@ def test_the_document_says_of_a_route_what_its_declaration_says() -> None:
     operations = [
         Operation(
             "POST", "/things", start, {201: StoppedBody}, refusals=(400,), takes=StartBody,
-            query=ChatListQuery, headers=("idempotency-key",),
+            query=ChatListQuery, headers={"idempotency-key": IdempotencyKey},
         ),
         Operation("GET", "/hidden", start, {204: None}, hidden=True),
         Operation("GET", "/things", start, {200: "text/event-stream", 204: None}),
@@ -179,7 +179,15 @@ def test_the_document_says_of_a_route_what_its_declaration_says() -> None:
     schemas = document["components"]["schemas"]
     assert set(schemas) >= {"StartBody", "StoppedBody", "ErrorBody", "ErrorDetail", "MessageBody"}
     assert schemas["StartBody"]["required"] == ["modelId"]
-    limit = described["parameters"][2]["schema"]
-    assert (limit["minimum"], limit["maximum"], limit["default"]) == (1, 200, 50)
+    # A query has no null: a parameter that is not required is left out.
+    assert [given["schema"] for given in described["parameters"]] == [
+        {"type": "string"},
+        {"type": "string"},
+        {"type": "integer", "minimum": 1, "maximum": 200, "default": 50},
+        {"type": "string", "minLength": 1, "maxLength": 200},
+    ]
+    times = {name: schemas["MessageBody"]["properties"][name] for name in ("createdAt", "completedAt")}
+    time = {"type": "string", "format": "date-time"}
+    assert times == {"createdAt": time, "completedAt": {"anyOf": [time, {"type": "null"}]}}
     streamed = document["paths"]["/api/things"]["get"]["responses"]
     assert (set(streamed), set(streamed["200"]["content"])) == ({"200", "204"}, {"text/event-stream"})

@@ -100,13 +100,15 @@ def _content(content: Content) -> dict[str, Any]:
 
 
 def _parameters(operation: Operation) -> list[dict[str, Any]]:
-    parameters = [_parameter("header", name, {"type": "string"}) for name in operation.headers]
+    parameters = [
+        _parameter("header", name, msgspec.json.schema(kind)) for name, kind in operation.headers.items()
+    ]
     if operation.query is None:
         return parameters
     schema = _schema_of(operation.query)
     required = schema.get("required", ())
     fields = [
-        _parameter("query", name, field, required=name in required)
+        _parameter("query", name, _without_null(field), required=name in required)
         for name, field in schema["properties"].items()
     ]
     return fields + parameters
@@ -114,6 +116,13 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
 
 def _parameter(where: str, name: str, schema: object, *, required: bool = False) -> dict[str, Any]:
     return {"name": name, "in": where, "required": required, "schema": schema}
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of what a parameter is where it is there: a query has no null, and leaves it out."""
+    arms: list[dict[str, Any]] = schema.get("anyOf", [schema])
+    [kind] = [arm for arm in arms if arm != {"type": "null"}]
+    return kind
 
 
 def _schema_of(kind: type[Wire]) -> dict[str, Any]:

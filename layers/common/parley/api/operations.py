@@ -1,6 +1,8 @@
 """The routes of a function: Starlette's, with what OpenAPI says of them."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,7 +19,7 @@ class Operation(Route):
     """A route of one method that takes a `Request` and returns a `Response`.
 
     - `takes`: the JSON body, or None.
-    - `query`, `headers`: the parameters, and the optional header fields.
+    - `query`, `headers`: the parameters, and the optional header fields with their types.
     - `responses`: what each status has.
     - `hidden`: the document does not mention it.
     """
@@ -32,7 +34,7 @@ class Operation(Route):
         refusals: tuple[int, ...] = (),
         takes: type[Wire] | None = None,
         query: type[Wire] | None = None,
-        headers: tuple[str, ...] = (),
+        headers: Mapping[str, Any] = MappingProxyType({}),
         hidden: bool = False,
     ) -> None:
         """`refusals` are the statuses that an error has."""

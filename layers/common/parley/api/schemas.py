@@ -19,6 +19,9 @@ class Wire(Struct, frozen=True, rename="camel"):
     """A JSON object, or the parameters of a query."""
 
 
+# A time with its offset from UTC, as RFC 3339 has it.
+_Time = Annotated[datetime, Meta(tz=True)]
+
 # -- requests --------------------------------------------------------------------------------------
 
 
@@ -30,6 +33,10 @@ class StartBody(Wire, frozen=True):
     regenerate: bool = False
     parent_id: str | None = None
     replaces: str | None = None
+
+
+IDEMPOTENCY_KEY_CHARACTERS = 200
+IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=IDEMPOTENCY_KEY_CHARACTERS)]
 
 
 class StopBody(Wire, frozen=True):
@@ -73,7 +80,7 @@ class StartedBody(Wire, frozen=True):
     chat_id: str
     message_id: str
     reply_id: str
-    expires_at: datetime
+    expires_at: _Time
 
 
 def started_body(started: Started) -> StartedBody:
@@ -114,8 +121,8 @@ class MessageBody(Wire, frozen=True):
     finish_reason: str | None
     error_code: str | None
     usage: UsageBody | None
-    created_at: datetime
-    completed_at: datetime | None
+    created_at: _Time
+    completed_at: _Time | None
 
 
 def message_body(message: Message) -> MessageBody:
@@ -152,8 +159,8 @@ class ChatBody(Wire, frozen=True):
     chat_id: str
     title: str
     model_id: str | None
-    created_at: datetime
-    updated_at: datetime
+    created_at: _Time
+    updated_at: _Time
     active_session_id: str | None
 
 
