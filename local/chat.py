@@ -23,6 +23,7 @@ _ATTEMPTS = 8
 _FIRST_WAIT_SECONDS = 0.25
 _LONGEST_WAIT_SECONDS = 8.0
 _STEADY_SECONDS = 10.0
+_ALIVE_SECONDS = 1.0
 _SILENCE_SECONDS = 30.0  # three heartbeats missed
 # Control characters are removed, since a model may write escape sequences that a terminal would obey.
 _CONTROLS = {code: None for code in (*range(32), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
@@ -36,7 +37,8 @@ class _Patience:
     """Exponential backoff with jitter. After progress, `renew` begins to count the failures anew.
 
     The pauses begin anew only after a connection that held. A session has room for so many readers, and those
-    above that push each other out: each gets text, and is soon let go.
+    above that push each other out: each gets what there is, and is soon let go. It gets no text while the
+    model is silent, and is told by how long it lived from a server that greets and hangs up at once.
     """
 
     def __init__(self) -> None:
@@ -108,6 +110,8 @@ async def follow(client: httpx.AsyncClient, session_id: str) -> AsyncIterator[di
     while True:
         headers = {"Last-Event-ID": cursor} if cursor else {}
         why = "the stream broke off"
+        greeted = math.inf
+        silent = False
         try:
             async with client.stream(
                 "GET", "/api/chat/stream", params={"sessionId": session_id}, headers=headers
@@ -121,15 +125,27 @@ async def follow(client: httpx.AsyncClient, session_id: str) -> AsyncIterator[di
                 decoder = Decoder()
                 async for chunk in response.aiter_raw():
                     for event in decoder.feed(chunk):
-                        patience.renew()
-                        cursor = event.last_event_id or cursor
+                        greeted = min(greeted, time.monotonic())
                         body: dict[str, Any] = json.loads(event.data)
+                        if _is_progress(body):
+                            patience.renew()
+                        cursor = event.last_event_id or cursor
                         yield body
                         if body["type"] in ("done", "error"):
                             return
         except httpx.TransportError as error:
             why = _words(error)
+            silent = isinstance(error, httpx.TimeoutException)
+        if not silent and time.monotonic() - greeted >= _ALIVE_SECONDS:
+            patience.renew()
         await patience.wait(why)
+
+
+def _is_progress(event: dict[str, Any]) -> bool:
+    """Tell whether an event is more than a greeting, or a sign that the server is alive."""
+    if event["type"] == "status":
+        return bool(event["state"] != "thinking")
+    return event["type"] not in ("start", "typing")
 
 
 async def _pause_or_refuse(patience: _Patience, response: httpx.Response) -> None:

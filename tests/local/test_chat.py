@@ -13,6 +13,10 @@ import pytest
 
 from local import chat
 
+GREETING = (
+    b'id: 1-0\ndata: {"type":"start","source":"provider"}\n\ndata: {"type":"typing"}\n\n'
+    b'data: {"type":"status","state":"thinking","elapsedMs":10000}\n\n'
+)
 TOKENS = (
     b'id: 1-0\ndata: {"type":"start","source":"provider"}\n\n'
     b'id: 1-5\ndata: {"type":"token","content":"Hello"}\n\n'
@@ -110,6 +114,27 @@ async def test_streams_that_are_soon_let_go_are_waited_for_longer_each_time(
     async with client_of(Script([*[stream(TOKENS)] * 4, stream(REST)])) as client:
         assert await chat.show(client, "s")
     assert [pause for pause in pauses if pause] == [0.001 * 2**number for number in doublings]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_streams_that_live_are_read_on_however_often_a_silent_model_brings_no_text(
+    monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    monkeypatch.setattr(chat, "_ALIVE_SECONDS", 0.0)
+    async with client_of(Script([*[stream(GREETING, whole=whole)] * 12, stream(REST)])) as client:
+        assert await chat.show(client, "s")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_the_chat_gives_up_a_server_that_only_greets_and_hangs_up(
+    monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    monkeypatch.setattr(chat, "_ALIVE_SECONDS", math.inf)
+    script = Script([stream(GREETING, whole=whole)] * 20)
+    async with client_of(script) as client:
+        with pytest.raises(chat.Refused, match="gave up"):
+            await chat.show(client, "s")
+    assert len(script.requests) == 8
 
 
 async def test_nothing_left_to_read_is_an_end(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@ import { describe, expect, it, vi } from "vitest";
 import type { Received } from "../src/chat/connection";
 import { type Connection, follow, type FollowEnd } from "../src/chat/follow";
 import { bytesOf } from "./golden";
-import { FakeServer, FakeSignals, failure, sse } from "./server";
+import { broken, FakeServer, FakeSignals, failure, sse } from "./server";
 
 interface Reading {
   end: Promise<FollowEnd>;
@@ -13,7 +13,13 @@ interface Reading {
   text: () => string;
 }
 
-function read(server: FakeServer, { attempts = 3, silenceMs = 1000, baseMs = 1, steadyMs = 10_000 } = {}): Reading {
+const GREETING = 'id: 1-0\ndata: {"type":"start"}\n\ndata: {"type":"typing"}\n\n';
+const THINKING = 'data: {"type":"status","state":"thinking","elapsedMs":10000}\n\n';
+
+function read(
+  server: FakeServer,
+  { attempts = 3, silenceMs = 1000, baseMs = 1, steadyMs = 10_000, aliveMs = Infinity } = {},
+): Reading {
   const received: Received[] = [];
   const connections: Connection[] = [];
   const signals = new FakeSignals();
@@ -29,6 +35,7 @@ function read(server: FakeServer, { attempts = 3, silenceMs = 1000, baseMs = 1, 
     attempts,
     silenceMs,
     steadyMs,
+    aliveMs,
   });
   const text = () => received.map(({ frame }) => (frame.type === "token" ? frame.content : "")).join("");
   return { end, received, connections, signals, abort: () => controller.abort(), text };
@@ -162,10 +169,24 @@ describe("following a stream", () => {
     expect(reading.connections.some(({ state }) => state === "lost")).toBe(false);
   });
 
-  it("gives up on a server that greets and hangs up", async () => {
-    const alive = 'data: {"type":"status","state":"thinking","elapsedMs":10000}\n\n';
-    const greeting = `id: 1-0\ndata: {"type":"start"}\n\ndata: {"type":"typing"}\n\n${alive}`;
-    const reading = read(new FakeServer().on("stream", () => sse([greeting])), { attempts: 3 });
+  it.each([
+    ["ended", () => sse([GREETING, THINKING])],
+    ["broken", () => broken([GREETING, THINKING])],
+  ])("goes on where living connections to a silent model are %s again and again", async (_, letGo) => {
+    const again = Array.from({ length: 12 }, () => letGo);
+    const reading = read(new FakeServer().on("stream", ...again, sse([bytesOf("reply")])), { aliveMs: 0 });
+    expect(await reading.end).toEqual({ how: "ended" });
+    expect(reading.connections.some(({ state }) => state === "lost")).toBe(false);
+  });
+
+  it.each([
+    ["greets and hangs up at once", () => sse([GREETING, THINKING]), { aliveMs: Infinity }],
+    ["greets and breaks off at once", () => broken([GREETING, THINKING]), { aliveMs: Infinity }],
+    ["greets and falls silent", () => sse([GREETING], { open: true }), { aliveMs: 0, silenceMs: 20 }],
+    ["hangs up without a greeting", () => sse([": alive\n\n"]), { aliveMs: 0 }],
+    ["refuses", () => failure(503, "unavailable", { retryable: true }), { aliveMs: 0 }],
+  ])("gives up on a server that only %s", async (_, answer, options) => {
+    const reading = read(new FakeServer().on("stream", answer), { attempts: 3, ...options });
     await until(() => reading.connections.at(-1)?.state === "lost");
     reading.abort();
     expect(await reading.end).toEqual({ how: "aborted" });

@@ -53,7 +53,7 @@ function until(body: ReadableStream<Uint8Array>, signal: AbortSignal): ReadableS
   return new ReadableStream({
     start(controller) {
       signal.addEventListener("abort", () => {
-        void reader.cancel();
+        reader.cancel().catch(() => {}); // it may have broken before
         try {
           controller.error(signal.reason);
         } catch {
@@ -75,6 +75,19 @@ export const json = (body: unknown, status = 200, headers: Record<string, string
 
 export const failure = (status: number, code: string, more: Record<string, unknown> = {}, headers = {}): Response =>
   json({ error: { code, message: `It is ${code}.`, retryable: false, ...more } }, status, headers);
+
+/** A stream that breaks after these pieces, as an incomplete body does. */
+export function broken(pieces: string[]): Response {
+  const left = pieces.map((piece) => new TextEncoder().encode(piece));
+  const body = new ReadableStream<Uint8Array>({
+    pull(controller) {
+      const piece = left.shift();
+      if (piece) controller.enqueue(piece);
+      else controller.error(new TypeError("network error"));
+    },
+  });
+  return new Response(body, { headers: { "Content-Type": "text/event-stream" } });
+}
 
 /** A stream of these pieces; `open` leaves it unfinished, as a server does that has more to say. */
 export function sse(pieces: (string | Uint8Array)[], { open = false } = {}): Response {

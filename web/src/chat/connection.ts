@@ -12,9 +12,9 @@ export interface Received {
 
 /**
  * How a connection ended: by the reply's end; because everything had been delivered before (204);
- * or dropped, to be resumed.
+ * or, to be resumed, dropped, or given up since nothing was heard of it any more.
  */
-export type Outcome = "ended" | "delivered" | "dropped";
+export type Outcome = "ended" | "delivered" | "dropped" | "silent";
 
 export interface Connect {
   fetch: typeof fetch;
@@ -74,7 +74,7 @@ export async function connect({ fetch, url, signal, silenceMs, onOpen, onHeard, 
     }
   } catch (thrown) {
     if (signal.aborted) throw thrown;
-    if (watch.signal.aborted) return "dropped";
+    if (watch.signal.aborted) return "silent";
     throw networkError(thrown, signal);
   } finally {
     clearTimeout(timer);

@@ -35,6 +35,8 @@ export interface Follow {
   silenceMs?: number;
   /** A connection that drops sooner makes the next wait longer, whatever it brought. */
   steadyMs?: number;
+  /** A connection that lives so long after its greeting is no failure, whatever it brought. */
+  aliveMs?: number;
 }
 
 /** Longer than the heartbeat: an open connection this quiet is replaced when the page is shown. */
@@ -43,11 +45,12 @@ const STALE_MS = 12_000;
 export async function follow(options: Follow): Promise<FollowEnd> {
   const { urlFor, fetch, signal, onFrames, onConnection } = options;
   const { signals = browserSignals, backoff = { baseMs: 500, maxMs: 8000 } } = options;
-  const { attempts = 6, silenceMs = 25_000, steadyMs = 10_000 } = options;
+  const { attempts = 6, silenceMs = 25_000, steadyMs = 10_000, aliveMs = 1_000 } = options;
   let cursor: string | null = null;
   let failures = 0;
   // A session has room for so many readers, and the newest lets the oldest go. Tabs that push each other
-  // out have connections which bring text and are soon let go: the wait grows, though nothing fails.
+  // out have connections which are soon let go: the wait grows, though nothing fails. While the model is silent
+  // they bring no text. A server that greets and hangs up at once is told from that by how long they live.
   let drops = 0;
   let reading = false;
   let left = false;
@@ -69,6 +72,8 @@ export async function follow(options: Follow): Promise<FollowEnd> {
       reading = true;
       heardAt = Date.now();
       const begunAt = heardAt;
+      let greetedAt = Infinity;
+      let silent = false;
       try {
         const outcome = await connect({
           fetch,
@@ -78,12 +83,14 @@ export async function follow(options: Follow): Promise<FollowEnd> {
           onOpen: () => onConnection({ state: "open" }),
           onHeard: () => (heardAt = Date.now()),
           onFrames: (received) => {
+            greetedAt = Math.min(greetedAt, Date.now());
             if (received.some(({ frame }) => isProgress(frame))) failures = 0;
             cursor = received.at(-1)?.cursor || cursor;
             onFrames(received);
           },
         });
-        if (outcome !== "dropped") return { how: outcome };
+        if (outcome === "ended" || outcome === "delivered") return { how: outcome };
+        silent = outcome === "silent";
       } catch (thrown) {
         if (thrown instanceof ApiError) {
           if (refused(thrown)) return { how: "gone", error: thrown };
@@ -95,6 +102,7 @@ export async function follow(options: Follow): Promise<FollowEnd> {
       reading = false;
       if (signal.aborted) break;
       if (!left) {
+        if (!silent && Date.now() - greetedAt >= aliveMs) failures = 0;
         failures += 1;
         drops = Date.now() - begunAt < steadyMs ? drops + 1 : 1;
       }
