@@ -145,7 +145,8 @@ async def test_47_two_transactions_that_wait_for_each_other_both_end(pool: Pool,
     )
     assert list(results) == ["a", "b"]
     assert entries(tables) == ["a", "b"]
-    assert len(tries) == 3
+    # One of them was undone and tried again; on a busy machine they may meet once more.
+    assert len(tries) >= 3
 
 
 def _both_hold_a_lock(database_url: str) -> None:
