@@ -576,5 +576,16 @@ class LogSuite:
             await other.unpark(session_id)
         assert await log.parked(10) == [("two", *replies["two"])]
 
+    async def test_the_parked_reply_of_a_session_is_its_own(self, log: Log, other: Log) -> None:
+        assert await log.parked_of("one") is None
+        await log.park("one", Reply(1, TEXT.replace("\0", ""), STOP), "provider")
+        await log.park("two", Reply(2, "", FAILED), "joined")
+        assert await other.parked_of("one") == (Reply(1, TEXT.replace("\0", ""), STOP), "provider")
+        assert await other.parked_of("two") == (Reply(2, "", FAILED), "joined")
+        assert await other.parked_of("three") is None
+        await other.unpark("one")
+        assert await log.parked_of("one") is None
+        assert await log.parked_of("two") is not None
+
     async def test_a_check_of_the_log_passes(self, log: Log) -> None:
         await log.check()

@@ -262,6 +262,35 @@ class TestValkeyLog(LogSuite):
         assert server.hkeys("test:parked") == [b"good"]
         assert [record.getMessage() for record in caplog.records] == ["parked_reply_dropped"] * 5
 
+    async def test_a_sessions_parked_reply_of_another_hand_is_dropped_with_a_line(
+        self, log: Log, server: redis.Redis, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await log.park("good", REPLY, "provider")
+        good: Any = server.hget("test:parked", "good")
+        for forged in (good, good[:-16], b""):
+            server.hset("test:parked", "s", forged)
+            assert await log.parked_of("s") is None
+        assert server.hkeys("test:parked") == [b"good"]
+        assert [record.getMessage() for record in caplog.records] == ["parked_reply_dropped"] * 3
+
+    async def test_parked_replies_of_another_hand_hide_no_other(self, log: Log, server: redis.Redis) -> None:
+        for number in range(5):
+            server.hset("test:parked", f"bad {number}", "nonsense")
+        await log.park("good", REPLY, "provider")
+        assert await log.parked(1) == [("good", REPLY, "provider")]
+
+    async def test_a_place_for_parked_replies_that_can_hold_none_is_made_anew(
+        self, log: Log, server: redis.Redis
+    ) -> None:
+        for _ in range(2):
+            server.set("test:parked", "nonsense")
+            assert await log.parked(10) == []
+            server.set("test:parked", "nonsense")
+            assert await log.parked_of("s") is None
+            server.set("test:parked", "nonsense")
+            await log.park("s", REPLY, "provider")
+            assert await log.parked_of("s") == (REPLY, "provider")
+
     async def test_a_rotated_key_secret_loses_nothing(self, stage: ValkeyLogStage) -> None:
         before = stage.log()
         epoch = await elect(before)

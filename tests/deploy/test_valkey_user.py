@@ -147,6 +147,7 @@ def test_the_user_has_no_command_that_the_code_does_not_call() -> None:
         "set",
         "del",
         "hset",
+        "hget",
         "hscan",
         "hdel",
         "subscribe",

@@ -23,7 +23,7 @@ from tests.client import Refused, Transcript, eventually, text_of
 from tests.faults.proxy import FaultProxy
 from tests.faults.test_readers import LEASES
 from tests.processes import Fake, Server
-from tests.world import SESSION_IDS, World
+from tests.world import SESSION_IDS, World, run_purge
 
 
 @pytest.fixture
@@ -178,6 +178,84 @@ async def test_45_the_purge_saves_what_a_dead_process_parked(world: World) -> No
     assert (await world.purge()).parked_saved == 0
     assert await other.reply(started) == reply
     assert (await other.read(started["sessionId"], reading)).status == 204
+
+
+def _lapse(world: World) -> None:
+    """Delete what Valkey forgets by itself: logs soon, cached replies later. What was parked stays."""
+    with redis.Redis.from_url(world.valkey_url) as valkey:
+        for name in valkey.keys("*}:*"):
+            valkey.delete(name)
+
+
+async def _lost_lease(world: World) -> None:
+    """Wait until nobody holds a session."""
+    running = "select count(*) from sessions where state = 'streaming' and lease_until > clock_timestamp()"
+    await eventually(lambda: world.sql(running) == [(0,)])
+
+
+async def test_45_a_purge_that_does_not_reach_valkey_ends_no_reply_that_is_parked(world: World) -> None:
+    async with FaultProxy(world.database_url) as proxy:
+        server = world.server(DATABASE_URL=proxy.url, **LEASES)
+        started, reading = await _unsaved(world, proxy, server)
+        server.kill()
+    _lapse(world)
+    await _lost_lease(world)
+    async with FaultProxy(world.valkey_url) as nowhere:
+        await nowhere.refuse()
+        done = await run_purge(world.database_url, nowhere.url)
+        assert (done.parked_saved, done.orphans_ended) == (0, 0)
+    assert (await world.purge()).parked_saved == 1
+    reply = await world.client(world.server()).reply(started)
+    assert (reply["status"], text_of(reply)) == ("complete", reading.text)
+
+
+async def test_45_more_parked_replies_than_a_batch_are_all_saved(world: World) -> None:
+    model = world.model("row-45-batch", delay=0.05)
+    async with FaultProxy(world.database_url) as proxy:
+        server = world.server(DATABASE_URL=proxy.url, **LEASES)
+        client = world.client(server)
+        sessions = [await client.start(f"Is reply {number} kept?", model) for number in range(3)]
+        readings = [Transcript() for _ in sessions]
+        reads = [
+            asyncio.create_task(client.read(started["sessionId"], reading))
+            for started, reading in zip(sessions, readings, strict=True)
+        ]
+        await eventually(lambda: all(len(reading.text) > 3 for reading in readings))
+        await proxy.refuse()
+        proxy.reset()
+        await asyncio.wait_for(asyncio.gather(*reads), 60)
+        assert [reading.end and reading.end["saved"] for reading in readings] == [False] * 3
+        server.kill()
+    _lapse(world)
+    await _lost_lease(world)
+    done = await world.purge(batch=1)
+    assert (done.parked_saved, done.orphans_ended) == (3, 0)
+    other = world.client(world.server())
+    for started, reading in zip(sessions, readings, strict=True):
+        reply = await other.reply(started)
+        assert (reply["status"], text_of(reply)) == ("complete", reading.text)
+
+
+async def test_45_a_reader_before_the_purge_gets_what_a_dead_process_parked(world: World) -> None:
+    async with FaultProxy(world.database_url) as proxy:
+        server = world.server(DATABASE_URL=proxy.url, **LEASES)
+        started, reading = await _unsaved(world, proxy, server)
+        server.kill()
+    _lapse(world)
+    await _lost_lease(world)
+    calls = world.fake.calls("row-45-parked")
+    other = world.client(world.server(**LEASES))
+    again = await other.read(started["sessionId"])
+    assert again.text == reading.text
+    assert again.end is not None
+    assert (again.end["type"], again.end["saved"]) == ("done", True)
+    assert world.fake.calls("row-45-parked") == calls
+    # Whoever has all of it already sees nothing but the end.
+    assert again.cursor == reading.cursor
+    assert text_of(await other.reply(started)) == reading.text
+    assert (await world.purge()).parked_saved == 0
+    with redis.Redis.from_url(world.valkey_url) as valkey:
+        assert valkey.hlen("parley:parked") == 0
 
 
 async def test_45_the_writer_saves_it_once_the_database_is_back(world: World) -> None:

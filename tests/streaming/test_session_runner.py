@@ -21,7 +21,7 @@ from parley.domain.events import (
 )
 from parley.domain.results import Saved
 from parley.streaming.reader import Reader
-from parley.streaming.session_run import SessionRun
+from parley.streaming.session_run import RunResult, SessionRun
 from parley.usecases import sessions
 from tests.in_memory import SESSION_IDS, STOP, Process, ScriptedModel, World, answer, shown, until
 
@@ -509,6 +509,86 @@ async def test_a_reply_that_cannot_be_saved_is_parked_and_saved_later(world: Wor
     process.store_switch.turn_on()
     await none_parked(world)
     assert await process.stored(run) == found.reply
+
+
+async def parked(world: World) -> tuple[Process, SessionRun, Reply]:
+    """Return a process that parked a reply, its run, and the reply."""
+    process = world.process()
+    started = await process.start()
+    process.store_switch.turn_off("finish")
+    run = await process.read(started.session_id)
+    found = await answer(run)
+    assert (found.reply.text, found.saved) == (WHOLE, False)
+    return process, run, found.reply
+
+
+def lapse(world: World) -> None:
+    """Forget what logs and caches forget by themselves."""
+    world.log._entries.clear()
+    world.log._done.clear()
+
+
+async def test_a_reply_that_a_dead_process_parked_is_read_and_saved_by_the_next(world: World) -> None:
+    here, run, reply = await parked(world)
+    here.crash()
+    lapse(world)
+    await world.stage.pass_time(60)
+    there = world.process(ScriptedModel(Delta("Another text"), STOP))
+    again = await there.read(run.session.id)
+    assert await answer(again) == RunResult(reply, saved=True)
+    assert await there.stored(again) == reply
+    assert there.model.requests == []
+    assert await world.log.parked(9) == []
+
+
+async def test_a_parked_reply_is_waited_for_while_its_process_may_live(world: World) -> None:
+    here, run, reply = await parked(world)
+    here.crash()
+    lapse(world)
+    # Somebody else has asked the same, and a later epoch is under way.
+    model, gate = gated()
+    elsewhere, there = world.process(model), world.process()
+    later = await elsewhere.ask(user="bob")
+    await shown(later, 7)
+    assert (await there.store.session(run.session.id)).leased
+    again = await there.read(run.session.id)
+    assert await answer(again) == RunResult(reply, saved=True)
+    assert there.model.requests == []
+    gate.set()
+    # The other one's generation goes on without it.
+    assert (await answer(later)).reply.text == WHOLE
+    assert len(model.requests) == 1
+
+
+async def test_a_process_shows_what_it_parked_itself_where_no_log_took_it(world: World) -> None:
+    process = world.process(renew_every=60)
+    started = await process.start()
+    process.store_switch.turn_off("finish")
+    process.log_switch.turn_off()
+    first = await answer(await process.read(started.session_id))
+    assert (first.reply.text, first.saved) == (WHOLE, False)
+    process.store_switch.turn_on()
+    process.model.script = (Delta("Another text"), STOP)
+    again = await process.read(started.session_id)
+    assert await answer(again) == RunResult(first.reply, saved=True)
+    assert len(process.model.requests) == 1
+
+
+async def test_a_stopped_session_gets_its_parked_reply_whole(world: World) -> None:
+    here, run, reply = await parked(world)
+    here.crash()
+    lapse(world)
+    there = world.process()
+    await there.store.request_stop(run.session.id, None)
+    again = await there.read(run.session.id)
+    assert await answer(again) == RunResult(reply, saved=True)
+    assert there.model.requests == []
+
+
+async def test_a_first_reader_does_not_look_for_a_parked_reply(world: World) -> None:
+    process = world.process()
+    await answer(await process.ask())
+    assert process.log_switch.calls["parked_of"] == 0
 
 
 async def test_a_reply_that_no_store_takes_does_not_stand_before_the_others(

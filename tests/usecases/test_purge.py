@@ -96,13 +96,98 @@ async def test_an_orphan_that_was_to_stop_is_stopped(world: World) -> None:
     assert (await reply(world, session_id)).end == Completed(FinishReason.STOPPED)
 
 
-async def test_an_orphan_without_a_log_is_ended_too(world: World) -> None:
-    session_id = await orphan(world, "Lost")
+async def test_an_orphan_waits_while_the_log_is_away(world: World) -> None:
+    session_id = await orphan(world, "Half")
     await world.stage.pass_time(61)
     process = world.process()
     process.log_switch.turn_off()
+    assert (await run(process)).orphans_ended == 0
+    process.log_switch.turn_on()
+    await world.stage.pass_time(61)
+    assert (await run(process)).orphans_ended == 1
+    assert (await reply(world, session_id)).text == "Half"
+
+
+async def test_an_orphan_whose_own_log_cannot_be_read_is_ended_too(world: World) -> None:
+    session_id = await orphan(world, "Lost")
+    await world.stage.pass_time(61)
+    process = world.process()
+    process.log_switch.turn_off("read")
     assert (await run(process)).orphans_ended == 1
     assert (await reply(world, session_id)).text == ""
+
+
+async def park(world: World, session_id: str, text: str = "Whole") -> Reply:
+    """Park a whole reply of the session's own epoch."""
+    parked = Reply(world.stage.database.sessions[session_id].epoch, text, STOP)
+    await world.log.park(session_id, parked, "joined")
+    return parked
+
+
+@pytest.mark.parametrize("away", [("parked", "parked_of", "read"), ("*",)], ids=["parked", "everything"])
+async def test_an_orphan_whose_reply_is_parked_is_not_ended_without_it(
+    world: World, away: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    session_id = await orphan(world, "Half")
+    parked = await park(world, session_id)
+    await world.stage.pass_time(61)
+    process = world.process()
+    process.log_switch.turn_off(*away)
+    assert await run(process) == NOTHING
+    process.log_switch.turn_on()
+    assert await run(process) == Purged(1, 0, 0, 0, 0)
+    assert await reply(world, session_id) == parked
+    assert await world.log.parked(9) == []
+    assert "parked_reply_overtaken" not in caplog.text
+
+
+async def test_an_orphan_gets_the_reply_that_is_parked_for_it(world: World) -> None:
+    session_id = await orphan(world, "Half")
+    parked = await park(world, session_id)
+    await world.stage.pass_time(61)
+    process = world.process()
+    # Parked after this run has looked for all that are.
+    process.log_switch.turn_off("parked")
+    assert (await run(process)).orphans_ended == 1
+    assert await reply(world, session_id) == parked
+    assert await world.log.parked(9) == []
+
+
+async def test_all_parked_replies_are_saved_whatever_the_batch(world: World) -> None:
+    sessions = [await orphan(world, str(number)) for number in range(5)]
+    replies = [await park(world, session_id, f"Whole {session_id}") for session_id in sessions]
+    await world.stage.pass_time(61)
+    assert await run(world.process(), batch=1) == Purged(5, 0, 0, 0, 0)
+    assert [await reply(world, session_id) for session_id in sessions] == replies
+
+
+async def test_a_parked_reply_that_was_overtaken_leaves_a_line(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = world.process()
+    ended, going, same = [await orphan(world, str(number)) for number in range(3)]
+    for session_id in (ended, going):
+        await park(world, session_id)
+    epoch = world.stage.database.sessions[ended].epoch
+    await process.store.finish(ended, Reply(epoch, "Other", STOP), "provider")
+    await process.store.attach(going, "key", epoch + 10_000_000, 60, writer=True)
+    await process.store.finish(same, await park(world, same), "provider")
+    assert (await run(process)).parked_saved == 0
+    lines = [record for record in caplog.records if record.message == "parked_reply_overtaken"]
+    assert len(lines) == 2
+    assert (await reply(world, ended)).text == "Other"
+
+
+async def test_a_session_whose_hit_may_be_parked_does_not_count_as_unread(world: World) -> None:
+    process = world.process()
+    started = await process.start()
+    await world.log.park(started.session_id, Reply(5, "Kept", STOP), "cache")
+    await world.stage.pass_time(1000)
+    process.log_switch.turn_off()
+    assert (await run(process)).sessions_expired == 0
+    process.log_switch.turn_on()
+    assert (await run(process)).parked_saved == 1
+    assert (await reply(world, started.session_id)).text == "Kept"
 
 
 async def test_parked_replies_are_saved_once(world: World) -> None:

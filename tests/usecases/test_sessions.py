@@ -210,6 +210,21 @@ async def test_stopping_what_nobody_answers_any_more_saves_what_the_log_has(worl
         assert reply == Reply(epoch, "Half", Completed(FinishReason.STOPPED))
 
 
+async def test_stopping_what_has_a_parked_reply_saves_all_of_it(world: World) -> None:
+    store = world.stage.store()
+    started = await start(world)
+    joined = await world.log.join("key", started.session_id, "writer", epoch=0, may_create=True)
+    epoch = joined.epoch  # type: ignore[union-attr]
+    await world.log.flush([Append("key", epoch, "writer", 4, "Half", ["Half"])])
+    await store.attach(started.session_id, "key", epoch, 0, writer=True)
+    whole = Reply(epoch, "Half and half", Completed(FinishReason.STOP))
+    await world.log.park(started.session_id, whole, "provider")
+    for _ in range(2):
+        await sessions.stop(store, world.log, SESSION_IDS, started.session_id, "ada")
+        assert (await store.reply(started.session_id))[1] == whole
+    assert await world.log.parked(9) == []
+
+
 async def test_stopping_what_is_answered_elsewhere_leaves_the_end_to_it(world: World) -> None:
     store = world.stage.store()
     started = await start(world)

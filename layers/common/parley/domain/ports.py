@@ -317,7 +317,11 @@ class Log(Protocol):
         ...
 
     async def parked(self, limit: int) -> list[tuple[str, Reply, str]]:
-        """Return up to `limit` parked replies as session id, reply, source."""
+        """Return up to `limit` parked replies as session id, reply, source; none where none is left."""
+        ...
+
+    async def parked_of(self, session_id: str) -> tuple[Reply, str] | None:
+        """Return the parked reply of one session, and its source."""
         ...
 
     async def unpark(self, session_id: str) -> None:

@@ -210,6 +210,9 @@ class MemoryLog:
     async def parked(self, limit: int) -> list[tuple[str, Reply, str]]:
         return [(session_id, *value) for session_id, value in list(self._parked.items())[:limit]]
 
+    async def parked_of(self, session_id: str) -> tuple[Reply, str] | None:
+        return self._parked.get(session_id)
+
     async def unpark(self, session_id: str) -> None:
         self._parked.pop(session_id, None)
 

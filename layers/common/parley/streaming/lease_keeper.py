@@ -42,6 +42,25 @@ class LeaseKeeper:
         with contextlib.suppress(LogUnavailable):
             await self._log.park(session_id, reply, source.value)
 
+    async def parked(self, session_id: str) -> tuple[Reply, Source] | None:
+        """Return the session's reply that waits for the store, whichever process parked it.
+
+        None where the log does not answer: its reader is not made to wait for it.
+        """
+        if session_id in self._unsaved:
+            return self._unsaved[session_id]
+        with contextlib.suppress(LogUnavailable):
+            found = await self._log.parked_of(session_id)
+            if found is not None:
+                return found[0], Source(found[1])
+        return None
+
+    async def unpark(self, session_id: str) -> None:
+        """Forget a parked reply that the store has taken."""
+        self._unsaved.pop(session_id, None)
+        with contextlib.suppress(LogUnavailable):
+            await self._log.unpark(session_id)
+
     async def _keep_renewing(self) -> None:
         """Renew leases, learn of stops that the log did not tell, and save parked replies."""
         last = 0.0
@@ -88,9 +107,7 @@ class LeaseKeeper:
     async def _save_unsaved(self) -> None:
         for session_id, (reply, source) in list(self._unsaved.items()):
             await save_parked_reply(self._store, session_id, reply, source.value, _logger)
-            self._unsaved.pop(session_id, None)
-            with contextlib.suppress(LogUnavailable):
-                await self._log.unpark(session_id)
+            await self.unpark(session_id)
 
     async def close(self) -> None:
         """Stop the task."""

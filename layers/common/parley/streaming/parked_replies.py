@@ -5,7 +5,7 @@ import logging
 from parley.domain.conversation import Reply
 from parley.domain.errors import NotFound, StoreUnavailable
 from parley.domain.ports import Store
-from parley.domain.results import Saved
+from parley.domain.results import Ended, Overtaken, Saved
 
 
 async def save_parked_reply(
@@ -13,10 +13,38 @@ async def save_parked_reply(
 ) -> bool:
     """Save a parked reply, and return whether the store took it. Raises `StoreUnavailable`.
 
-    An ended session, a later epoch or a missing session makes it False.
+    The caller unparks it afterwards, whatever the outcome: a crash in between only saves it again, which
+    changes nothing. Where another reply has its place, a line tells so. A missing session is one without.
     """
+    outcome = await _finish(store, session_id, reply, source, logger)
+    if _overtakes(outcome, reply):
+        logger.warning("parked_reply_overtaken", extra={"epoch": reply.epoch})
+    return isinstance(outcome, Saved)
+
+
+async def save_recovered_reply(
+    store: Store, session_id: str, reply: Reply, source: str, logger: logging.Logger
+) -> bool:
+    """Save what a log has of an orphan's reply, and return whether the store took it.
+
+    Raises `StoreUnavailable`.
+    """
+    return isinstance(await _finish(store, session_id, reply, source, logger), Saved)
+
+
+def _overtakes(outcome: Saved | Overtaken | Ended | None, reply: Reply) -> bool:
+    """Tell whether another reply has the place of this one: a later epoch's, or one that was saved."""
+    if isinstance(outcome, Ended):
+        return (outcome.reply.text, outcome.reply.status) != (reply.text, reply.status)
+    return isinstance(outcome, Overtaken)
+
+
+async def _finish(
+    store: Store, session_id: str, reply: Reply, source: str, logger: logging.Logger
+) -> Saved | Overtaken | Ended | None:
+    """Return the outcome of the save, or None where no save will ever succeed."""
     try:
-        return isinstance(await store.finish(session_id, reply, source), Saved)
+        return await store.finish(session_id, reply, source)
     except StoreUnavailable:
         raise
     except NotFound:
@@ -24,4 +52,4 @@ async def save_parked_reply(
     except Exception:
         # A reply that no store will ever take must not block the replies after it.
         logger.exception("reply_refused")
-    return False
+    return None

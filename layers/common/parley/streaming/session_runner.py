@@ -14,7 +14,7 @@ from parley.domain.errors import LogUnavailable, NotFound, StoreUnavailable
 from parley.domain.events import Completed, End, Failed, FinishReason, Source
 from parley.domain.ports import ChatModels, Log, ModelRequest, Store
 from parley.domain.prompt import left_out, normalise, trim
-from parley.domain.results import Attached, Ended, Hit, Overtaken, Stopping
+from parley.domain.results import Attached, Ended, Hit, Overtaken, Stopping, Wait
 from parley.streaming.generation import Generation
 from parley.streaming.generation_keys import GenerationKeys
 from parley.streaming.generation_registry import GenerationRegistry
@@ -128,8 +128,13 @@ class SessionRunner:
         floor, leased = session.epoch, session.leased
         pause = 0.05
         while run.result is None:
+            # Readers saw this epoch, and nobody holds the session: the reply may have been whole, and wait.
+            if floor and not leased and await self._save_parked(run, floor):
+                return
             # A lease in Postgres says that a writer lives: its log will come back, so create none.
             entry = await self._registry.join_or_elect(run, floor, may_create=not leased)
+            if floor and leased and await self._kept_from(run, entry, floor):
+                return
             if isinstance(entry, Hit):
                 run.source = Source.CACHE
                 self._show(run, entry.reply)
@@ -247,7 +252,12 @@ class SessionRunner:
         self._registry.leave(run, generation)
 
     async def _give_up(self, run: SessionRun, epoch: int, stopping: Stopping) -> None:
-        """End a session that was stopped while no process answered it, with the text that its log has."""
+        """End a session that was stopped while no process answered it.
+
+        A reply that is parked is saved whole, else the text that the log has.
+        """
+        if epoch and await self._save_parked(run, epoch):
+            return
         text = ""
         with contextlib.suppress(LogUnavailable):
             text = (await self._log.read(run.key, epoch, 0)).text
@@ -255,6 +265,40 @@ class SessionRunner:
         if stopping.disabled:
             end = Failed("user_disabled", "This user is disabled.", retryable=False)
         await self._save(run, Reply(epoch, text, end), run.source)
+
+    async def _kept_from(
+        self, run: SessionRun, entry: Hit | Generation | Wait | Ended | Stopping, floor: int
+    ) -> bool:
+        """Save the parked reply of epoch `floor` instead of going on to another epoch, which is another text.
+
+        Equal questions have begun that one since. False means that no reply is parked, or none is overtaken.
+        """
+        if isinstance(entry, Hit):
+            return entry.reply.epoch != floor and await self._save_parked(run, floor)
+        if not isinstance(entry, Generation) or entry.buffer.epoch == floor:
+            return False
+        if not await self._save_parked(run, floor):
+            return False
+        await self._detach(run, entry)
+        return True
+
+    async def _save_parked(self, run: SessionRun, epoch: int) -> bool:
+        """Show and save the reply that is parked for the session, unless `epoch` is later.
+
+        False means that there is none, or that a later epoch has the session.
+        """
+        parked = await self._lease_keeper.parked(run.session.id)
+        if parked is None or parked[0].epoch < epoch:
+            return False
+        reply, source = parked
+        self._show(run, reply)
+        await asyncio.sleep(0)  # as for a hit
+        if not await self._save(run, reply, source):
+            return False
+        # Where the store had another reply, whoever saves what is parked next tells of it in the log.
+        if run.result is not None and run.result.saved and run.result.reply is reply:
+            await self._lease_keeper.unpark(run.session.id)
+        return True
 
     async def _save(self, run: SessionRun, reply: Reply, source: Source) -> bool:
         """Save the run's reply. False means that a later epoch has the session."""

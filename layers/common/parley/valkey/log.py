@@ -249,28 +249,59 @@ class ValkeyLog:
 
     async def park(self, session_id: str, reply: Reply, source: str) -> None:
         value = parked_to_bytes(reply, source, session_id, self._macs)
-        await self._ask("HSET", self._parked, session_id, value)
+        await self._ask_parked("HSET", self._parked, session_id, value)
 
     async def parked(self, limit: int) -> list[tuple[str, Reply, str]]:
-        found = await self._scan(limit)
-        replies = []
-        for name, value in found.items():
-            session_id = name.decode("utf-8", "replace")
-            try:
-                reply, source = parked_of_bytes(value, session_id, self._macs)
-                replies.append((session_id, reply, source))
-            except ValueError:
-                # Of no use to anybody, and in the way of the others: each call brings `limit` at most.
-                _logger.warning("parked_reply_dropped")
-                await self._ask("HDEL", self._parked, name)  # the name's own bytes, which may be no text
-        return replies
+        while found := await self._scan(limit):
+            replies = []
+            for name, value in found.items():
+                session_id = name.decode("utf-8", "replace")
+                parked = await self._parked_of(session_id, name, value)
+                if parked is not None:
+                    replies.append((session_id, *parked))
+            # Where all of them were dropped, others may be left.
+            if replies:
+                return replies
+        return []
+
+    async def parked_of(self, session_id: str) -> tuple[Reply, str] | None:
+        value = await self._ask_parked("HGET", self._parked, session_id)
+        return None if value is None else await self._parked_of(session_id, session_id, value)
+
+    async def _parked_of(self, session_id: str, name: Argument, value: Any) -> tuple[Reply, str] | None:
+        """Decode a parked reply. One of no use to anybody is deleted: it is in the way of the others.
+
+        `name` is the field's own: another hand's may be no text.
+        """
+        try:
+            return parked_of_bytes(value, session_id, self._macs)
+        except ValueError:
+            await self._drop("HDEL", self._parked, name)
+            return None
+        except (TypeError, AttributeError):
+            raise LogUnavailable from None
+
+    async def _ask_parked(self, *command: Argument) -> Any:
+        """Ask of the parked replies. Their key is deleted where it is of another type, and can hold none.
+
+        Nobody but another hand can have made it so, and no orphan would be ended any more.
+        """
+        [result] = await self._send([command])
+        if isinstance(result, ErrorReply) and result.code == "WRONGTYPE":
+            await self._drop("DEL", self._parked)
+            return await self._ask(*command)
+        return _taken(result)
+
+    async def _drop(self, *command: Argument) -> None:
+        _logger.warning("parked_reply_dropped")
+        await self._ask(*command)
 
     async def _scan(self, limit: int) -> dict[bytes, bytes]:
         """Return up to `limit` entries. HSCAN's COUNT is a hint: the server may return more or fewer."""
         found: dict[bytes, bytes] = {}
         cursor: Argument = 0
         while True:
-            result = await self._ask("HSCAN", self._parked, cursor, "COUNT", limit)
+            result = await self._ask_parked("HSCAN", self._parked, cursor, "COUNT", limit)
             try:
                 cursor, part = result
                 found |= zip(part[::2], part[1::2], strict=True)
