@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from parley.domain.conversation import Reply
+from parley.domain.errors import LogUnavailable
 from parley.domain.ports import Log
 from parley.domain.results import Append, Fenced, Flushed, Follow, Hit, ReaderCount, Slice, Write
 from parley.valkey.macs import Macs
@@ -290,6 +291,20 @@ class TestValkeyLog(LogSuite):
             server.set("test:parked", "nonsense")
             await log.park("s", REPLY, "provider")
             assert await log.parked_of("s") == (REPLY, "provider")
+
+    @pytest.mark.parametrize("epoch", [2**53 + 2, 2**62, 2**63 + 2**20, 2**64 - 1])
+    @pytest.mark.parametrize("leased", [False, True])
+    async def test_an_epoch_that_no_store_takes_is_no_log(
+        self, log: Log, server: redis.Redis, epoch: int, leased: bool
+    ) -> None:
+        server.xadd("test:{k}:log", {"o": "x"}, id=f"{epoch}-0")
+        if leased:
+            server.set("test:{k}:lease", "x")
+        for read in (False, True):
+            with pytest.raises(LogUnavailable):
+                await log.join("k", "s", "owner", epoch=0, may_create=True, read=read)
+        with pytest.raises(LogUnavailable):
+            await log.read("k", epoch, 0)
 
     async def test_a_rotated_key_secret_loses_nothing(self, stage: ValkeyLogStage) -> None:
         before = stage.log()

@@ -192,6 +192,41 @@ async def test_51_a_stop_and_the_purge_save_nothing_of_another_hand(world: World
     assert (reply["status"], reply["errorCode"], text_of(reply)) == ("failed", "interrupted", "")
 
 
+@pytest.mark.parametrize("epoch", [2**53 + 2, 2**63 + 2**20, 2**64 - 1])
+@pytest.mark.parametrize("when", ["before", "while"])
+async def test_51_an_epoch_that_no_store_takes_leaves_the_question_answered(
+    world: World, epoch: int, when: str
+) -> None:
+    model = world.model(f"hand-epoch-{epoch}-{when}", delay=0.05)
+    server = world.server(**LEASES)
+    client = world.client(server)
+    asked = f"Who counts to {epoch} {when} this?"
+    _, first = await client.ask(asked, model)
+    with redis.Redis.from_url(world.valkey_url) as valkey:
+        if when == "before":
+            # The same question again has the same log.
+            for name in cast("list[bytes]", valkey.keys("*:done")):
+                valkey.delete(name)
+            [name] = cast("list[bytes]", valkey.keys("*:log"))
+            valkey.xadd(name, {"o": "x"}, id=f"{epoch}-0")
+            valkey.set(name.replace(b":log", b":lease"), "x")
+            started, reading = await client.ask(asked, model)
+        else:
+            asked += " And again?"
+            started = await client.start(asked, model)
+            reading = Transcript()
+            reads = asyncio.create_task(client.read(started["sessionId"], reading))
+            await eventually(lambda: len(reading.text) > 3)
+            name, _ = _log_of(valkey)
+            valkey.xadd(name, {"o": "x"}, id=f"{epoch}-0")
+            await asyncio.wait_for(reads, 60)
+    assert reading.text == reply_to(asked) == text_of(await client.reply(started))
+    assert reading.end is not None
+    assert (reading.end["type"], reading.end["saved"]) == ("done", True)
+    assert "run_broke" not in server.output()
+    assert first.text
+
+
 class OldWriter:
     """A process of the release before, which writes a session's reply: its entries have no MAC."""
 

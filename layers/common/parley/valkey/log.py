@@ -35,6 +35,8 @@ from parley.valkey.scripts import Script
 from parley.valkey.subscriptions import Subscriptions
 
 _logger = logger("valkey")
+# Lua's numbers are exact up to here, and Postgres takes them. Only another hand begins a later epoch.
+_LAST_EPOCH = 2**53
 
 
 class ValkeyLog:
@@ -123,14 +125,14 @@ class ValkeyLog:
                     case b"hit":
                         return Hit(cached_of_bytes(result[1], key, self._macs))
                     case b"follow":
-                        following, content = int(result[1]), result[2:]
+                        following, content = _epoch(result[1]), result[2:]
                         begun = begun_of(content, key, following, self._macs)
                         if begun is None and may_create and ended(content) and not unreadable:
                             unreadable = result[1]
                             continue
                         return Follow(following, begun)
                     case b"write":
-                        return Write(int(result[1]), takeover=bool(result[2]))
+                        return Write(_epoch(result[1]), takeover=bool(result[2]))
                     case b"wait":
                         return Wait()
             except ValueError:
@@ -192,6 +194,8 @@ class ValkeyLog:
         return (*call, self._macs.make(b"e", key, epoch, position + 1, end)) if end else call
 
     async def read(self, key: str, epoch: int, position: int) -> Slice:
+        if epoch > _LAST_EPOCH:
+            raise LogUnavailable
         result = await self._run(scripts.READ, self._keys(key), [epoch, position])
         try:
             if result[0] == b"rows":
@@ -348,6 +352,15 @@ def _taken(result: Any) -> Any:
         _logger.warning("log_refused", extra={"error": result.code})
         raise LogUnavailable
     return result
+
+
+def _epoch(result: Any) -> int:
+    """Return a log's epoch. Raises `LogUnavailable` for one that no server began: it could not be stored."""
+    epoch = _number(result)
+    if not 0 < epoch <= _LAST_EPOCH:
+        _logger.warning("log_refused", extra={"error": "epoch"})
+        raise LogUnavailable
+    return epoch
 
 
 def _number(result: Any) -> int:
