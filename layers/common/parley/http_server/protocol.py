@@ -7,9 +7,11 @@ upgrades and no access log.
 import functools
 import math
 import re
+from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from parley.http_server.error_response import error_response
@@ -32,6 +34,20 @@ _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[\w.~!$&'()*+,;=%-]*)(?::[0-9]*)?[ \
 
 class _HeadTooLong(Exception):
     pass
+
+
+class _Flow(FlowControl):
+    """uvicorn's flow control, which calls `on_resume` when the server has begun to read again."""
+
+    def __init__(self, transport: Any, on_resume: Callable[[], None]) -> None:
+        super().__init__(transport)
+        self.on_resume: Callable[[], None] | None = on_resume
+
+    def resume_reading(self) -> None:
+        was_paused = self.read_paused
+        super().resume_reading()
+        if was_paused and self.on_resume is not None:
+            self.on_resume()
 
 
 class HttpProtocol(ReadingDeadline, HttpToolsProtocol):
@@ -59,10 +75,12 @@ class HttpProtocol(ReadingDeadline, HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.flow = self._flow = _Flow(transport, self._reads_again)
         self._await_client()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._flow.on_resume = None
         self._cancel_timer()
         self.pipeline.clear()
         # uvicorn tells the newest request alone.
@@ -95,6 +113,12 @@ class HttpProtocol(ReadingDeadline, HttpToolsProtocol):
             # A request's time starts with its first byte: more bytes of the same request do not extend it.
             if not self.flow.write_paused and (begun is None or begun != self._begun):
                 self._await_client()
+
+    def _reads_again(self) -> None:
+        """Give the client its time for the rest of a request anew: it could send nothing."""
+        if self._begun is not None and not self.flow.write_paused and not self.transport.is_closing():
+            self._begun = self.loop.time()
+            self._await_client()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -263,6 +287,7 @@ class HttpProtocol(ReadingDeadline, HttpToolsProtocol):
         self.connections.discard(self)
         self._cancel_timer()
         self.flow.resume_reading()
+        self._flow.on_resume = None
         self.pipeline.clear()
         self.parser = self.cycle = self.scope = self._responder = None  # type: ignore[assignment]
         stream.begin(paused=self.flow.write_paused)
