@@ -7,6 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from parley.api.schemas import ErrorBody, Wire
 
@@ -39,6 +40,7 @@ class Operation(Route):
     ) -> None:
         """`refusals` are the statuses that an error has."""
         super().__init__(path, endpoint, methods=[method])
+        self.app = _called(endpoint)
         # Starlette adds HEAD to GET, and would answer it with the length of a body that is never sent.
         self.methods = {method}
         self.method = method
@@ -54,3 +56,16 @@ class Operation(Route):
             self.method, prefix + self.path, self.endpoint, self.responses,
             takes=self.takes, query=self.query, headers=self.headers, hidden=self.hidden,
         )  # fmt: skip
+
+
+def _called(endpoint: Endpoint) -> ASGIApp:
+    """Return an endpoint as an application.
+
+    Starlette's own also handles exceptions, which the application does for all routes alike.
+    """
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+    return app
