@@ -73,6 +73,16 @@ def rest(text: str, end: End | None = None, *, alive: bool = True, stops: frozen
     return Slice(text, end, alive, False, stops)
 
 
+async def check_parked_replies_and_probes(log: Log) -> None:
+    """Park, find and unpark a reply: its key, and the probe's, are no generation's."""
+    reply = Reply(1_795_391_262_123, "All", STOP)
+    await log.check()
+    await log.park("s", reply, "provider")
+    assert await log.parked(10) == [("s", reply, "provider")]
+    await log.unpark("s")
+    assert await log.parked(10) == []
+
+
 class LogSuite:
     """Subclasses make the stage."""
 

@@ -14,7 +14,6 @@ from redis.exceptions import NoPermissionError
 
 from local.embedded import Addresses, EmbeddedStores
 from local.fake_provider import reply_to
-from parley.domain.conversation import Reply
 from parley.domain.errors import LogUnavailable
 from parley.domain.ports import Log
 from parley.settings import Settings
@@ -23,7 +22,7 @@ from parley.valkey.log import ValkeyLog
 from parley.valkey.scripts import Script
 from tests.client import Transcript, eventually, text_of
 from tests.conformance.backends import MACS, ValkeyLogStage
-from tests.conformance.log_suite import STOP, LogSuite
+from tests.conformance.log_suite import LogSuite, check_parked_replies_and_probes
 from tests.deploy.templates import load
 from tests.processes import Fake
 from tests.world import World
@@ -72,12 +71,7 @@ class TestLogOfTheStacksUser(LogSuite):
         return UserStage(user_url, own.valkey_url)
 
     async def test_parked_replies_and_probes_are_of_the_user_too(self, log: Log) -> None:
-        reply = Reply(1_795_391_262_123, "All", STOP)
-        await log.check()
-        await log.park("s", reply, "provider")
-        assert await log.parked(10) == [("s", reply, "provider")]
-        await log.unpark("s")
-        assert await log.parked(10) == []
+        await check_parked_replies_and_probes(log)
 
 
 async def test_the_product_works_as_the_stacks_user(

@@ -185,7 +185,7 @@ async def test_a_context_that_is_too_long_is_asked_again_with_fewer_turns(
         assert len(asked) % 2 == 1
         # What the provider refused is told, by the message that the question now begins with.
         assert run.generation is not None
-        missing = run.generation.buffer.left_out
+        missing = run.left_out_of(run.generation.buffer.turns_sent)
         if len(asked) == 2 * number + 1:
             assert missing is None
         else:
@@ -199,7 +199,7 @@ async def test_a_context_that_is_too_long_is_asked_again_with_fewer_turns(
         run = await process.ask(f"Question {number}?", chat_id=chat)
         await answer(run)
         assert run.generation is not None
-        missing = run.generation.buffer.left_out
+        missing = run.left_out_of(run.generation.buffer.turns_sent)
         assert missing is not None
         shown = (await process.store.history("ada", run.session.chat_id, None, 99)).messages
         assert [message.id for message in shown].index(missing.first_sent) == missing.messages

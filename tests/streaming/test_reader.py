@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parley.domain.conversation import LeftOut, Model, Reply, Session, SessionState
+from parley.domain.conversation import LeftOut, Model, Reply, Role, Session, SessionState, Turn
 from parley.domain.events import Completed, Cursor, Failed, FinishReason, Source, StreamState, Usage
 from parley.domain.ports import ModelRequest
 from parley.memory.log import MemoryLog
@@ -241,13 +241,16 @@ async def test_a_reader_ahead_of_a_follower_s_copy_is_believed_for_a_moment() ->
 
 def test_a_reader_is_told_what_is_left_out_and_what_more_the_provider_refuses() -> None:
     async def scenario() -> None:
-        few, more = LeftOut(2, "m3"), LeftOut(6, "m7")
-        run = SessionRun(SESSION, "key", ModelRequest(MODEL, (), few))
+        turns = tuple(
+            Turn(Role.ASSISTANT if number % 2 else Role.USER, "word", f"m{number + 1}", number)
+            for number in range(2, 9)
+        )
+        run = SessionRun(SESSION, "key", ModelRequest(MODEL, turns), LeftOut(2, "m3"))
         generation = begin(run)
         early, late = Screen(), Screen()
         early_reader = Reader(run, None, hinted=False, heartbeat=60)
         early.take(early_reader.take())
-        generation.buffer.leave_out(more)
+        generation.buffer.shorten(3)
         generation.buffer.append("Hello")
         early.take(early_reader.take())
         late.take(Reader(run, None, hinted=False, heartbeat=60).take())
@@ -259,6 +262,30 @@ def test_a_reader_is_told_what_is_left_out_and_what_more_the_provider_refuses() 
         ]
         assert late.events[0].items() >= told.items()
         assert late.types() == ["start", "token"]
+
+    asyncio.run(scenario())
+
+
+def test_chats_that_share_a_text_are_told_each_of_its_own_messages() -> None:
+    async def scenario() -> None:
+        shared = []
+        for chat in ("one", "two"):
+            turns = tuple(Turn(Role.USER, "word", f"{chat}-{number}", number) for number in range(3))
+            run = SessionRun(SESSION, "key", ModelRequest(MODEL, turns))
+            shared.append((run, Reader(run, None, hinted=False, heartbeat=60), Screen()))
+        generation = begin(shared[0][0])
+        shared[1][0].turn_to(generation)
+        for _, reader, screen in shared:
+            screen.take(reader.take())
+        generation.buffer.shorten(1)
+        for chat, (run, reader, screen) in zip(("one", "two"), shared, strict=True):
+            told = {"leftOut": 2, "contextFrom": f"{chat}-2"}
+            screen.take(reader.take())
+            assert "leftOut" not in screen.events[0]
+            assert screen.events[-1] == {"type": "status", "state": "shortened"} | told
+            late = Screen()
+            late.take(Reader(run, None, hinted=False, heartbeat=60).take())
+            assert late.events[0].items() >= told.items()
 
     asyncio.run(scenario())
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from parley.domain.conversation import Reply
+from parley.domain.conversation import Reply, Started
 from parley.domain.errors import (
     ChatBusy,
     ChatMoved,
@@ -19,6 +19,7 @@ from parley.domain.errors import (
 )
 from parley.domain.events import Completed, FinishReason, Status
 from parley.domain.ids import SessionIds
+from parley.domain.ports import Store
 from parley.domain.results import Append
 from parley.usecases import sessions
 from parley.usecases.sessions import StartRequest
@@ -197,13 +198,19 @@ async def test_what_is_not_there_cannot_be_stopped(world: World, session_id: str
     assert process.store_switch.calls.total() == statements
 
 
-async def test_stopping_what_nobody_answers_any_more_saves_what_the_log_has(world: World) -> None:
-    store = world.stage.store()
+async def half_answered(world: World, store: Store) -> tuple[Started, int]:
+    """Start a session whose writer is gone after the first word. Return its epoch too."""
     started = await start(world)
     joined = await world.log.join("key", started.session_id, "writer", epoch=0, may_create=True)
     epoch = joined.epoch  # type: ignore[union-attr]
     await world.log.flush([Append("key", epoch, "writer", 4, "Half", ["Half"])])
     await store.attach(started.session_id, "key", epoch, 0, writer=True)
+    return started, epoch
+
+
+async def test_stopping_what_nobody_answers_any_more_saves_what_the_log_has(world: World) -> None:
+    store = world.stage.store()
+    started, epoch = await half_answered(world, store)
     for _ in range(2):
         await sessions.stop(store, world.log, SESSION_IDS, started.session_id, "ada")
         _, reply = await store.reply(started.session_id)
@@ -212,11 +219,7 @@ async def test_stopping_what_nobody_answers_any_more_saves_what_the_log_has(worl
 
 async def test_stopping_what_has_a_parked_reply_saves_all_of_it(world: World) -> None:
     store = world.stage.store()
-    started = await start(world)
-    joined = await world.log.join("key", started.session_id, "writer", epoch=0, may_create=True)
-    epoch = joined.epoch  # type: ignore[union-attr]
-    await world.log.flush([Append("key", epoch, "writer", 4, "Half", ["Half"])])
-    await store.attach(started.session_id, "key", epoch, 0, writer=True)
+    started, epoch = await half_answered(world, store)
     whole = Reply(epoch, "Half and half", Completed(FinishReason.STOP))
     await world.log.park(started.session_id, whole, "provider")
     for _ in range(2):

@@ -7,14 +7,13 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from parley.domain.conversation import Reply
 from parley.domain.errors import LogUnavailable
 from parley.domain.ports import Log
 from parley.domain.results import Write
 from parley.valkey.client import is_sharded
 from parley.valkey.log import ValkeyLog
 from tests.conformance.backends import MACS, ValkeyLogStage
-from tests.conformance.log_suite import STOP, LogSuite
+from tests.conformance.log_suite import LogSuite, check_parked_replies_and_probes
 from tests.valkey.cluster import cluster
 
 
@@ -40,12 +39,7 @@ class TestLogOnACluster(LogSuite):
         return ValkeyLogStage(one_shard)
 
     async def test_parked_replies_and_probes_are_in_one_slot_each(self, log: Log) -> None:
-        reply = Reply(1_795_391_262_123, "All", STOP)
-        await log.check()
-        await log.park("s", reply, "provider")
-        assert await log.parked(10) == [("s", reply, "provider")]
-        await log.unpark("s")
-        assert await log.parked(10) == []
+        await check_parked_replies_and_probes(log)
 
 
 async def test_a_shard_is_recognised_and_a_whole_server_is_not_taken_for_one(

@@ -6,7 +6,6 @@ from typing import Protocol
 
 from parley.domain.conversation import (
     ChatPage,
-    LeftOut,
     Model,
     NewSession,
     OfferedModel,
@@ -41,11 +40,10 @@ from parley.support.wakeup import Wakeup
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """A request to a model. `left_out` are the turns that its context does not take."""
+    """A request to a model."""
 
     model: Model
     turns: tuple[Turn, ...]
-    left_out: LeftOut | None = None
 
 
 class ChatModel(Protocol):

@@ -62,6 +62,11 @@ def left_out(earlier: int, kept: Sequence[Turn], sent: Sequence[Turn]) -> LeftOu
     """
     if not sent or (not earlier and len(sent) == len(kept)):
         return None
+    return above(sent)
+
+
+def above(sent: Sequence[Turn]) -> LeftOut:
+    """Return all that stands above the first of the turns that are sent, of which there is one at least."""
     return LeftOut(sent[0].above, sent[0].message_id)
 
 

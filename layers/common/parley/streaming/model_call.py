@@ -5,7 +5,7 @@ import dataclasses
 import random
 from dataclasses import dataclass
 
-from parley.domain.conversation import LeftOut, Model
+from parley.domain.conversation import Model
 from parley.domain.errors import ContextTooLong, ProviderFault
 from parley.domain.events import (
     Completed,
@@ -101,9 +101,8 @@ class ModelCall:
                     self._report(fault, request, attempt)
                     return Failed(fault.fault, fault.message, fault.may_retry)
                 _logger.info("context_shortened", extra={"turns": len(turns), "before": len(request.turns)})
-                missing = LeftOut(turns[0].above, turns[0].message_id)
-                request = dataclasses.replace(request, turns=turns, left_out=missing)
-                self._buffer.leave_out(missing)
+                request = dataclasses.replace(request, turns=turns)
+                self._buffer.shorten(len(turns))
                 shorter = True
                 continue
             except ProviderFault as fault:

@@ -1,10 +1,11 @@
 """Saves parked replies: those that the store did not take in time."""
 
+import contextlib
 import logging
 
 from parley.domain.conversation import Reply
-from parley.domain.errors import NotFound, StoreUnavailable
-from parley.domain.ports import Store
+from parley.domain.errors import LogUnavailable, NotFound, StoreUnavailable
+from parley.domain.ports import Log, Store
 from parley.domain.results import Ended, Overtaken, Saved
 
 
@@ -20,6 +21,20 @@ async def save_parked_reply(
     if _overtakes(outcome, reply):
         logger.warning("parked_reply_overtaken", extra={"epoch": reply.epoch})
     return isinstance(outcome, Saved)
+
+
+async def save_parked_of(store: Store, log: Log, session_id: str, logger: logging.Logger) -> bool:
+    """Save and unpark the session's parked reply, if one is, and return whether the store took it.
+
+    Raises `StoreUnavailable`, and `LogUnavailable` where the log cannot tell.
+    """
+    parked = await log.parked_of(session_id)
+    if parked is None:
+        return False
+    saved = await save_parked_reply(store, session_id, *parked, logger)
+    with contextlib.suppress(LogUnavailable):
+        await log.unpark(session_id)
+    return saved
 
 
 async def save_recovered_reply(

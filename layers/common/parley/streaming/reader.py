@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Callable
 
-from parley.domain.conversation import LeftOut, Reply
+from parley.domain.conversation import Reply
 from parley.domain.events import Completed, Cursor, Source, StreamState
 from parley.streaming import frames as sse
 from parley.streaming.reader_counter import ReaderCounter
@@ -40,8 +40,8 @@ class Reader(Deadline):
 
     __slots__ = (
         "_ahead_until", "_beat", "_buffer", "_counter", "_cursor", "_epoch", "_heartbeat", "_hinted",
-        "_left_out", "_notified", "_opened", "_pace", "_position", "_release", "_resting", "_run", "_status",
-        "_until", "_wake", "is_let_go", "over", "whole",
+        "_notified", "_opened", "_pace", "_position", "_release", "_resting", "_run", "_status",
+        "_turns_sent", "_until", "_wake", "is_let_go", "over", "whole",
     )  # fmt: skip
 
     def __init__(
@@ -81,7 +81,7 @@ class Reader(Deadline):
         self._epoch = 0
         self._position = 0
         self._status: StreamState | None = None
-        self._left_out: LeftOut | None = None
+        self._turns_sent: int | None = None
         self.is_let_go = False
         self.over = False
         self.whole = False
@@ -216,9 +216,7 @@ class Reader(Deadline):
         if fits and cursor is not None:
             self._position = cursor.position
         session = run.session
-        self._left_out = run.request.left_out if run.request is not None else None
-        if self._buffer is not None and self._buffer.left_out is not None:
-            self._left_out = self._buffer.left_out
+        self._turns_sent = self._buffer.turns_sent if self._buffer is not None else None
         frames = [
             sse.start_frame(
                 Cursor(self._epoch, self._position),
@@ -227,7 +225,7 @@ class Reader(Deadline):
                 message_id=session.reply_id,
                 model_id=session.model.id,
                 source=run.source,
-                left_out=self._left_out,
+                left_out=run.left_out_of(self._turns_sent),
             )
         ]
         if self._hinted and not fits:
@@ -274,10 +272,12 @@ class Reader(Deadline):
             self._position = 0
             self._status = None
             frames.append(sse.reset_frame(Cursor(self._epoch, 0), "restarted"))
-        left_out = self._buffer.left_out if self._buffer is not None else None
-        if left_out is not None and left_out is not self._left_out:
-            self._left_out = left_out
-            frames.append(sse.shortened_frame(left_out))
+        turns_sent = self._buffer.turns_sent if self._buffer is not None else None
+        if turns_sent is not None and turns_sent != self._turns_sent:
+            self._turns_sent = turns_sent
+            left_out = self._run.left_out_of(turns_sent)
+            if left_out is not None:
+                frames.append(sse.shortened_frame(left_out))
         status = self._buffer.status if self._buffer is not None else None
         if status is not self._status and self._run.result is None and not self._length():
             self._status = status

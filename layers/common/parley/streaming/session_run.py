@@ -4,9 +4,10 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from parley.domain.conversation import Reply, Session
+from parley.domain.conversation import LeftOut, Reply, Session
 from parley.domain.events import Failed, Source
 from parley.domain.ports import ModelRequest
+from parley.domain.prompt import above
 from parley.streaming.generation import Generation
 from parley.support.logs import logger
 from parley.support.wakeup import Listeners, Wakeup
@@ -32,6 +33,7 @@ class SessionRun:
         "elections",
         "generation",
         "key",
+        "left_out",
         "limit",
         "listeners",
         "opened",
@@ -44,10 +46,14 @@ class SessionRun:
         "wakeup",
     )  # fmt: skip
 
-    def __init__(self, session: Session, key: str, request: ModelRequest | None) -> None:
+    def __init__(
+        self, session: Session, key: str, request: ModelRequest | None, left_out: LeftOut | None = None
+    ) -> None:
+        """`left_out` is what the model's context does not take of the chat."""
         self.session = session
         self.key = key
         self.request = request
+        self.left_out = left_out
         self.source = Source.JOINED
         self.generation: Generation | None = None
         self.result: RunResult | None = None
@@ -72,6 +78,15 @@ class SessionRun:
         """Make the readers follow this generation; each listens to its buffer from its next `take` on."""
         self.generation = generation
         self.listeners.notify()
+
+    def left_out_of(self, turns_sent: int | None) -> LeftOut | None:
+        """Return what the model is not sent of this chat where it gets the newest `turns_sent` turns alone.
+
+        `turns_sent` None: the provider refused none of the request's. The result None: nothing is left out.
+        """
+        if turns_sent is None or self.request is None:
+            return self.left_out
+        return above(self.request.turns[-turns_sent:])
 
     def lost(self, code: str, message: str) -> Reply:
         """Return the reply as far as this process knows it, ended by a retryable failure."""

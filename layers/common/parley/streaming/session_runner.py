@@ -81,12 +81,12 @@ class SessionRunner:
             return known
         kept = normalise(session.turns, whole=not session.earlier)
         sent = trim(kept, session.model)
-        request = ModelRequest(session.model, sent, left_out(session.earlier, kept, sent))
+        request = ModelRequest(session.model, sent)
         bypass = session.id if session.regenerate else None
         key = session.generation_key or self._keys.key_for(
             session.model, request.turns, session.user_id, bypass
         )
-        run = SessionRun(session, key, request)
+        run = SessionRun(session, key, request, left_out(session.earlier, kept, sent))
         run.deadline = deadline
         self._runs[session.id] = run
         run.task = self._spawn(self._answer(run))
@@ -226,10 +226,8 @@ class SessionRunner:
             # The writer knows the rest of the text and what was spent, so it may save first. It looks at its
             # log this often while the model is silent.
             await asyncio.sleep(1.5 * self._policy.limits.look + 0.05)
-        end: End = Completed(FinishReason.STOPPED)
-        if run.disabled:
-            end = Failed("user_disabled", "This user is disabled.", retryable=False)
-        reply = Reply(generation.buffer.epoch, text, generation.charged(end))
+        end = generation.charged(_end_of_stopped(disabled=run.disabled))
+        reply = Reply(generation.buffer.epoch, text, end)
         saved, _ = await asyncio.gather(self._save(run, reply, run.source), self._detach(run, generation))
         return saved
 
@@ -261,9 +259,7 @@ class SessionRunner:
         text = ""
         with contextlib.suppress(LogUnavailable):
             text = (await self._log.read(run.key, epoch, 0)).text
-        end: End = Completed(FinishReason.STOPPED)
-        if stopping.disabled:
-            end = Failed("user_disabled", "This user is disabled.", retryable=False)
+        end = _end_of_stopped(disabled=stopping.disabled)
         await self._save(run, Reply(epoch, text, end), run.source)
 
     async def _kept_from(
@@ -332,3 +328,10 @@ class SessionRunner:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+
+def _end_of_stopped(*, disabled: bool) -> End:
+    """Return how a session ends that somebody stopped: its user, or who disabled the user."""
+    if disabled:
+        return Failed("user_disabled", "This user is disabled.", retryable=False)
+    return Completed(FinishReason.STOPPED)

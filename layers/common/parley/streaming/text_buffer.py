@@ -3,7 +3,6 @@
 import time
 from bisect import bisect_right
 
-from parley.domain.conversation import LeftOut
 from parley.domain.events import End, StreamState
 from parley.support.wakeup import Listeners
 
@@ -19,7 +18,8 @@ class TextBuffer:
     - `begun`: monotonic time of the first text, in seconds; None before it.
     - `end`: the reply's end; None until then.
     - `status`: the latest state told while there was no text.
-    - `left_out`: what was left out after the provider had refused the question with it; None if it did not.
+    - `turns_sent`: how many of the newest turns were sent after the provider had refused them all; None if it
+      did not. Each session that shares the text tells by its own chat what that leaves out.
     - `waits`: True after `tell` until the model is asked again; no model is being asked then.
     - `listeners`: notified of text, status and end.
     """
@@ -29,11 +29,11 @@ class TextBuffer:
         "begun",
         "end",
         "epoch",
-        "left_out",
         "length",
         "listeners",
         "pieces",
         "status",
+        "turns_sent",
         "waits",
     )
 
@@ -45,7 +45,7 @@ class TextBuffer:
         self.begun: float | None = None
         self.end: End | None = None
         self.status: StreamState | None = None
-        self.left_out: LeftOut | None = None
+        self.turns_sent: int | None = None
         self.waits = False
         self.listeners = Listeners()
 
@@ -69,9 +69,9 @@ class TextBuffer:
         self.waits = True
         self.listeners.notify()
 
-    def leave_out(self, left_out: LeftOut) -> None:
-        """Note what is left out of the question, and notify the listeners."""
-        self.left_out = left_out
+    def shorten(self, turns_sent: int) -> None:
+        """Note how many of the newest turns are sent, and notify the listeners."""
+        self.turns_sent = turns_sent
         self.listeners.notify()
 
     def finish(self, end: End) -> None:

@@ -10,7 +10,7 @@ from parley.domain.events import Completed, End, Failed, FinishReason
 from parley.domain.limits import ORPHANED_AFTER
 from parley.domain.ports import Log, Store
 from parley.domain.results import Orphan
-from parley.streaming.parked_replies import save_parked_reply, save_recovered_reply
+from parley.streaming.parked_replies import save_parked_of, save_parked_reply, save_recovered_reply
 from parley.support.logs import logger
 
 _logger = logger("purge")
@@ -84,13 +84,8 @@ async def _end_orphans(store: Store, log: Log, batch: int, grace_seconds: float)
 async def _end_orphan(store: Store, log: Log, orphan: Orphan) -> bool:
     reply = await _recovered(log, orphan)
     # The log may know no more than a part, or nothing, of a reply that was shown to its end.
-    parked = await log.parked_of(orphan.session_id)
-    if parked is not None:
-        saved = await save_parked_reply(store, orphan.session_id, *parked, _logger)
-        with contextlib.suppress(LogUnavailable):
-            await log.unpark(orphan.session_id)
-        if saved:
-            return True
+    if await save_parked_of(store, log, orphan.session_id, _logger):
+        return True
     return await save_recovered_reply(store, orphan.session_id, reply, "provider", _logger)
 
 

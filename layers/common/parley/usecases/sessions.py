@@ -12,7 +12,7 @@ from parley.domain.events import Completed, FinishReason, Source
 from parley.domain.ids import SessionIds, is_id, new_id
 from parley.domain.ports import Log, Store
 from parley.domain.titles import title_of
-from parley.streaming.parked_replies import save_parked_reply
+from parley.streaming.parked_replies import save_parked_of
 from parley.support.encoding import to_json
 from parley.support.logs import logger
 from parley.usecases.cached_replies import CachedReplies
@@ -170,11 +170,9 @@ async def stop(store: Store, log: Log, session_ids: SessionIds, session_id: str,
         await log.stop(found.generation_key, session_id)
     if not found.leased:
         with contextlib.suppress(LogUnavailable):
-            parked = await log.parked_of(session_id)
             # The end comes before a stop: a whole reply is saved whole.
-            if parked is not None:
-                await save_parked_reply(store, session_id, *parked, _logger)
-                await log.unpark(session_id)
+            if await save_parked_of(store, log, session_id, _logger):
+                return
         text = ""
         with contextlib.suppress(LogUnavailable):
             text = (await log.read(found.generation_key, found.epoch, 0)).text
